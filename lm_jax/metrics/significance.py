@@ -1,0 +1,263 @@
+"""Is the difference real? Bootstrap intervals, paired tests, and Holm's correction for many tests.
+
+The bootstrap and the randomisation test work on any metric made of sums. A statistic is an array [D, ...]
+with one row for each document (or sentence, or whatever was drawn independently), and `metric` is a jnp
+function of the statistics summed over D, one argument each: `likelihood.bits_per_byte` of nats and bytes,
+`overlap.bleu` of BLEU's counts, and by default `ratio`.
+
+    bootstrap_interval(nats_D, bytes_D, metric=bits_per_byte)
+    paired_bootstrap((nats_a_D, bytes_D), (nats_b_D, bytes_D), metric=bits_per_byte)
+
+Resampling runs in one jit, in bounded memory; the same seed gives the same result.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.batch import Array
+from lm_jax.errors import UserError
+
+Metric = Callable[..., Any]
+Statistics = Array | Sequence[Array]
+
+_DRAWS_AT_A_TIME = 1 << 20  # row numbers held at once, a few MB
+
+
+def ratio(total: Array, weight: Array) -> Array:
+    """total / weight: a mean, an accuracy, nats per token."""
+    return total / weight
+
+
+class Interval(NamedTuple):
+    """A metric's value on the whole, and the ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class PairedTest(NamedTuple):
+    """metric(a) − metric(b) on the whole, and the probability of as much where neither is better."""
+
+    difference: float
+    p_value: float
+
+
+def bootstrap_interval(
+    *statistics: Array,
+    metric: Metric = ratio,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: Array | None = None,
+) -> Interval:
+    """Percentile bootstrap interval of a metric made of sums (Efron and Tibshirani 1993, section 13.3).
+
+    Documents are drawn with replacement, with all their statistics. One document gives an interval of no
+    width, which says nothing; with fewer than about 20 it is too narrow.
+
+    Args:
+        *statistics: arrays [D, ...]; for the default metric numerators [D] and denominators [D].
+        metric: from the summed statistics to a scalar, traceable by jax. Keep one function object, since a
+            new lambda compiles anew.
+        num_resamples: R; at 10,000 the ends move by about 1 % of the width from seed to seed.
+        confidence: the probability between the ends; half of the rest lies beyond each.
+        seed: of `jax.random`.
+        resamples: [R, D] row numbers in place of the seed's.
+    """
+    stacked = _stack(statistics)
+    draws = _keys(seed, num_resamples) if resamples is None else resamples
+    values_R1 = _evaluate(metric, _rows_sum, stacked, draws)
+    low, high = np.quantile(values_R1[:, 0], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(_on_the_whole(metric, stacked)[0]), float(low), float(high))
+
+
+def paired_bootstrap(
+    statistics_a: Statistics,
+    statistics_b: Statistics,
+    *,
+    metric: Metric = ratio,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+    resamples: Array | None = None,
+    method: str = "two-sided",
+) -> PairedTest:
+    """Paired bootstrap test of whether two systems scored on the same documents differ.
+
+    The differences d* of the resamples, moved to mean 0, stand for what chance alone gives, and
+    p = (1 + #{|d* − mean d*| ≥ |d|}) / (1 + R) (Noreen 1989; Riezler and Maxwell 2005). In (0, 1]; 1 for a
+    system against itself.
+
+    Args:
+        statistics_a: the arrays [D, ...] that `metric` takes, of one system.
+        statistics_b: those of the other, row for row.
+        metric: as for `bootstrap_interval`.
+        num_resamples: R.
+        seed: of `jax.random`.
+        resamples: [R, D] row numbers in place of the seed's.
+        method: "two-sided", or "sacrebleu" for that tool's p = (1 + #{|d*| − mean |d*| > |d|}) / (1 + R),
+            about half as large where the difference is clear.
+    """
+    stacked = _stack(statistics_a, statistics_b)
+    draws = _keys(seed, num_resamples) if resamples is None else resamples
+    values_R2 = _evaluate(metric, _rows_sum, stacked, draws)
+    differences = values_R2[:, 0] - values_R2[:, 1]
+    observed = np.subtract(*_on_the_whole(metric, stacked))
+    if method == "two-sided":
+        extreme = np.abs(differences - differences.mean()) >= abs(observed) - _rounding(values_R2)
+    elif method == "sacrebleu":
+        extreme = np.abs(differences) - np.abs(differences).mean() > abs(observed)
+    else:
+        raise UserError(f"no method {method!r} of the paired bootstrap", "use 'two-sided' or 'sacrebleu'")
+    return PairedTest(float(observed), _monte_carlo_p(extreme))
+
+
+def approximate_randomization(
+    statistics_a: Statistics,
+    statistics_b: Statistics,
+    *,
+    metric: Metric = ratio,
+    num_trials: int = 10_000,
+    seed: int = 0,
+    swaps: Array | None = None,
+) -> PairedTest:
+    """Paired randomisation test of whether two systems scored on the same documents differ.
+
+    Each trial exchanges the systems' outputs on each document with probability 1/2, and
+    p = (1 + #{|d*| ≥ |d|}) / (1 + trials) (Noreen 1989; Yeh 2000). In (0, 1]; 1 for a system against itself.
+
+    Args:
+        statistics_a: the arrays [D, ...] that `metric` takes, of one system.
+        statistics_b: those of the other, row for row.
+        metric: as for `bootstrap_interval`.
+        num_trials: how many.
+        seed: of `jax.random`.
+        swaps: [trials, D] booleans in place of the seed's.
+    """
+    stacked = _stack(statistics_a, statistics_b)
+    draws = _keys(seed, num_trials) if swaps is None else np.asarray(swaps, bool)
+    values_R2 = _evaluate(metric, _swapped_sum, stacked, draws)
+    differences = values_R2[:, 0] - values_R2[:, 1]
+    observed = np.subtract(*_on_the_whole(metric, stacked))
+    extreme = np.abs(differences) >= abs(observed) - _rounding(values_R2)
+    return PairedTest(float(observed), _monte_carlo_p(extreme))
+
+
+def sign_test(scores_a: Array, scores_b: Array) -> PairedTest:
+    """Exact two-sided sign test on paired scores [D] (Conover 1999, section 3.4).
+
+    Of the n documents on which the scores differ, k favour a: p = min(1, 2 · P(X ≤ min(k, n − k))) with
+    X ~ Binomial(n, 1/2). Ties are dropped; p is 1 where all tie. `difference` is (k − (n − k)) / D.
+    """
+    from scipy.special import bdtr
+
+    scores_a, scores_b = np.asarray(scores_a), np.asarray(scores_b)
+    if scores_a.shape != scores_b.shape or scores_a.ndim != 1 or not scores_a.size:
+        raise UserError(
+            f"scores of shape {scores_a.shape} and {scores_b.shape} are no pairs",
+            "give one score for each document and system, at least one document",
+        )
+    wins, losses = int((scores_a > scores_b).sum()), int((scores_a < scores_b).sum())
+    p_value = min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
+    return PairedTest((wins - losses) / scores_a.size, p_value)
+
+
+def mcnemar(correct_a: Array, correct_b: Array) -> PairedTest:
+    """McNemar's exact test on paired outcomes [D], right or wrong (McNemar 1947).
+
+    The sign test on the examples that only one of the two gets right; `difference` is that of the accuracies.
+    """
+    return sign_test(np.asarray(correct_a, bool).astype(np.int8), np.asarray(correct_b, bool).astype(np.int8))
+
+
+def holm(p_values: Array) -> np.ndarray:
+    """Holm's adjusted p-values [M], in the order given (Holm 1979).
+
+    Sorted ascending, p'_(i) = max over j ≤ i of min(1, (M − j + 1) · p_(j)). Rejecting where p' ≤ α keeps
+    the probability of any false rejection at α or below, however the tests depend on each other.
+    """
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return adjusted
+
+
+def _stack(*systems: Statistics) -> tuple[np.ndarray, ...]:
+    """The statistics of K systems, each array [D, K, ...] in float64."""
+    arrays_by_system = [
+        [np.asarray(x, float) for x in ([system] if hasattr(system, "ndim") else system)]
+        for system in systems
+    ]
+    shapes = [[x.shape for x in arrays] for arrays in arrays_by_system]
+    first = shapes[0][0] if shapes[0] else ()
+    if any(s != shapes[0] for s in shapes) or not first or any(not s or s[0] != first[0] for s in shapes[0]):
+        raise UserError(
+            f"statistics of shapes {shapes} do not pair up",
+            "give each system the same arrays, all with one row for each document",
+        )
+    if not first[0]:
+        raise UserError("there are no documents to resample", "give statistics of at least one document")
+    return tuple(np.stack(arrays, axis=1) for arrays in zip(*arrays_by_system))
+
+
+def _on_the_whole(metric: Metric, stacked: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The metric of each system on all documents, [K]; in float64 where the metric keeps to it."""
+    sums = [x.sum(axis=0) for x in stacked]
+    return np.asarray([metric(*(s[k] for s in sums)) for k in range(len(sums[0]))], float)
+
+
+def _keys(seed: int, num: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), num)
+
+
+def _rows_sum(x_DK: jax.Array, draw: jax.Array) -> jax.Array:
+    """The sum over documents drawn with replacement, [K, ...]; `draw` is a key or the rows themselves."""
+    D = x_DK.shape[0]
+    rows_D = jax.random.randint(draw, (D,), 0, D) if _is_key(draw) else draw
+    return x_DK[rows_D].sum(axis=0)
+
+
+def _swapped_sum(x_D2: jax.Array, draw: jax.Array) -> jax.Array:
+    """The sums of two systems that exchange some documents, [2, ...]; `draw` is a key or says which."""
+    swap_D = jax.random.bernoulli(draw, shape=x_D2.shape[:1]) if _is_key(draw) else draw
+    swap = jnp.expand_dims(swap_D, range(1, x_D2.ndim))
+    return jnp.where(swap, x_D2[:, ::-1], x_D2).sum(axis=0)
+
+
+def _is_key(draw: jax.Array) -> bool:
+    return jnp.issubdtype(draw.dtype, jax.dtypes.prng_key)
+
+
+def _evaluate(
+    metric: Metric, sum_drawn: Callable, stacked: tuple[np.ndarray, ...], draws: Array
+) -> np.ndarray:
+    """The metric of K systems on each of R draws of documents, [R, K]."""
+    batch_size = min(len(draws), max(1, _DRAWS_AT_A_TIME // len(stacked[0])))
+    arrays = tuple(jnp.asarray(x) for x in stacked)
+    return np.asarray(_evaluate_jit(metric, sum_drawn, arrays, jnp.asarray(draws), batch_size), float)
+
+
+@functools.partial(jax.jit, static_argnames=("metric", "sum_drawn", "batch_size"))
+def _evaluate_jit(metric, sum_drawn, stacked, draws, batch_size):
+    def value(draw):
+        return jax.vmap(metric)(*(sum_drawn(x, draw) for x in stacked))
+
+    return jax.lax.map(value, draws, batch_size=batch_size)
+
+
+def _rounding(values: np.ndarray) -> float:
+    """What differences of equal values may differ by, so that ties count as such."""
+    return 16 * float(jnp.finfo(jnp.result_type(float)).eps) * float(np.abs(values).max(initial=0))
+
+
+def _monte_carlo_p(extreme: np.ndarray) -> float:
+    """(1 + #extreme) / (1 + R), which counts the sample itself (Davison and Hinkley 1997, equation 4.11)."""
+    return float((1 + extreme.sum()) / (1 + extreme.size))
