@@ -1,4 +1,8 @@
-"""The one class for a user's mistake."""
+"""The one class for a user's mistake, and how a command reports it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -16,3 +20,32 @@ class UserError(ValueError):
         self.cause = " ".join(cause.split())
         self.remedy = " ".join(remedy.split())
         super().__init__(f"{self.cause}; {self.remedy}" if remedy else self.cause)
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Runs a command's body: a user's mistake, or the machine's refusal of a file, ends it with one line.
+
+    Raises:
+        SystemExit: with code 2 after a `UserError` or an `OSError` about a file, 130 after Ctrl-C.
+    """
+    try:
+        yield
+    except UserError as error:
+        _exit(2, f"error: {error}")
+    except BrokenPipeError:
+        raise  # the reader of our output left: no mistake, and no place to say so
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _exit(
+            2, f"error: {where}{error.strerror or error}; check the path, its permissions and the free space"
+        )
+    except KeyboardInterrupt:
+        _exit(130, "stopped")
+
+
+def _exit(code: int, line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+    raise SystemExit(code)

@@ -1,0 +1,58 @@
+"""Evaluates models on a text: one table, results.json and report.html.
+
+python eval.py --model=runs/gpt                          its own test part
+python eval.py --model=runs/gpt --model=runs/other --text=FILE
+"""
+
+import pathlib
+import shlex
+import sys
+
+from lm_jax import runtime
+
+runtime.prepare()
+
+from lm_jax import errors, evaluation, experiment, files, flags, language_model  # noqa: E402 (see train.py)
+from lm_jax.data import corpora  # noqa: E402
+from lm_jax.progress import Reporter, read_metrics  # noqa: E402
+from lm_jax.report import html, table  # noqa: E402
+
+
+def main(argv: list[str]) -> None:
+    """Parses the flags, scores, and writes the report."""
+    parser = flags.Parser(prog="eval.py", description=__doc__)
+    parser.add_argument(
+        "--model", action="append", required=True, metavar="PATH", help="a run directory; may repeat"
+    )
+    parser.add_argument("--text", metavar="FILE", help="the text to score (default: the run's own test part)")
+    parser.add_argument(
+        "--documents", choices=corpora.DOCUMENTS, help="how to cut FILE (default: the first model's way)"
+    )
+    parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
+    parser.add_argument("--stride", type=int, help="tokens from window to window (default: half the context)")
+    parser.add_argument(
+        "--out", default="runs/eval", metavar="DIR", help="where the results go (default: runs/eval)"
+    )
+    arguments = parser.parse_args(argv)
+
+    models = [language_model.load(path, arguments.step) for path in arguments.model]
+    report, evaluations = Reporter(), []
+    for path, model in zip(arguments.model, models, strict=True):
+        split, documents = experiment.choose_text(
+            path, arguments.text, arguments.documents or models[0].documents
+        )
+        evaluations.append(evaluation.evaluate(model, documents, path, split, arguments.stride, report))
+    report.close()
+    evaluation.compare(evaluations)
+
+    rows, out = [e.row for e in evaluations], pathlib.Path(arguments.out)
+    curves = {path: read_metrics(pathlib.Path(path) / "metrics.jsonl") for path in arguments.model}
+    files.write_json(out / "results.json", [row.as_json() for row in rows])
+    files.write_text(out / "report.html", html.render(rows, curves, shlex.join(["python", "eval.py", *argv])))
+    table.print_rows(rows)
+    print(f"written: {out / 'results.json'}, {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    with errors.reported():
+        main(sys.argv[1:])

@@ -1,0 +1,177 @@
+"""One experiment: a recipe becomes a run directory that is whole."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from lm_jax import config as config_module
+from lm_jax import evaluation, files, language_model, training
+from lm_jax.checkpoint import Checkpoints
+from lm_jax.config import Config
+from lm_jax.data import corpora, pipeline
+from lm_jax.data.corpora import Document
+from lm_jax.errors import UserError
+from lm_jax.evaluation import Row
+from lm_jax.progress import Reporter
+
+
+def run(config: Config, workdir: pathlib.Path | str) -> list[Row]:
+    """Trains by the recipe, or goes on where a run of it stopped, then evaluates the best checkpoint.
+
+    Args:
+        config: the recipe.
+        workdir: the run directory. Afterwards it holds config.json, tokenizer/, data.json (where the text
+            comes from), valid.jsonl and test.jsonl (the held-out text), metrics.jsonl, checkpoints/,
+            results.json and sample.txt.
+
+    Returns:
+        A row for each held-out part; none where a signal stopped the training early.
+
+    Raises:
+        UserError: a recipe or a directory that cannot be used, or a run that went wrong.
+    """
+    workdir = pathlib.Path(workdir)
+    config_module.check(config)
+    _check_same_recipe(config, workdir)
+    if is_finished(config, workdir):
+        return read_rows(workdir / "results.json")
+    workdir.mkdir(parents=True, exist_ok=True)
+    with _locked(workdir):
+        files.write_text(workdir / "config.json", config_module.to_json(config))
+        data = _prepare_data(config, workdir)
+        resolved = config_module.resolve(config, data.tokenizer.vocab_size)
+        model = config_module.make_model(resolved.model)
+        start = _initial_params(resolved)
+        if not training.fit(resolved, model, data, workdir, start):
+            return []
+        return _evaluate(workdir)
+
+
+def is_finished(config: Config, workdir: pathlib.Path) -> bool:
+    """Whether the directory holds the results of a run of at least the recipe's steps."""
+    if not (workdir / "results.json").exists():
+        return False
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return (checkpoints.latest_step() or 0) >= config.train.num_steps
+
+
+def read_rows(path: pathlib.Path) -> list[Row]:
+    """The rows of a results.json."""
+    return [Row(**values) for values in files.read_json(path)]
+
+
+def read_documents(path: pathlib.Path) -> list[Document]:
+    """The held-out text that a run keeps, as `valid.jsonl` or `test.jsonl`.
+
+    Raises:
+        UserError: the run held none out.
+    """
+    if not path.exists():
+        raise UserError(f"no held-out text {path}", "give a text with --text=FILE")
+    return [Document(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def choose_text(path: str, text: str | None, documents: str) -> tuple[str, list[Document]]:
+    """What a model is evaluated on: a name for it, and its documents.
+
+    Args:
+        path: the model's run directory, whose test part (else its validation part) is the default.
+        text: a UTF-8 file to score instead.
+        documents: what one document of `text` is: file, line or paragraph.
+
+    Raises:
+        UserError: no such file, one that is not UTF-8 or holds no text, or a run without a held-out part.
+    """
+    if text is not None:
+        parts = corpora.cut(corpora.read_text(pathlib.Path(text)), documents)
+        return text, [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
+    split = "test" if (pathlib.Path(path) / "test.jsonl").exists() else "valid"
+    return split, read_documents(pathlib.Path(path) / f"{split}.jsonl")
+
+
+def _check_same_recipe(config: Config, workdir: pathlib.Path) -> None:
+    path = workdir / "config.json"
+    if path.exists():
+        changed = config_module.differences(config_module.from_json(path.read_text(encoding="utf-8")), config)
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config: {'; '.join(changed)}",
+                "give another --workdir, or the same config to go on",
+            )
+    elif workdir.exists() and any(not p.name.startswith(".") for p in workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and holds no run", "give another --workdir")
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process trains in {workdir}", "wait for it, or give another --workdir"
+            ) from None
+        yield
+
+
+def _prepare_data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
+    """The corpus, with what evaluation will need of it kept in the run directory."""
+    data_config = config.data
+    if config.init_from:  # what was learned is about that run's tokens
+        tokenizer = str(pathlib.Path(config.init_from) / "tokenizer")
+        data_config = dataclasses.replace(data_config, tokenizer=tokenizer)
+    report = Reporter()
+    data = pipeline.prepare(data_config, progress=report)
+    report.close()
+    facts = data.provenance | {"tokenizer_sha256": data.tokenizer.fingerprint()}
+    path = workdir / "data.json"
+    if path.exists() and files.read_json(path) != json.loads(json.dumps(facts)):
+        raise UserError(
+            f"the text of {config.data.corpus} is no longer what {workdir} was trained on",
+            "restore it (or the Python version it came with), or give another --workdir",
+        )
+    data.tokenizer.save(workdir / "tokenizer")
+    for name, split in data.splits.items():
+        if name != "train":
+            lines = [json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in split.documents()]
+            files.write_text(workdir / f"{name}.jsonl", "".join(lines))
+    files.write_json(path, facts)
+    return data
+
+
+def _initial_params(config: Config) -> Any:
+    if not config.init_from:
+        return None
+    source = language_model.load(config.init_from)
+    if source.config.model != config.model:
+        changed = config_module.differences(source.config, config)
+        named = "; ".join(c for c in changed if c.startswith("model."))
+        raise UserError(
+            f"init_from={config.init_from} is a model of another shape: {named}",
+            "set these fields to the values there",
+        )
+    return source.params
+
+
+def _evaluate(workdir: pathlib.Path) -> list[Row]:
+    """Scores the held-out parts with the best checkpoint, and shows what it writes."""
+    model = language_model.load(workdir)
+    facts = files.read_json(workdir / "data.json")
+    rows, report = [], Reporter()
+    for split in ("valid", "test"):
+        if (workdir / f"{split}.jsonl").exists():
+            documents = read_documents(workdir / f"{split}.jsonl")
+            row = evaluation.evaluate(model, documents, str(workdir), split, report=report).row
+            row.data = facts
+            rows.append(row)
+    report.close()
+    train = model.config.train
+    if train.sample_tokens:
+        [sample] = model.generate([""], train.sample_tokens, temperature=0.8, top_k=50, seed=train.seed)
+        files.write_text(workdir / "sample.txt", sample.text + "\n")
+    files.write_json(workdir / "results.json", [row.as_json() for row in rows])
+    return rows

@@ -1,0 +1,61 @@
+"""Continues prompts with any trained model, on the terminal as it is written.
+
+python -m lm_jax.generate --model=runs/gpt --prompt="Return the"
+python -m lm_jax.generate --model=runs/gpt --num-samples=3 --temperature=0.8 --top-k=50 --seed=7
+"""
+
+import sys
+
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()
+
+from lm_jax import errors, flags, language_model
+
+
+def main(argv: list[str]) -> None:
+    """Parses the flags and writes each continuation behind its prompt."""
+    parser = flags.Parser(prog="python -m lm_jax.generate", description=__doc__)
+    parser.add_argument("--model", required=True, metavar="PATH", help="a run directory")
+    parser.add_argument(
+        "--prompt", action="append", help="what to continue; may repeat (default: a new text)"
+    )
+    parser.add_argument("--max-tokens", type=int, default=200, help="the most tokens to add (default: 200)")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="divides the logits; 0 is greedy (default: 1)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=0, help="sample among the k most probable; 0: all (default)"
+    )
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="sample among the fewest that reach p (default: 1)"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, default=1, help="continuations of each prompt (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
+    parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
+    arguments = parser.parse_args(argv)
+    model = language_model.load(arguments.model, arguments.step)
+    for prompt in arguments.prompt or [""]:
+        for sample in range(arguments.num_samples):
+            if len(arguments.prompt or [""]) * arguments.num_samples > 1:
+                print(f"── {prompt!r}, sample {sample + 1}")
+            print(prompt, end="", flush=True)
+            for text in model.stream(
+                prompt,
+                arguments.max_tokens,
+                temperature=arguments.temperature,
+                top_k=arguments.top_k,
+                top_p=arguments.top_p,
+                seed=arguments.seed,
+                sample=sample,
+            ):
+                print(text, end="", flush=True)
+            print()
+
+
+if __name__ == "__main__":
+    with errors.reported():
+        main(sys.argv[1:])

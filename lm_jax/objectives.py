@@ -1,0 +1,39 @@
+"""What is trained for: `objective(model, params, batch, state, rngs) -> (Sums, state)`.
+
+An objective is a frozen dataclass that is called: its fields are its recipe. `rngs` None means no dropout.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+
+from lm_jax.batch import Batch, Sums
+from lm_jax.errors import UserError
+from lm_jax.metrics import likelihood
+
+
+@dataclass(frozen=True)
+class Causal:
+    """Each token from those before it: the sum of -log p(x_t | x_<t) in nats."""
+
+    name: ClassVar[str] = "causal"
+
+    label_smoothing: float = 0.0  # share of the target's probability spread over the vocabulary, in training
+
+    def check(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"objective.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
+
+    def __call__(
+        self, model: nn.Module, params: Any, batch: Batch, state: Any = None, rngs: dict | None = None
+    ) -> tuple[Sums, Any]:
+        """Sums of nats over the batch's weighted targets, and the model's next state."""
+        train = rngs is not None
+        logits_BTV, state = model.apply(
+            params, batch.inputs, state, segments=batch.segments, train=train, rngs=rngs
+        )
+        smoothing = self.label_smoothing if train else 0.0
+        sums = likelihood.cross_entropy(logits_BTV, batch.targets, batch.weights, label_smoothing=smoothing)
+        return sums, state

@@ -1,0 +1,135 @@
+"""What a run says while it works: a live line on a terminal, lines in a log, metrics.jsonl."""
+
+import json
+import pathlib
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0  # in a log, where a live line would be a flood
+
+
+class LiveLine:
+    """Progress of one piece of work: a bar with time left on a terminal, else a line every ten seconds.
+
+    Args:
+        description: the work, such as "training".
+        total: units of work in all.
+        done: units done before the start, by an earlier process.
+    """
+
+    def __init__(self, description: str, total: int, done: int = 0, console: Console | None = None):
+        self._console = console or Console(stderr=True)
+        self._description, self._total, self._first = description, total, done
+        self._start = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(compact=True),
+            )
+            self._bar = Progress(*columns, console=self._console)
+            self._task = self._bar.add_task(description, total=total, completed=done, text="")
+            self._bar.start()
+
+    def update(self, done: int, text: str = "") -> None:
+        """Shows that `done` units of work are behind us."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, text=text)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (now - self._start) / max(1, done - self._first) * (self._total - done)
+            self.say(f"{self._description} {done}/{self._total}  {text}  {_clock(left)} left")
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays, above the live one."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Ends the line; may be called twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Reporter:
+    """Live lines for a callee that calls `report(description, done, total)`, one after the other.
+
+    Work that ends within half a second shows nothing.
+    """
+
+    def __init__(self) -> None:
+        self._description, self._line, self._start = "", None, 0.0
+
+    def __call__(self, description: str, done: int, total: int) -> None:
+        if description != self._description:
+            self.close()
+            self._description, self._start = description, time.monotonic()
+        if self._line is None and done < total and time.monotonic() - self._start > 0.5:
+            self._line = LiveLine(description, total, done)
+        if self._line is not None:
+            self._line.update(done)
+            if done >= total:
+                self.close()
+
+    def close(self) -> None:
+        """Ends the line that is shown, if any."""
+        if self._line is not None:
+            self._line.close()
+        self._line, self._description = None, ""
+
+
+class MetricWriter:
+    """Appends lines of {"step": ..., name: value} to metrics.jsonl.
+
+    Args:
+        path: the file.
+        step: the step that the run goes on from: later lines, and one cut short by a crash, are dropped,
+            so that an interrupted run's file reads like an uninterrupted one's.
+    """
+
+    def __init__(self, path: pathlib.Path, step: int):
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, **values: float) -> None:
+        """Appends one line and hands it to the system."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl that are whole; none where there is no file."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:  # the line that a crash cut short
+                break
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

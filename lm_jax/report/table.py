@@ -1,0 +1,76 @@
+"""Results on a terminal."""
+
+import pathlib
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from lm_jax.evaluation import Row
+
+
+def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
+    """One line a row: the model, the text, and how well the one predicts the other."""
+    console = console or Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "text"):
+        table.add_column(name, overflow="fold")
+    for name in ("documents", "tokens", "nats/token", "perplexity", "bits/byte", "95 % interval"):
+        table.add_column(name, justify="right")
+    several = any(row.difference for row in rows)
+    if several:
+        table.add_column("to the first", justify="right")
+    for row in rows:
+        cells = [
+            row.model,
+            row.split,
+            f"{row.documents:,}",
+            f"{row.tokens:,}",
+            f"{row.nats / row.tokens:.4f}",
+            number(row.perplexity, ".2f"),
+            number(row.bits_per_byte, ".4f"),
+            interval(row),
+        ]
+        table.add_row(*cells, *([difference(row)] if several else []))
+    console.print(table)
+    for row in rows:
+        if row.why:
+            console.print(
+                f"{row.model}, {row.split}: {row.why}", style="dim", highlight=False, soft_wrap=True
+            )
+
+
+def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
+    """What a finished run has to say: its table, a sample, where everything is, and what to type next."""
+    if not rows:
+        return
+    console = Console()
+    print_rows(rows, console)
+    sample = workdir / "sample.txt"
+    if sample.exists():
+        console.rule("a sample", align="left", characters="·")
+        console.print(sample.read_text(encoding="utf-8").rstrip(), highlight=False, markup=False)
+        console.rule(characters="·")
+    for line in (
+        f"everything is in {workdir}: results.json, metrics.jsonl, checkpoints, the tokenizer, the held-out text",
+        f"next: python -m lm_jax.generate --model={workdir} --prompt='Return the'",
+        f"      python eval.py --model={workdir} --text=FILE",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def number(value: float | None, form: str) -> str:
+    """A value, or a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
+def interval(row: Row) -> str:
+    """The interval of a row's bits per byte."""
+    return "–" if row.bits_per_byte_ci is None else "[{:.4f}, {:.4f}]".format(*row.bits_per_byte_ci)
+
+
+def difference(row: Row) -> str:
+    """A row's difference to the first one, in bits per byte, with its p-value."""
+    if row.difference is None:
+        return ""
+    return f"{row.difference['bits_per_byte']:+.4f} (p {row.difference['p_value']:.3g})"
