@@ -1,0 +1,98 @@
+"""Cross entropy of a large vocabulary without ever holding all its logits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax.batch import Array, Sums
+from lm_jax.metrics.likelihood import cross_entropy
+
+Head = Callable[[Any, jax.Array], jax.Array]
+
+
+def chunked_cross_entropy(
+    head: Head,
+    params: Any,
+    hidden_BTD: Array,
+    targets_BT: Array,
+    weights_BT: Array | None = None,
+    *,
+    chunk_length: int,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+) -> Sums:
+    """`likelihood.cross_entropy` of `head(params, hidden_BTD)`, some positions of each row at a time.
+
+    The gradients of `params` and `hidden_BTD` are found in the forward pass, while a chunk's logits exist:
+    these are computed once, and no more than B · chunk_length · V are held. `weights_BT` gets no gradient.
+    The rows keep their axis, so that data parallelism stays as it is.
+
+    Args:
+        head: (params, hidden [B, C, D]) -> logits [B, C, V], each position on its own. Keep one function
+            object: a new one compiles anew.
+        params: the head's parameters, a pytree of floating-point arrays.
+        hidden_BTD: what the head reads.
+        targets_BT: token ids.
+        weights_BT: as for `cross_entropy`; None: ones.
+        chunk_length: positions of each row in one chunk; T need not be a multiple.
+        label_smoothing: as for `cross_entropy`.
+        ignore_index: as for `cross_entropy`.
+    """
+    hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), jnp.asarray(targets_BT)
+    if weights_BT is None:
+        weights_BT = jnp.ones(targets_BT.shape, jnp.promote_types(hidden_BTD.dtype, jnp.float32))
+    weights_BT = jax.lax.stop_gradient(jnp.asarray(weights_BT))
+    if ignore_index is not None:
+        weights_BT = jnp.where(targets_BT == ignore_index, 0, weights_BT)
+    chunks = jax.tree.map(
+        functools.partial(_split, chunk_length=min(chunk_length, targets_BT.shape[1])),
+        (hidden_BTD, targets_BT, weights_BT),
+    )
+    return Sums(_total(head, label_smoothing, params, *chunks), weights_BT.sum())
+
+
+def _split(x_BT: jax.Array, chunk_length: int) -> jax.Array:
+    """[B, T, ...] -> [T / C, B, C, ...], zeros (of weight 0) filling the last chunk."""
+    B, T, *rest = x_BT.shape
+    x_BT = jnp.pad(x_BT, [(0, 0), (0, -T % chunk_length)] + [(0, 0)] * len(rest))
+    return jnp.moveaxis(x_BT.reshape(B, -1, chunk_length, *rest), 1, 0)
+
+
+def _chunk_total(head, label_smoothing, params, hidden, targets, weights):
+    return cross_entropy(head(params, hidden), targets, weights, label_smoothing=label_smoothing).total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _total(head, label_smoothing, params, hidden, targets, weights):
+    """Σ of the chunks' totals; the arrays have the chunks as their first axis."""
+    chunks = (hidden, targets, weights)
+    return jax.lax.map(lambda chunk: _chunk_total(head, label_smoothing, params, *chunk), chunks).sum()
+
+
+def _total_fwd(head, label_smoothing, params, hidden, targets, weights):
+    value_and_grad = jax.value_and_grad(
+        functools.partial(_chunk_total, head, label_smoothing), argnums=(0, 1)
+    )
+
+    def add_chunk(params_grad, chunk):
+        total, (chunk_params_grad, hidden_grad) = value_and_grad(params, *chunk)
+        return jax.tree.map(jnp.add, params_grad, chunk_params_grad), (total, hidden_grad)
+
+    # A sum over chunks in bfloat16 would lose the small ones.
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params)
+    params_grad, (totals, hidden_grad) = jax.lax.scan(add_chunk, zeros, (hidden, targets, weights))
+    params_grad = jax.tree.map(lambda g, p: g.astype(p.dtype), params_grad, params)
+    return totals.sum(), (params_grad, hidden_grad)
+
+
+def _total_bwd(head, label_smoothing, grads, cotangent):
+    params_grad, hidden_grad = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), grads)
+    return params_grad, hidden_grad, None, None
+
+
+_total.defvjp(_total_fwd, _total_bwd)
