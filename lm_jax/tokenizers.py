@@ -1,75 +1,217 @@
-"""Text to token ids with byte spans, and back: bytes, characters, words, byte-level BPE."""
+"""Text to token ids with byte spans, and back: bytes, characters, words, byte-level BPE.
 
+A *word* is what ASCII white space separates in the UTF-8 bytes of a text, as KenLM has it; Python's
+`str.split` would also cut at no-break spaces.
+"""
+
+import collections
+import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
-END = "<|endoftext|>"
+from lm_jax import files
+from lm_jax.byte_level_bpe import ByteLevelBPE
+from lm_jax.encoding import END as END  # part of this module's interface, defined a floor below
+from lm_jax.encoding import FILE, Tokenizer, encoded, tile, utf8
+from lm_jax.encoding import Encoding as Encoding
+from lm_jax.errors import UserError
+
 UNKNOWN = "<unk>"
-
-
-class Encoding(NamedTuple):
-    """A text as tokens.
-
-    Attributes:
-        ids: int32 [T].
-        spans: int64 [T, 2]; each token's first byte and the byte after its last, in the UTF-8 text, in order.
-    """
-
-    ids: np.ndarray
-    spans: np.ndarray
-
-
-class Tokenizer(Protocol):
-    """What every tokenizer offers; the end token is the pipeline's to add, never `encode`'s.
-
-    Attributes:
-        kind: byte, char, word or bpe.
-        vocab_size: how many ids there are, special ones included.
-        end_id: closes a document, and stands before the first as the beginning of a text. A word
-            tokenizer also writes it for each newline inside a document (`</s>`), but not for a last one.
-        unknown_id: what stands for what the vocabulary lacks; None where nothing is lacking.
-        lossless: a text whose ids hold no `unknown_id` comes back byte for byte, and its spans tile it.
-    """
-
-    kind: str
-    vocab_size: int
-    end_id: int
-    unknown_id: int | None
-    lossless: bool
-
-    def encode(self, text: str) -> Encoding: ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoding]: ...
-
-    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids alone, int32, for whole corpora."""
-        ...
-
-    def decode(self, ids) -> str:
-        """The text, special tokens dropped; bytes that are no UTF-8 become U+FFFD."""
-        ...
-
-    def decode_bytes(self, ids) -> bytes: ...
-
-    def token_bytes(self, token_id: int) -> bytes: ...
-
-    def save(self, directory: str | Path) -> None:
-        """Write tokenizer.json."""
-        ...
-
-    def fingerprint(self) -> str:
-        """SHA-256 of what defines it."""
-        ...
-
-
-def load(path: str | Path) -> Tokenizer:
-    """Read a saved tokenizer: a directory with tokenizer.json or vocab.json + merges.txt, or such a file."""
-    raise NotImplementedError
+SENTENCE_START, SENTENCE_END = "<s>", "</s>"
+KINDS = ("byte", "char", "word", "bpe")
+_IS_SPACE = np.isin(np.arange(256), [*b" \t\n\r\v\f"])
 
 
 def train(spec: str, texts: Iterable[str], vocab_size: int = 0, min_count: int = 0) -> Tokenizer:
-    """Make the tokenizer that a spec names (byte, char, word, bpe, bpe:PATH or PATH) from the training text."""
-    raise NotImplementedError
+    """Makes the tokenizer that a spec names.
+
+    Args:
+        spec: byte, char, word or bpe, made from the texts; or bpe:PATH or PATH, which is loaded.
+        texts: the training part, nothing else; read once.
+        vocab_size: the most tokens, special ones included; 0: no limit (BPE needs one).
+        min_count: words and characters that are rarer are left out.
+
+    Raises:
+        UserError: a spec that is neither, a vocabulary that is too small, or what `load` raises.
+    """
+    if spec == "byte":
+        return ByteTokenizer()
+    if spec == "char":
+        return CharacterTokenizer.train(texts, vocab_size, min_count)
+    if spec == "word":
+        return WordTokenizer.train(texts, vocab_size, min_count)
+    if spec == "bpe":
+        return ByteLevelBPE.train(texts, vocab_size)
+    return load(named_file(spec))
+
+
+def named_file(spec: str) -> Path:
+    """The path in a spec that is to be loaded.
+
+    Raises:
+        UserError: there is nothing there.
+    """
+    path = Path(spec.removeprefix("bpe:")).expanduser()
+    if not path.exists():
+        near = difflib.get_close_matches(spec, KINDS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "check the path"
+        raise UserError(f"tokenizer {spec!r} is neither {', '.join(KINDS)} nor a file", remedy)
+    return path
+
+
+def load(path: str | Path) -> Tokenizer:
+    """Reads a tokenizer.
+
+    Args:
+        path: a directory with `tokenizer.json` (what `save` writes, or Hugging Face's) or with GPT-2's
+            `vocab.json` and `merges.txt`; or such a file itself.
+
+    Raises:
+        UserError: no such file, a damaged one, or a kind that is not offered here.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = [name for name in (FILE, "vocab.json") if (path / name).is_file()]
+        if not names:
+            raise UserError(f"no tokenizer in {path}", f"it needs {FILE}, or vocab.json and merges.txt")
+        path /= names[0]
+    if path.name == "merges.txt":
+        path = path.with_name("vocab.json")
+    definition = files.read_json(path)
+    makers = {
+        "byte": lambda: ByteTokenizer(),
+        "char": lambda: CharacterTokenizer(definition["characters"]),
+        "word": lambda: WordTokenizer(definition["words"]),
+    }
+    try:
+        kind = definition.get("kind")
+        return makers[kind]() if kind in makers else ByteLevelBPE.load(path)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no tokenizer ({error!r})", "restore the file") from None
+
+
+class ByteTokenizer(Tokenizer):
+    """A token is a byte; the end is 256."""
+
+    kind, end_id = "byte", 256
+
+    def __init__(self):
+        super().__init__([bytes([b]) for b in range(256)] + [b""])
+
+    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(utf8(text), np.uint8).astype(np.int32) for text in texts]
+
+    def _definition(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    def _spans(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+        return tile(np.arange(len(data) + 1))
+
+
+class CharacterTokenizer(Tokenizer):
+    """A token is a code point; 0 is the end, 1 an unknown one (decoded as U+FFFD).
+
+    Args:
+        characters: the vocabulary, from id 2 on.
+    """
+
+    kind, end_id, unknown_id = "char", 0, 1
+
+    def __init__(self, characters: Iterable[str]):
+        self.characters = list(characters)
+        super().__init__([b"", "\ufffd".encode(), *(c.encode() for c in self.characters)])
+        points = np.array([ord(c) for c in self.characters], np.int64)
+        self._ids = np.full(points.max(initial=0) + 2, self.unknown_id, np.int32)
+        self._ids[points] = np.arange(2, self.vocab_size)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 0, min_count: int = 0) -> "CharacterTokenizer":
+        """Takes the most frequent characters, in the order of their code points."""
+        counts = collections.Counter()
+        for text in texts:
+            counts.update(utf8(text).decode())
+        return cls(sorted(_most_frequent(counts, vocab_size, min_count)))
+
+    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        points = (np.frombuffer(encoded(text, "utf-32-le"), np.uint32) for text in texts)
+        return [self._ids[np.minimum(p, len(self._ids) - 1)] for p in points]
+
+    def _definition(self) -> dict[str, Any]:
+        return {"kind": self.kind, "characters": self.characters}
+
+    def _spans(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+        starts = np.flatnonzero(np.frombuffer(data, np.uint8) & 0xC0 != 0x80)
+        return tile(np.append(starts, len(data)))
+
+
+class WordTokenizer(Tokenizer):
+    """A token is a word; 0, `</s>`, closes a sentence and a document; 1 is `<unk>`.
+
+    A newline closes a sentence, but for a last one, which the document's own end token stands for. A text of
+    n lines then has n ends, with or without a newline at its end, and a document that is a line has one:
+    the sentences of KenLM, of PTB and of WikiText, blank lines included. `<s>`, `</s>` and `<unk>` in a
+    text are unknown words, so that no text forges an end and the corpora that write `<unk>` mean it.
+
+    Args:
+        words: the vocabulary, from id 2 on.
+    """
+
+    kind, end_id, unknown_id, lossless = "word", 0, 1, False
+
+    def __init__(self, words: Iterable[str]):
+        self.words = list(words)
+        super().__init__([b"\n", UNKNOWN.encode(), *(w.encode() for w in self.words)])
+        self._ids = _UnknownIsOne((w, i) for i, w in enumerate(self._token_bytes) if i > 1)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 0, min_count: int = 0) -> "WordTokenizer":
+        """Takes the most frequent words, the most frequent first."""
+        counts = collections.Counter()
+        for text in texts:
+            counts.update(utf8(text).split())
+        for reserved in (SENTENCE_START, SENTENCE_END, UNKNOWN):
+            counts.pop(reserved.encode(), None)
+        return cls(word.decode() for word in _most_frequent(counts, vocab_size, min_count))
+
+    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self._line_by_line(utf8(text)) for text in texts]
+
+    def _line_by_line(self, data: bytes) -> np.ndarray:
+        ids: list[int] = []
+        for line in data.removesuffix(b"\n").split(b"\n"):
+            ids.extend(map(self._ids.__getitem__, line.split()))
+            ids.append(self.end_id)
+        return np.array(ids[:-1], np.int32)
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        """The words with single spaces, sentences on lines of their own."""
+        words = map(self.token_bytes, np.asarray(ids).reshape(-1).tolist())
+        return re.sub(rb" ?\n ?", b"\n", b" ".join(words))
+
+    def _definition(self) -> dict[str, Any]:
+        return {"kind": self.kind, "words": self.words}
+
+    def _spans(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+        codes = np.frombuffer(data.removesuffix(b"\n"), np.uint8)
+        space = np.concatenate([[True], _IS_SPACE[codes], [True]])
+        newline, inside = codes == ord("\n"), ~space[1:-1]
+        starts = np.flatnonzero(newline | (inside & space[:-2]))
+        ends = np.flatnonzero(newline | (inside & space[2:])) + 1
+        return np.stack([starts, ends], axis=1)
+
+
+class _UnknownIsOne(dict[bytes, int]):
+    def __missing__(self, word: bytes) -> int:
+        return 1
+
+
+def _most_frequent(counts: collections.Counter, vocab_size: int, min_count: int) -> list[Any]:
+    """What fills a vocabulary beside its two special tokens; ties in order of the items themselves."""
+    kept = sorted(
+        (item for item in counts if counts[item] >= min_count), key=lambda item: (-counts[item], item)
+    )
+    return kept[: vocab_size - 2] if vocab_size else kept

@@ -1,0 +1,186 @@
+"""Byte-level BPE by Hugging Face `tokenizers`: GPT-2's, any other that keeps every byte, or one of our own.
+
+Byte-level BPE writes each of the 256 bytes as a printable character, so that merges of characters are
+merges of bytes (Radford et al. 2019, section 2.2). Here a token's bytes are its characters read back, and
+spans are sums of their lengths; the library's own offsets count characters and overlap where a token ends
+inside one.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers as huggingface
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from lm_jax.encoding import END, Tokenizer, grouped, tile, utf8
+from lm_jax.errors import UserError
+
+_ENDS = (END, "</s>", "<|end_of_text|>")  # GPT-2; RoBERTa and BART; Llama 3
+_PIECE = 1 << 17  # characters; longer texts are cut, so that every core has work
+# A lone newline between two characters that are no white space is a token of its own under GPT-2's pattern,
+# whatever stands around it: a text cut after it has the same tokens.
+_CUT = re.compile(r"(?<=\S)\n(?=\S)")
+
+
+class ByteLevelBPE(Tokenizer):
+    """A token is a run of bytes.
+
+    The name of a special token inside a text is plain text: no text can forge an end.
+
+    Args:
+        library: the library's tokenizer, which becomes ours: some of its settings change.
+        source: where it is from, for errors.
+
+    Raises:
+        UserError: another kind of tokenizer, or one that does not keep every byte.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, library: huggingface.Tokenizer, source: str = "the tokenizer"):
+        definition = json.loads(library.to_str())
+        _check_keeps_bytes(definition, source)
+        vocabulary = library.get_vocab()
+        end = next((name for name in _ENDS if name in vocabulary), END)
+        library.add_special_tokens([end])  # known as special from now on; a new id only if it was missing
+        library.encode_special_tokens = True
+        library.no_truncation()
+        library.no_padding()
+        library.model.dropout = None
+        self._library, self._source = library, source
+        self.end_id = library.get_vocab()[end]
+        super().__init__(_bytes_by_id(library))
+        self._lengths = np.array([len(token) for token in self._token_bytes])
+        is_gpt2_pattern = definition["pre_tokenizer"].get("use_regex", False)
+        added = library.get_added_tokens_decoder().values()
+        self._can_cut = is_gpt2_pattern and all(token.special for token in added)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "ByteLevelBPE":
+        """Learns merges from texts split by GPT-2's pattern; the end is token 0.
+
+        Raises:
+            UserError: no room for the 256 bytes and the end.
+        """
+        if vocab_size < 257:
+            raise UserError(
+                f"vocab_size={vocab_size} is too small for byte-level BPE",
+                "give it 257 (the bytes and the end) or more",
+            )
+        library = huggingface.Tokenizer(models.BPE())
+        _make_gpt2_like(library)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        library.train_from_iterator((p for t in texts for p in _pieces(utf8(t).decode())), trainer)
+        return cls(library)
+
+    @classmethod
+    def load(cls, path: Path) -> "ByteLevelBPE":
+        """Reads `tokenizer.json`, or `vocab.json` with `merges.txt` beside it.
+
+        Raises:
+            UserError: a file that the library cannot read, or a tokenizer that is not byte-level BPE.
+        """
+        try:
+            if path.name != "vocab.json":
+                return cls(huggingface.Tokenizer.from_file(str(path)), str(path))
+            library = huggingface.Tokenizer(
+                models.BPE.from_file(str(path), str(path.with_name("merges.txt")))
+            )
+        except UserError:
+            raise
+        except Exception as error:  # the library raises this very class
+            raise UserError(f"cannot read the tokenizer {path}: {error}", "restore the file") from None
+        _make_gpt2_like(library)
+        return cls(library, str(path))
+
+    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        sizes = [len(utf8(text)) for text in texts]
+        pieces = [list(_pieces(text)) if self._can_cut else [text] for text in texts]
+        encoded = self._encode_pieces(itertools.chain.from_iterable(pieces))
+        results = [np.concatenate(list(itertools.islice(encoded, len(p)))) for p in pieces]
+        for ids, size in zip(results, sizes):
+            if self._lengths[ids].sum() != size:
+                raise UserError(
+                    f"{self._source} does not keep every byte of a text",
+                    "use a byte-level BPE whose added tokens strip no white space",
+                )
+        return results
+
+    def _encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+        for group in grouped(pieces, len):
+            for encoding in self._library.encode_batch_fast(group, add_special_tokens=False):
+                yield np.array(encoding.ids, np.int32)
+
+    def _definition(self) -> dict[str, Any]:
+        return json.loads(self._library.to_str())
+
+    def _spans(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+        return tile(np.append(0, np.cumsum(self._lengths[ids])))
+
+
+def _make_gpt2_like(library: huggingface.Tokenizer) -> None:
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+
+
+def _check_keeps_bytes(definition: dict[str, Any], source: str) -> None:
+    splitter: dict[str, Any] = definition["pre_tokenizer"] or {"type": "none"}
+    last: dict[str, Any] = splitter["pretokenizers"][-1] if splitter["type"] == "Sequence" else splitter
+    model = definition["model"]
+    if model["type"] != "BPE" or last["type"] != "ByteLevel":
+        raise UserError(
+            f"{source} is not a byte-level BPE (model {model['type']}, pre-tokenizer {last['type']})",
+            "give the tokenizer of GPT-2, RoBERTa, BART or their like",
+        )
+    if last["add_prefix_space"] or definition["normalizer"] is not None:
+        what = "adds a space to" if last["add_prefix_space"] else "normalizes"
+        raise UserError(
+            f"{source} {what} a text before it encodes it, so that bytes would not come back",
+            "set add_prefix_space to false and normalizer to null in it, if its model can bear that",
+        )
+    if missing := _ALPHABET.keys() - model["vocab"].keys():
+        raise UserError(
+            f"{source} has no token for {len(missing)} of the 256 bytes",
+            "train it with the whole byte alphabet as its initial alphabet",
+        )
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte: itself where Latin-1 can print it, else the next code point from 256 on."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in sorted(printable)} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _bytes_by_id(library: huggingface.Tokenizer) -> list[bytes]:
+    """What each id stands for; nothing for special tokens and for ids that no token has."""
+    vocabulary, added = library.get_vocab(), library.get_added_tokens_decoder()
+    table = [b""] * (max(vocabulary.values()) + 1)
+    for token, token_id in vocabulary.items():
+        if token_id in added:  # its name is the text it stands for
+            table[token_id] = b"" if added[token_id].special else token.encode()
+        elif _ALPHABET.keys() >= set(token):
+            table[token_id] = bytes(_ALPHABET[c] for c in token)
+    return table
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a long text where no token reaches across."""
+    start = 0
+    while len(text) - start > _PIECE and (match := _CUT.search(text, start + _PIECE)):
+        yield text[start : match.end()]
+        start = match.end()
+    yield text[start:]

@@ -1,0 +1,304 @@
+"""Tokenizers against transformers, a plain reference BPE, published counts, and what must hold of any text."""
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers as huggingface
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models, normalizers, pre_tokenizers
+
+from lm_jax import byte_level_bpe, tokenizers
+from lm_jax.errors import UserError
+
+TEXT = (
+    "The cat sat on the mat.\nThe cats' hat isn't 42 – naïve café, 日本 😀!\n\n  def f(x):\n\treturn x\n" * 3
+)
+# What is hard: combining marks, all sorts of white space, other scripts, names of special tokens.
+ANY_TEXT = st.text() | st.text(
+    "ab1 .'\n\r\t\x1c\x85\xa0\u2028\u3000é\u0301ß字😀<|endoftext|></s>", max_size=60
+)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return tokenizers.train("bpe", [TEXT], vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared):
+    return tokenizers.load(shared / "fixtures/gpt2_tokenizer")
+
+
+def make(kind, bpe):
+    return bpe if kind == "bpe" else tokenizers.train(kind, [TEXT])
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe", "char"])
+@settings(deadline=None)
+@given(text=ANY_TEXT)
+def test_lossless_tokens_tile_any_text_and_give_its_bytes_back(kind, bpe, text):
+    tokenizer = bpe if kind == "bpe" else tokenizers.train(kind, [text])
+    data = text.encode()
+    ids, spans = tokenizer.encode(text)
+    assert ids.dtype == np.int32
+    assert spans.dtype == np.int64
+    assert spans.shape == (len(ids), 2)
+    assert np.array_equal(np.append(spans[:, 0], len(data)), np.append(0, spans[:, 1]))
+    assert [data[a:b] for a, b in spans] == [tokenizer.token_bytes(i) for i in ids.tolist()]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.end_id not in ids
+
+
+@settings(deadline=None)
+@given(text=ANY_TEXT)
+def test_words_are_what_bytes_split_gives_and_lines_are_sentences(text):
+    tokenizer = tokenizers.train("word", [text])
+    data, (ids, spans) = text.encode(), tokenizer.encode(text)
+    tokens = [data[a:b] for a, b in spans]
+    assert [t for t in tokens if t != b"\n"] == data.split()
+    assert len(ids) == len(tokens)
+    assert np.all(spans[:-1, 1] <= spans[1:, 0])
+    assert [t == b"\n" for t in tokens] == (ids == tokenizer.end_id).tolist()
+    lines = [line.split() for line in data.split(b"\n")]
+    if lines[-1] == [] and len(lines) > 1 and data.endswith(b"\n"):
+        lines.pop()
+    assert int((ids == tokenizer.end_id).sum()) + 1 == len(lines)
+
+
+@settings(deadline=None)
+@given(text=ANY_TEXT)
+def test_words_come_back_with_single_spaces(text):
+    tokenizer = tokenizers.train("word", [text])
+    reserved = {"<s>", "</s>", "<unk>"}
+    lines = text.encode().removesuffix(b"\n").decode().split("\n")
+    words = [[w.decode() for w in line.encode().split()] for line in lines]
+    expected = "\n".join(" ".join("<unk>" if w in reserved else w for w in line) for line in words)
+    assert tokenizer.decode(tokenizer.encode(text).ids) == expected
+
+
+def test_wikitext_has_the_published_number_of_tokens(shared):
+    text = (shared / "data/wikitext2-valid.txt").read_text(encoding="utf-8")
+    tokenizer = tokenizers.train("word", [text])
+    # Merity et al. 2016, table 1: 217,646 with a token for the end of each line, the last one the document's.
+    assert len(tokenizer.encode(text).ids) + 1 == 217_646
+    assert tokenizer.vocab_size - 2 == len(set(text.encode().split()) - {b"<unk>"})
+
+
+def test_words_by_size_and_by_count_take_the_most_frequent():
+    texts = ["b b b a a c </s> <unk>\n", "b c d"]
+    assert tokenizers.train("word", texts).words == ["b", "a", "c", "d"]
+    assert tokenizers.train("word", texts, vocab_size=4).words == ["b", "a"]
+    by_count = tokenizers.train("word", texts, min_count=2)
+    assert by_count.words == ["b", "a", "c"]
+    assert by_count.encode("d </s> b").ids.tolist() == [by_count.unknown_id, by_count.unknown_id, 2]
+
+
+def test_characters_of_tinyshakespeare(shared):
+    text = (shared / "data/tinyshakespeare.txt").read_text(encoding="utf-8")
+    tokenizer = tokenizers.train("char", [text])
+    assert tokenizer.characters == sorted(set(text))
+    assert len(tokenizer.characters) == 65
+    ids = tokenizer.encode(text).ids
+    assert "".join(tokenizer.characters[i - 2] for i in ids[:5000]) == text[:5000]
+    assert np.array_equal(np.bincount(ids)[2:], [text.count(c) for c in tokenizer.characters])
+
+
+def test_rare_characters_are_unknown():
+    tokenizer = tokenizers.train("char", ["aaabbc日"], vocab_size=4)
+    ids, spans = tokenizer.encode("日ab\U0010ffff")
+    assert ids.tolist() == [1, 2, 3, 1]
+    assert spans.tolist() == [[0, 3], [3, 4], [4, 5], [5, 9]]
+    assert tokenizer.decode(ids) == "\ufffdab\ufffd"
+
+
+@pytest.mark.parametrize("name", ["data/tinyshakespeare.txt", "data/wikitext2-valid.txt", None])
+def test_gpt2_ids_equal_transformers(shared, gpt2, name):
+    transformers = pytest.importorskip("transformers")
+    oracle = transformers.GPT2Tokenizer(
+        str(shared / "fixtures/gpt2_tokenizer/vocab.json"), str(shared / "fixtures/gpt2_tokenizer/merges.txt")
+    )
+    text = (
+        (shared / name).read_text(encoding="utf-8") if name else TEXT + "\x00\xa0\u2028a\u0301 \x1c\ufeff'LL"
+    )
+    ids, spans = gpt2.encode(text)
+    assert ids.tolist() == oracle.encode(text, add_special_tokens=False)
+    assert spans[-1, 1] == len(text.encode())
+    assert gpt2.decode(ids) == text
+
+
+def test_gpt2_ids_equal_a_plain_implementation(shared, gpt2):
+    regex = pytest.importorskip("regex")
+    pattern = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    lines = (shared / "fixtures/gpt2_tokenizer/merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
+    ranks = {tuple(line.split(" ")): rank for rank, line in enumerate(lines)}
+    vocab = json.loads((shared / "fixtures/gpt2_tokenizer/vocab.json").read_text(encoding="utf-8"))
+    letters = dict(
+        zip(sorted(vocab, key=vocab.get)[:256], [*range(33, 127), *range(161, 173), *range(174, 256)])
+    )
+    rest = [b for b in range(256) if b not in letters.values()]
+    letters |= dict(zip(sorted(vocab, key=vocab.get)[len(letters) : 256], rest))
+    letter_of = {byte: letter for letter, byte in letters.items()}
+
+    def encode(word):
+        parts = [letter_of[b] for b in word.encode()]
+        while pairs := [p for p in zip(parts, parts[1:]) if p in ranks]:
+            best = min(pairs, key=ranks.get)
+            i = list(zip(parts, parts[1:])).index(best)
+            parts[i : i + 2] = ["".join(best)]
+        return [vocab[p] for p in parts]
+
+    expected = [i for word in pattern.findall(TEXT) for i in encode(word)]
+    assert gpt2.encode(TEXT).ids.tolist() == expected
+    assert (gpt2.vocab_size, gpt2.end_id) == (50257, 50256)
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=ANY_TEXT)
+def test_a_text_encoded_in_pieces_has_the_tokens_of_the_whole(bpe, text):
+    whole = bpe._library.encode(text, add_special_tokens=False).ids
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(byte_level_bpe, "_PIECE", 2)
+        pieces = list(byte_level_bpe._pieces(text))
+        assert bpe.encode(text).ids.tolist() == whole
+    assert "".join(pieces) == text
+
+
+def test_long_texts_are_cut():
+    assert len(list(byte_level_bpe._pieces("word\n" * 100_000))) > 2
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+def test_the_name_of_a_special_token_is_plain_text(kind, bpe):
+    text = "a<|endoftext|>b<unk></s>"
+    tokenizer = bpe if kind == "bpe" else tokenizers.train(kind, [text])
+    ids = tokenizer.encode(text).ids
+    assert not {tokenizer.end_id, tokenizer.unknown_id} & set(ids.tolist())
+    assert tokenizer.decode([tokenizer.end_id, *ids, tokenizer.end_id]) == text
+
+
+@pytest.mark.parametrize("kind", tokenizers.KINDS)
+def test_saved_and_loaded_it_is_the_same(kind, bpe, tmp_path):
+    tokenizer = make(kind, bpe)
+    tokenizer.save(tmp_path / "new")
+    again = tokenizers.load(tmp_path / "new")
+    assert (again.kind, again.vocab_size, again.end_id, again.unknown_id, again.lossless) == (
+        kind, tokenizer.vocab_size, tokenizer.end_id, tokenizer.unknown_id, tokenizer.lossless,
+    )  # fmt: skip
+    assert again.encode("The mat?<|endoftext|>\n").ids.tolist() == (
+        tokenizer.encode("The mat?<|endoftext|>\n").ids.tolist()
+    )
+    assert again.fingerprint() == tokenizer.fingerprint()
+    assert tokenizers.train(str(tmp_path / "new"), []).fingerprint() == tokenizer.fingerprint()
+    if kind != "byte":
+        assert (
+            tokenizers.train(kind, ["another text"], vocab_size=260).fingerprint() != tokenizer.fingerprint()
+        )
+
+
+def test_a_saved_bpe_is_a_file_that_the_library_reads(bpe, tmp_path):
+    bpe.save(tmp_path)
+    library = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert library.encode(TEXT).ids == bpe.encode(TEXT).ids.tolist()
+
+
+def test_settings_and_added_tokens_of_a_foreign_file_do_not_change_the_text(bpe, tmp_path):
+    bpe.save(tmp_path)
+    library = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library.enable_truncation(3)
+    library.enable_padding(length=50)
+    library.add_tokens(["\n\n  "])
+    library.save(str(tmp_path / "foreign.json"))
+    foreign = tokenizers.load(tmp_path / "foreign.json")
+    ids, spans = foreign.encode(TEXT)
+    assert foreign.vocab_size - 1 in ids
+    assert foreign.decode(ids) == TEXT
+    assert spans[-1, 1] == len(TEXT.encode())
+
+
+def test_an_end_is_added_where_a_file_names_none(tmp_path):
+    library = huggingface.Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = huggingface.trainers.BpeTrainer(initial_alphabet=alphabet, vocab_size=260, show_progress=False)
+    library.train_from_iterator([TEXT], trainer)
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = tokenizers.load(tmp_path)
+    assert (tokenizer.end_id, tokenizer.vocab_size) == (260, 261)
+
+
+def test_training_twice_gives_the_same_tokenizer(bpe):
+    assert tokenizers.train("bpe", iter([TEXT]), vocab_size=300).fingerprint() == bpe.fingerprint()
+
+
+@pytest.mark.parametrize("kind", tokenizers.KINDS)
+def test_a_lone_surrogate_is_a_users_mistake(kind, bpe):
+    with pytest.raises(UserError, match=r"lone surrogate, U\+D83D, at character 2"):
+        make(kind, bpe).encode("ab\ud83d")
+    if kind != "byte":  # which learns nothing from a text
+        with pytest.raises(UserError, match="lone surrogate"):
+            tokenizers.train(kind, ["\ud83d"], vocab_size=300)
+
+
+@pytest.mark.parametrize("kind", tokenizers.KINDS)
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_an_id_outside_the_vocabulary_is_a_users_mistake(kind, bpe, token_id):
+    with pytest.raises(UserError, match="outside the vocabulary"):
+        make(kind, bpe).decode([token_id])
+
+
+def normalizing(library):
+    library.normalizer = normalizers.NFC()
+
+
+def with_prefix_space(library):
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+def by_white_space(library):
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+
+
+def without_bytes(library):
+    library.model = models.BPE(vocab={"a": 0}, merges=[])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(normalizing, "normalizes"), (with_prefix_space, "adds a space"), (by_white_space, "not a byte-level BPE"),
+     (without_bytes, "no token for 255 of the 256 bytes")],
+)  # fmt: skip
+def test_a_tokenizer_that_would_not_give_the_bytes_back_is_refused(bpe, tmp_path, change, message):
+    bpe.save(tmp_path)
+    path = str(tmp_path / "tokenizer.json")
+    library = huggingface.Tokenizer.from_file(path)
+    change(library)
+    library.save(path)
+    with pytest.raises(UserError, match=message):
+        tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is not JSON"), ("[]", "is no tokenizer"), ("{}", "cannot read the tokenizer"),
+     ('{"kind": "word"}', "is no tokenizer")],
+)  # fmt: skip
+def test_a_damaged_file_is_a_users_mistake(tmp_path, content, message):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        tokenizers.load(tmp_path)
+
+
+def test_what_cannot_be_made_says_why(tmp_path):
+    with pytest.raises(UserError, match="did you mean byte"):
+        tokenizers.train("bytes", [])
+    with pytest.raises(UserError, match="nor a file"):
+        tokenizers.train("bpe:/no/such/file", [])
+    with pytest.raises(UserError, match="no tokenizer in"):
+        tokenizers.load(tmp_path)
+    with pytest.raises(UserError, match="vocab_size=0 is too small"):
+        tokenizers.train("bpe", ["a"], vocab_size=0)
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot read the tokenizer"):
+        tokenizers.load(tmp_path)
