@@ -1,7 +1,6 @@
-"""Checkpoints by Orbax: the latest and the best, parameters apart from the rest, and proof that they are whole."""
+"""Checkpoints by Orbax: the latest and the best, parameters apart, with proof that they are whole."""
 
 import hashlib
-import json
 import math
 import pathlib
 from types import TracebackType
@@ -12,7 +11,10 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lm_jax import files
 from lm_jax.errors import UserError
+
+_SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, forms of its arrays
 
 
 class TrainState(NamedTuple):
@@ -59,8 +61,13 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._saving = (
+            -1,
+            {},
+        )  # the step being written, and the form of its items; Orbax writes one at a time
 
     def save(self, state: TrainState, valid_loss: float | None = None) -> None:
         """Saves in the background; the state may be donated at once.
@@ -73,14 +80,13 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return  # a stop just after a regular save
         rest = _numbered((state.opt_state, state.carry))
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave(rest),
-            proof=ocp.args.JsonSave({"params": checksum(state.params), "rest": checksum(rest)}),
-        )
+        items = {"params": state.params, "rest": rest}
+        args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
         assert valid_loss is None or math.isfinite(valid_loss)
+        self._manager.wait_until_finished()
+        self._saving = (step, {name: _form(tree) for name, tree in items.items()})
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
         """The step to resume from; None where nothing was saved."""
@@ -142,44 +148,44 @@ class Checkpoints:
     def _restore(self, step: int, like: dict[str, Any]) -> Any:
         path = self.directory / str(step)
         remedy = f"remove {path} to go on from an earlier checkpoint, or start anew in another directory"
+        # Orbax does not notice bytes that changed on the disk, and what it notices it does not say in a line.
+        seal = files.read_json(path / _SEAL)
+        for name, digest in seal["files"].items():
+            if not (path / name).is_file() or _digest(path / name) != digest:
+                raise UserError(f"checkpoint {path} is damaged: {name} is not what was written", remedy)
+        for item, tree in like.items():
+            _check_form(path, seal["forms"][item], _form(tree))
         args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
-        try:
-            got = self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore(), **args))
-        except Exception as error:  # Orbax and TensorStore raise many kinds for one cause
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            raise UserError(f"checkpoint {path} cannot be read ({reason})", remedy) from error
-        for name in like:
-            # Orbax itself does not notice bytes that changed on the disk.
-            if checksum(got[name]) != got["proof"][name]:
-                raise UserError(
-                    f"checkpoint {path} is damaged: its {name} do not match their checksum", remedy
-                )
-        return got
+        return self._manager.restore(step, args=ocp.args.Composite(**args))
+
+    def _seal(self) -> None:
+        """Writes down what was saved; Orbax calls it when all is written, just before the last rename."""
+        step, forms = self._saving
+        [path] = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
+        found = [p for item in forms for p in sorted((path / item).rglob("*")) if p.is_file()]
+        digests = {str(p.relative_to(path)): _digest(p) for p in found}
+        files.write_json(path / _SEAL, {"files": digests, "forms": forms})
 
 
-def checksum(tree: Any) -> str:
-    """A digest of every bit of a tree of arrays, the same on any number of devices.
-
-    Each array is reduced where it lies: the sum of its words, each times an odd number that depends on its
-    place, modulo 2^32; any single changed word, and almost any other change, changes the sum.
-    """
-    words = [int(word) for word in jax.device_get(_word_sums(jax.tree.leaves(tree)))]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+def _form(tree: Any) -> dict[str, str]:
+    """The dtype and shape of each array of a tree, by its place."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
-@jax.jit
-def _word_sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [_word_sum(jnp.asarray(leaf)) for leaf in leaves]
+def _check_form(path: pathlib.Path, there: dict[str, str], here: dict[str, str]) -> None:
+    for name in there | here:
+        if there.get(name) != here.get(name):
+            raise UserError(
+                f"checkpoint {path} does not fit the config: {name} is {there.get(name, 'absent')} there "
+                f"and {here.get(name, 'absent')} here",
+                "use the config that it was trained with",
+            )
 
 
-def _word_sum(array: jax.Array) -> jax.Array:
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[array.dtype.itemsize]
-    bits = (
-        array.astype(jnp.uint8) if array.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(array, unsigned)
-    )
-    words = bits.reshape(-1).astype(jnp.uint32)
-    place = jax.lax.iota(jnp.uint32, words.size)
-    return jnp.sum(words * (place * jnp.uint32(0x9E3779B2) + jnp.uint32(1)), dtype=jnp.uint32)
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _loss(metrics: dict[str, float]) -> float:

@@ -1,12 +1,12 @@
-"""Recipes: plain frozen dataclasses, loaded from `configs/`, overridden by name, checked once, kept as JSON."""
+"""Recipes: frozen dataclasses, loaded from `configs/`, overridden by name, checked once, kept as JSON."""
 
 import dataclasses
 import difflib
-import importlib.util
 import inspect
 import io
 import json
 import pathlib
+import runpy
 import tokenize
 import types
 import typing
@@ -96,13 +96,10 @@ def load(spec: str) -> tuple[str, Config]:
         raise UserError(
             f"no recipe {path}", f"there are: {', '.join(near)}" if near else "give --config=PATH.py"
         )
-    module_spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    recipe = runpy.run_path(str(path))
+    if "get_config" not in recipe:
         raise UserError(f"{path} defines no get_config(variant)", "let it return a lm_jax.config.Config")
-    config = module.get_config(variant)
+    config = recipe["get_config"](variant)
     return path.stem + (f"-{variant}" if variant else ""), config
 
 
@@ -137,8 +134,8 @@ def check(config: Any) -> None:
             value.check()
     if isinstance(config, Config) and 0 < config.model.max_length < config.data.sequence_length:
         raise UserError(
-            f"data.sequence_length={config.data.sequence_length} exceeds model.max_length={config.model.max_length}",
-            "shorten the sequences or lengthen the model's context",
+            f"data.sequence_length={config.data.sequence_length} exceeds the model's context",
+            f"set it to at most model.max_length={config.model.max_length}, or raise that",
         )
 
 

@@ -5,6 +5,8 @@ import os
 import pathlib
 import sys
 
+from absl import logging
+
 
 def cache_dir() -> pathlib.Path:
     """Where token stores and compiled programs are kept: $LM_JAX_CACHE, else ~/.cache/lm_jax."""
@@ -23,8 +25,7 @@ def prepare() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # A tokenizer that was used before a fork warns on every run; nothing here relies on its threads then.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what it was asked to do
 
 
 def _keep_freed_memory() -> None:

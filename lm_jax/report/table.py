@@ -52,7 +52,7 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
         console.print(sample.read_text(encoding="utf-8").rstrip(), highlight=False, markup=False)
         console.rule(characters="·")
     for line in (
-        f"everything is in {workdir}: results.json, metrics.jsonl, checkpoints, the tokenizer, the held-out text",
+        f"everything is in {workdir}: results.json, metrics.jsonl, checkpoints, tokenizer, held-out text",
         f"next: python -m lm_jax.generate --model={workdir} --prompt='Return the'",
         f"      python eval.py --model={workdir} --text=FILE",
     ):

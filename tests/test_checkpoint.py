@@ -1,0 +1,75 @@
+"""Checkpoints: which are kept, that they come back whole, and that a damaged one is noticed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lm_jax.checkpoint import Checkpoints, TrainState
+from lm_jax.errors import UserError
+
+
+def make_state(step: int) -> TrainState:
+    params = {"params": {"w": jnp.arange(6.0).reshape(2, 3) + step, "b": jnp.full(3, float(step))}}
+    return TrainState(jnp.asarray(step, jnp.int32), params, optax.adamw(1e-3).init(params))
+
+
+def like(state: TrainState) -> TrainState:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
+
+
+def save_all(workdir, losses):
+    with Checkpoints(workdir) as checkpoints:
+        for step, loss in losses.items():
+            checkpoints.save(make_state(step), loss)
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path):
+    save_all(tmp_path, {10: 3.0, 20: 1.0, 30: 2.0, 40: None})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (40, 20)
+        assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path):
+    state = make_state(5)
+    save_all(tmp_path, {5: None})
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(5, like(state))
+        params = checkpoints.restore_params(5, like(state).params)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    jax.tree.map(np.testing.assert_array_equal, params, state.params)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_file_is_named(tmp_path, damage):
+    save_all(tmp_path, {5: None})
+    directory = tmp_path / "checkpoints" / "5" / "params" / "ocdbt.process_0" / "d"
+    path = max(directory.iterdir(), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.unlink()
+    if damage != "remove":
+        path.write_bytes(data if damage == "flip" else data[:-7])
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=f"damaged: .*{path.name}"):
+        checkpoints.restore(5, like(make_state(5)))
+
+
+def test_another_shape_is_refused(tmp_path):
+    save_all(tmp_path, {5: None})
+    wider = make_state(5)
+    wider.params["params"]["b"] = jnp.zeros(4)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="does not fit the config"):
+        checkpoints.restore_params(5, like(wider).params)
+
+
+@pytest.mark.parametrize("which", ["7", "newest", "-1"])
+def test_a_step_that_is_not_there_is_named(tmp_path, which):
+    save_all(tmp_path, {5: 1.0})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.choose("best") == checkpoints.choose("latest") == checkpoints.choose("5") == 5
+        with pytest.raises(UserError, match=rf"no checkpoint {which} .*\[5\]"):
+            checkpoints.choose(which)
