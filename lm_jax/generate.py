@@ -4,7 +4,9 @@ python -m lm_jax.generate --model=runs/gpt --prompt="Return the"
 python -m lm_jax.generate --model=runs/gpt --num-samples=3 --temperature=0.8 --top-k=50 --seed=7
 """
 
+import itertools
 import sys
+from typing import Any
 
 from lm_jax import runtime
 
@@ -38,22 +40,23 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)
     model = language_model.load(arguments.model, arguments.step)
-    for prompt in arguments.prompt or [""]:
-        for sample in range(arguments.num_samples):
-            if len(arguments.prompt or [""]) * arguments.num_samples > 1:
-                print(f"── {prompt!r}, sample {sample + 1}")
-            print(prompt, end="", flush=True)
-            for text in model.stream(
-                prompt,
-                arguments.max_tokens,
-                temperature=arguments.temperature,
-                top_k=arguments.top_k,
-                top_p=arguments.top_p,
-                seed=arguments.seed,
-                sample=sample,
-            ):
-                print(text, end="", flush=True)
-            print()
+    prompts = arguments.prompt or [""]
+    options = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    if len(prompts) * arguments.num_samples == 1:
+        _stream(model, prompts[0], arguments.max_tokens, options)
+        return
+    made = model.generate(prompts, arguments.max_tokens, num_samples=arguments.num_samples, **options)
+    for i, generation in enumerate(made):
+        prompt, sample = prompts[i // arguments.num_samples], i % arguments.num_samples + 1
+        print(f"── {prompt!r}, sample {sample}\n{prompt}{generation.text}")
+
+
+def _stream(
+    model: language_model.NeuralLanguageModel, prompt: str, max_tokens: int, options: dict[str, Any]
+) -> None:
+    for text in itertools.chain([prompt], model.stream(prompt, max_tokens, **options)):
+        print(text, end="", flush=True)
+    print()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A language model is a distribution over strings: the protocol that every family speaks, and `load`."""
 
+import codecs
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from lm_jax import config as config_module
 from lm_jax import tokenizers
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
+from lm_jax.decoding import sampling
+from lm_jax.decoding.sampling import Sampling
 from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
 
@@ -68,6 +71,7 @@ class LanguageModel(Protocol):
 
     family: str
     objective: str
+    documents: str  # how its training text was cut: file, line or paragraph
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
         """Log-probabilities of each text, each on its own."""
@@ -131,7 +135,11 @@ class NeuralLanguageModel:
 
     def __post_init__(self) -> None:
         self.family, self.objective = self.config.model.family, self.config.objective.name
+        self.documents = self.config.data.documents
         self._scorer = jax.jit(partial(_log_probs, self.model))
+        # Kept, since decoders compile anew for functions that they have not seen.
+        self._prefill = partial(self.model.apply, method="prefill")
+        self._step = partial(self.model.apply, method="step")
 
     @property
     def context(self) -> int:
@@ -184,7 +192,9 @@ class NeuralLanguageModel:
     def _scores(self, text: str, encoding: tokenizers.Encoding, log_probs: np.ndarray) -> Scores:
         data = text.encode()
         spans = np.concatenate([encoding.spans, [[len(data), len(data)]]])
-        unknown = np.append(encoding.ids == self.tokenizer.unknown_id, False)
+        no_id = -1  # for a vocabulary that lacks nothing
+        unknown_id = no_id if self.tokenizer.unknown_id is None else self.tokenizer.unknown_id
+        unknown = np.append(encoding.ids == unknown_id, False)
         complete = self.tokenizer.lossless and not unknown.any()
         return Scores(data, spans, log_probs, unknown, tokenizers.END, complete)
 
@@ -202,7 +212,7 @@ class NeuralLanguageModel:
         """Continues each prompt until the model ends the text or `max_tokens` have come.
 
         Args:
-            prompts: the prompts; the empty one starts a new text.
+            prompts: what to continue; the empty one starts a new text.
             max_tokens: the most tokens to add.
             temperature: divides the logits; 0 takes the most probable token.
             top_k: sample among the k most probable tokens only; 0: all.
@@ -213,33 +223,57 @@ class NeuralLanguageModel:
         Raises:
             UserError: an option out of range, or a prompt longer than the context.
         """
-        chunks = self.stream(
-            prompts,
-            max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            num_samples=num_samples,
-            chunk=max_tokens,
-        )
-        tokens, log_probs = (np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True))
-        return [self._generation(*row) for row in zip(tokens, log_probs, strict=True)]
+        options = Sampling(temperature, top_k, top_p)
+        made = sampling.generate(**self._request(prompts, max_tokens, options, seed, num_samples))
+        return [
+            Generation(self.tokenizer.decode(tokens[:length]), tokens[:length], log_probs[:length])
+            for tokens, log_probs, length in zip(*made, strict=True)
+        ]
 
     def stream(
         self,
-        prompts: Sequence[str],
+        prompt: str,
         max_tokens: int = 100,
         *,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
-        num_samples: int = 1,
-        chunk: int = 8,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`generate` piece by piece: ids and log-probabilities, [prompts · samples, chunk] at a time."""
-        raise NotImplementedError  # wired to decoding.sampling below
+    ) -> Iterator[str]:
+        """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character."""
+        request = self._request([prompt], max_tokens, Sampling(temperature, top_k, top_p), seed, 1)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for made in sampling.stream(**request):
+            yield decoder.decode(self.tokenizer.decode_bytes(made.tokens[0, : made.lengths[0]]))
+        yield decoder.decode(b"", final=True)
+
+    def _request(
+        self, prompts: Sequence[str], max_tokens: int, options: Sampling, seed: int, num_samples: int
+    ) -> dict[str, Any]:
+        """The arguments of `sampling.stream`: each prompt after an end of text, as in training."""
+        if not prompts or max_tokens < 1 or num_samples < 1 or seed < 0:
+            raise UserError(
+                f"{len(prompts)} prompts, max_tokens={max_tokens}, num_samples={num_samples}, seed={seed}",
+                "give at least one prompt, token and sample, and a seed of 0 or more",
+            )
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
+        lengths = np.array([1 + len(i) for i in ids])
+        rows = np.full((len(ids), lengths.max()), self.tokenizer.end_id, np.int32)
+        for row, prompt_ids in zip(rows, ids, strict=True):
+            row[1 : 1 + len(prompt_ids)] = prompt_ids
+        return {
+            "prefill": self._prefill,
+            "step": self._step,
+            "params": self.params,
+            "prompts": rows,
+            "lengths": lengths,
+            "num_tokens": max_tokens,
+            "sampling": options,
+            "seeds": [seed] * len(ids),
+            "end_id": self.tokenizer.end_id,
+            "context_length": self.context,
+            "num_samples": num_samples,
+        }
 
 
 class _Window(NamedTuple):
