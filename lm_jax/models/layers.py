@@ -17,10 +17,34 @@ from jax.nn.initializers import Initializer
 from lm_jax.errors import UserError
 
 
+@jax.custom_vjp
 def matmul(x: jax.Array, w_IO: jax.Array) -> jax.Array:
-    """`x @ w_IO` over the last axis of x, accumulated and returned in float32. Shape [..., O]."""
-    contract_last = (((x.ndim - 1,), (0,)), ((), ()))
-    return jax.lax.dot_general(x, w_IO, contract_last, preferred_element_type=jnp.float32)
+    """`x @ w_IO` over the last axis of x, accumulated and returned in float32. Shape [..., O].
+
+    The gradient with respect to w is written out since what JAX derives makes XLA's CPU backend leave its
+    fast matrix product: a training step of a 4-layer GPT, 128 wide, took 1.3 times as long on one core.
+    """
+    return _dot(x, w_IO, x.ndim - 1, 0)
+
+
+def _matmul_forward(x, w_IO):
+    return matmul(x, w_IO), (x, w_IO)
+
+
+def _matmul_backward(saved, dy):
+    x, w_IO = saved
+    dy = dy.astype(x.dtype)
+    dx = _dot(dy, w_IO, dy.ndim - 1, 1)
+    dw_IO = _dot(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), 0, 0)
+    return dx.astype(x.dtype), dw_IO.astype(w_IO.dtype)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _dot(x, y, x_axis, y_axis):
+    contracted = (((x_axis,), (y_axis,)), ((), ()))
+    return jax.lax.dot_general(x, y, contracted, preferred_element_type=jnp.float32)
 
 
 class Dense(nn.Module):
