@@ -1,119 +1,364 @@
-"""Documents -> token store, built once -> batch(step), a pure function of (seed, step)."""
+"""Documents -> token store, built once -> batch(step), a pure function of the seed and the step."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Protocol
+import functools
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from lm_jax import tokenizers
 from lm_jax.batch import Batch
-from lm_jax.data.corpora import Document
+from lm_jax.data import corpora, splits, store
+from lm_jax.data.corpora import Corpus, Document, Progress
+from lm_jax.data.store import Split
+from lm_jax.errors import UserError
 from lm_jax.tokenizers import Tokenizer
+
+Item = TypeVar("Item")
+_ORDERS = ("shuffled", "contiguous")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which text, how it is split, and how it is cut into tokens and windows."""
+    """Which text, what of it is held out, and how it becomes tokens and batches."""
 
     corpus: str = "python-docs"  # python-docs, text:GLOB or jsonl:GLOB[#FIELD]
     documents: str = "file"  # what one document is: file, line or paragraph
-    split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] by name, or tail:VALID[,TEST]: 0.1, 5000chars, 900words
-    valid: str = ""  # another source for validation, instead of a part of the corpus
-    test: str = ""  # another source for the test, instead of a part of the corpus
-    tokenizer: str = "bpe"  # byte, char, word, bpe, or the path of a tokenizer.json or of its directory
-    vocab_size: int = (
-        4096  # the most tokens a trained vocabulary may hold, special ones included; 0: no limit
-    )
-    min_count: int = 0  # words and characters seen less often become <unk>
-    sequence_length: int = 128  # tokens in a window
+    split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
+    valid: str = ""  # files for validation, instead of a part of the corpus
+    test: str = ""  # files for the test, instead of a part of the corpus
+    tokenizer: str = "bpe"  # byte, char, word or bpe; or the path of a tokenizer.json or of its directory
+    vocab_size: int = 4096  # the most tokens that are learned, special ones included; 0: no limit
+    min_count: int = 0  # words and characters that are rarer in the training part become <unk>
+    sequence_length: int = 128  # tokens in a row of a batch
     order: str = "shuffled"  # shuffled windows, or contiguous streams for models that carry a state
 
-
-class Progress(Protocol):
-    """Called now and then while something long goes on; `done` and `total` in a unit of its own."""
-
-    def __call__(self, description: str, done: int, total: int) -> None: ...
-
-
-class Split:
-    """A part of the corpus as tokens: `end d1 end d2 end ...`, memory-mapped.
-
-    Attributes:
-        name: train, valid or test.
-        tokens: uint16 or uint32 [N].
-        document_offsets: int64 [D + 1]; document i is tokens[offsets[i] : offsets[i + 1] - 1], then its end.
-        num_documents, num_tokens (N - 1: all that is predicted, ends included), num_bytes, num_words.
-    """
-
-    name: str
-    tokens: np.ndarray
-    document_offsets: np.ndarray
-    end_id: int
-    num_documents: int
-    num_tokens: int
-    num_bytes: int
-    num_words: int
-
-    def documents(self) -> Iterator[Document]:
-        """The original documents, in order."""
-        raise NotImplementedError
+    def check(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        corpora.check(self.corpus, self.documents)
+        for source in filter(None, (self.valid, self.test)):
+            corpora.check(corpora.with_kind(source, self.corpus), self.documents)
+        if not splits.parse(self.split).valid and not self.valid:
+            raise UserError(
+                f"data.split={self.split!r} has no validation part", "hold one out, or give data.valid"
+            )
+        if self.order not in _ORDERS:
+            raise UserError(f"data.order={self.order!r}", f"choose one of {', '.join(_ORDERS)}")
+        for name, least in (("vocab_size", 0), ("min_count", 0), ("sequence_length", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"data.{name}={getattr(self, name)}", f"it must be {least} or more")
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """All that training reads."""
+    """All that training reads.
+
+    Attributes:
+        tokenizer: trained on the training part alone, or loaded.
+        splits: train, valid, and test where there is one.
+        provenance: what the text was, for the record: hashes, Python's version, sizes.
+    """
 
     tokenizer: Tokenizer
     splits: dict[str, Split]
-    provenance: dict
+    provenance: dict[str, Any]
 
 
-def prepare(config: DataConfig, cache_dir: str | None = None, progress: Progress | None = None) -> Data:
-    """Read, split, train the tokenizer on the training part, encode; or open what an earlier call built."""
-    raise NotImplementedError
+def prepare(
+    config: DataConfig, cache_dir: str | Path | None = None, progress: Progress | None = None
+) -> Data:
+    """Reads, splits, trains the tokenizer and encodes, unless an earlier call did; then opens the result.
+
+    What is cached is found again by the bytes of the source files (hashed at every start: about a second a
+    gigabyte), the split and the tokenizer's settings.
+
+    Args:
+        config: what to prepare.
+        cache_dir: where stores lie; by default $LM_JAX_CACHE, else ~/.cache/lm_jax.
+        progress: told of reading, training and encoding.
+
+    Raises:
+        UserError: missing or unreadable sources, a part without a document, a tokenizer that cannot be made,
+            no room or no permission for the store.
+    """
+    config.check()
+    cache = Path(cache_dir or os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
+    sources = _sources(config, progress)
+    texts_key = store.key("texts", config.split, {n: c.fingerprint() for n, c in sources.items()})
+    texts = cache / f"texts-{texts_key}"
+    facts = store.build(texts, lambda to: _write_texts(config, sources, to))
+    parts = [part for part in splits.PARTS if part in facts["parts"]]
+    tokens = cache / f"tokens-{store.key('tokens', texts_key, *_tokenizer_key(config))}"
+    store.build(
+        tokens,
+        lambda to: store.write_tokens(texts, parts, _make_tokenizer(config, texts, progress), to, progress),
+    )
+    tokenizer = tokenizers.load(tokens)
+    read = {part: Split(part, texts, tokens) for part in parts}
+    return Data(tokenizer, read, _provenance(config, sources["train"], facts["sha256"], tokenizer, read))
+
+
+def _sources(config: DataConfig, progress: Progress | None) -> dict[str, Corpus]:
+    """The corpus, as "train"; validation and test where they have sources of their own."""
+    named = {"train": config.corpus, "valid": config.valid, "test": config.test}
+    return {
+        part: corpora.read(corpora.with_kind(source, config.corpus), config.documents, progress)
+        for part, source in named.items()
+        if source
+    }
+
+
+def _write_texts(config: DataConfig, sources: dict[str, Corpus], directory: Path) -> dict[str, Any]:
+    holdout, digest = splits.parse(config.split), hashlib.sha256()
+
+    def assigned() -> Iterator[tuple[str, Document]]:
+        for part, document in splits.assign(holdout, sources["train"]):
+            digest.update(document.text.encode())
+            # What a part with a source of its own leaves is trained on, and the other part stays as it is.
+            yield ("train" if part in sources else part), document
+        for part in ("valid", "test"):
+            for document in sources.get(part, ()):
+                yield part, document
+
+    parts = store.write_texts(assigned(), directory)
+    wanted = {"train", "valid", *sources} | ({"test"} if holdout.test else set())
+    if missing := [part for part in splits.PARTS if part in wanted and part not in parts]:
+        total = sum(facts["documents"] for facts in parts.values())
+        raise UserError(
+            f"data.split={config.split!r} gives none of {total} documents in {config.corpus} to {missing[0]}",
+            "hold out a tail (data.split=tail:0.1), or let data.documents be smaller (line, paragraph)",
+        )
+    return {"sha256": digest.hexdigest(), "parts": parts}
+
+
+def _make_tokenizer(config: DataConfig, texts: Path, progress: Progress | None) -> Tokenizer:
+    training = store.read_texts(texts, "train", progress, "training the tokenizer")
+    return tokenizers.train(config.tokenizer, training, config.vocab_size, config.min_count)
+
+
+def _tokenizer_key(config: DataConfig) -> list[Any]:
+    """What decides the tokenizer, beside the training text."""
+    if config.tokenizer in tokenizers.KINDS:
+        return [config.tokenizer, config.vocab_size, config.min_count]
+    return [tokenizers.load(tokenizers.named_file(config.tokenizer)).fingerprint()]
+
+
+def _provenance(
+    config: DataConfig, corpus: Corpus, sha256: str, tokenizer: Tokenizer, parts: dict[str, Split]
+) -> dict[str, Any]:
+    facts = ("num_documents", "num_bytes", "num_words", "num_tokens", "sha256")
+    return {
+        **{name: getattr(config, name) for name in ("corpus", "documents", "split", "valid", "test")},
+        "sha256": sha256,
+        "python_version": corpus.python_version,
+        "tokenizer": {
+            "kind": tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "sha256": tokenizer.fingerprint(),
+        },
+        "splits": {name: {fact: getattr(part, fact) for fact in facts} for name, part in parts.items()},
+    }
+
+
+class Source(Protocol):
+    """What training reads: a function from step to batch."""
+
+    steps_per_epoch: int
+
+    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
+        """The rows that one of several processes holds of the batch of a step."""
+        ...
+
+
+def make_source(split: Split, config: DataConfig, batch_size: int, seed: int) -> Source:
+    """Batches for training, in the order that the config names."""
+    if config.order == "contiguous":
+        return Streams(split, batch_size, config.sequence_length)
+    return Windows(split, batch_size, config.sequence_length, seed)
 
 
 class Windows:
-    """Shuffled windows."""
+    """Every epoch all windows of the stream, in another order and from another starting point.
+
+    The stream is read as a circle, for it ends with the token it begins with. An epoch begins at a random
+    place of it, so that the edges of windows move, and leaves out less than a window. Rows follow each other
+    across epochs: a batch may hold the last windows of one and the first of the next.
+
+    Args:
+        split: what to read.
+        batch_size: rows in a batch, over all processes.
+        sequence_length: tokens in a row.
+        seed: 0 or more.
+    """
 
     def __init__(self, split: Split, batch_size: int, sequence_length: int, seed: int):
-        self.steps_per_epoch: int = 0
+        self._tokens = np.asarray(split.tokens)  # slices of a np.memmap cost a microsecond more
+        self._batch_size, self._length, self._seed = batch_size, sequence_length, seed
+        self._num_windows = max(1, split.num_tokens // sequence_length)
+        self.steps_per_epoch = -(-self._num_windows // batch_size)
+        self._starts = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """The rows of this process in the global batch of a step: a pure function of (seed, step)."""
-        raise NotImplementedError
+        """The rows of one process in the batch of a step, a pure function of the seed and the step.
+
+        Raises:
+            UserError: a batch that the processes cannot share evenly.
+        """
+        rows = _share(self._batch_size, process_index, process_count)
+        epochs, places = np.divmod(step * self._batch_size + rows, self._num_windows)
+        starts = np.empty_like(places)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            starts[epochs == epoch] = self._starts(epoch)[places[epochs == epoch]]
+        return _read_circle(self._tokens, starts, self._length)
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        random, circle = np.random.default_rng([self._seed, epoch]), len(self._tokens) - 1
+        first, order = random.integers(circle), random.permutation(self._num_windows)
+        return (first + order * self._length) % circle
 
 
 class Streams:
-    """`batch_size` parallel streams; row b of step s + 1 goes on where row b of step s ended, for ever."""
+    """Rows that go on: row b of a step begins where row b of the step before ended, for a carried state.
+
+    The stream of tokens is read as a circle, for it ends with the token it begins with; the rows start at
+    even distances and go round it for ever. After `steps_per_epoch` steps each has come to where the next
+    one started. No state ever meets a text that does not follow.
+
+    Args:
+        split: what to read.
+        batch_size: rows in a batch, over all processes.
+        sequence_length: tokens in a row of a step.
+    """
 
     def __init__(self, split: Split, batch_size: int, sequence_length: int):
-        self.steps_per_epoch: int = 0
+        self._tokens = np.asarray(split.tokens)
+        self._batch_size, self._length = batch_size, sequence_length
+        self.steps_per_epoch = -(-split.num_tokens // (batch_size * sequence_length))
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """The rows of this process in the global batch of a step."""
-        raise NotImplementedError
+        """The rows of one process in the batch of a step.
 
-
-def training_source(config: DataConfig, split: Split, batch_size: int, seed: int) -> Windows | Streams:
-    """What `config.order` names."""
-    raise NotImplementedError
+        Raises:
+            UserError: a batch that the processes cannot share evenly.
+        """
+        rows, circle = _share(self._batch_size, process_index, process_count), len(self._tokens) - 1
+        starts = (rows * circle // self._batch_size + step * self._length) % circle
+        return _read_circle(self._tokens, starts, self._length)
 
 
 def evaluation_batches(
     split: Split, batch_size: int, sequence_length: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
-    """Every token once, padded to a constant shape with weight 0; rows go on from batch to batch (state)."""
-    raise NotImplementedError
+    """Batches of one shape whose weights are 1 once for each token and end of the split, and else 0.
+
+    Row b of a batch begins where row b of the batch before ended, so that they serve a carried state too.
+
+    Raises:
+        UserError: a batch that the processes cannot share evenly.
+    """
+    num_tokens, tokens_N = split.num_tokens, np.asarray(split.tokens)
+    num_batches = -(-num_tokens // (sequence_length * batch_size))
+    rows = _share(batch_size, process_index, process_count)
+    for number in range(num_batches):
+        starts_B = (rows * num_batches + number) * sequence_length
+        places_BT = starts_B[:, None] + np.arange(sequence_length)
+        inputs = tokens_N[np.minimum(places_BT, num_tokens)].astype(np.int32)
+        targets = tokens_N[np.minimum(places_BT + 1, num_tokens)].astype(np.int32)
+        yield Batch(inputs, targets, (places_BT < num_tokens).astype(np.float32))
 
 
-class prefetch:  # noqa: N801 (read as a verb: `with prefetch(source, 0, 100) as batches`)
-    """Iterate over source.batch(step), or source(step), of first_step <= step < last_step, made by a thread.
+def _share(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """The numbers of a process's rows."""
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"train.batch_size={batch_size} cannot be shared evenly by {process_count} processes",
+            f"make it a multiple of {process_count}",
+        )
+    size = batch_size // process_count
+    return np.arange(process_index * size, (process_index + 1) * size)
 
-    Close it (context manager, or `close()`); `waited_seconds` is how long the consumer waited for batches.
+
+def _read_circle(tokens_N: np.ndarray, starts_B: np.ndarray, length: int) -> Batch:
+    """Rows from their starts on, round a stream whose last token is its first."""
+    rows_BT = np.empty((len(starts_B), length + 1), np.int32)
+    for row, start in zip(rows_BT, starts_B.tolist()):
+        part = tokens_N[start : start + length + 1]
+        row[: len(part)] = part
+        if len(part) <= length:
+            row[len(part) :] = tokens_N[
+                np.arange(start + len(part), start + length + 1) % (len(tokens_N) - 1)
+            ]
+    inputs, targets = np.ascontiguousarray(rows_BT[:, :-1]), np.ascontiguousarray(rows_BT[:, 1:])
+    return Batch(inputs, targets, np.ones(inputs.shape, np.float32))
+
+
+class prefetch(Generic[Item]):  # noqa: N801 (a verb where it is used: `with prefetch(source, 0, 9) as batches`)
+    """Iterates over the batches of steps that a thread makes ahead; an error in it is raised here.
+
+    Args:
+        source: a `Source`, or any function of the step.
+        first_step: the first step.
+        last_step: the step after the last.
+        depth: how many batches are made ahead.
+
+    Attributes:
+        waited_seconds: how long the consumer has waited for batches so far.
     """
 
-    waited_seconds: float
+    def __init__(
+        self, source: Source | Callable[[int], Item], first_step: int, last_step: int, depth: int = 2
+    ):
+        self._make: Callable[[int], Any] = source if callable(source) else source.batch
+        self._steps = range(first_step, last_step)
+        self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self.waited_seconds = 0.0
+        self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
+        self._thread.start()
 
-    def __init__(self, source, first_step: int, last_step: int, depth: int = 2):
-        raise NotImplementedError
+    def _fill(self) -> None:
+        try:
+            for step in self._steps:
+                self._queue.put((self._make(step), None))
+                if self._stopped.is_set():
+                    return
+            self._queue.put((None, StopIteration()))
+        except BaseException as error:  # the consumer's to handle, whatever it is
+            self._queue.put((None, error))
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        if self._stopped.is_set():
+            raise StopIteration
+        start = time.perf_counter()
+        item, error = self._queue.get()
+        self.waited_seconds += time.perf_counter() - start
+        if error is not None:
+            self.close()
+            raise error
+        return item
+
+    def close(self) -> None:
+        """Ends the thread; what it made ahead is dropped."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            while (
+                not self._queue.empty()
+            ):  # a thread that waits for room goes on, and sees that it is to stop
+                self._queue.get()
+            self._thread.join(0.01)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,73 @@
+"""The documentation inside Python's own standard library: a few megabytes of English on every machine.
+
+Sources are parsed, never imported, so that neither side effects nor `python -OO` play a part.
+"""
+
+import ast
+import os
+import platform
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+# Tests, and what distributions leave out or later versions dropped; the rest is nearly the same everywhere.
+_LEFT_OUT = frozenset({"test", "tests", "idlelib", "tkinter", "lib2to3", "distutils", "ensurepip"})
+VERSION = platform.python_version()
+
+
+def root() -> Path:
+    """Where the standard library's sources lie."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def sources(root: Path) -> list[Path]:
+    """The readable files of modules in order of their paths, without installed packages."""
+    found = []
+    for directory, inner, names in os.walk(root):
+        # A package's directory is an identifier; site-packages, lib-dynload and config-3.x are none.
+        inner[:] = sorted(name for name in inner if name.isidentifier() and name not in _LEFT_OUT)
+        found += [Path(directory, name) for name in sorted(names) if name.endswith(".py")]
+    return [path for path in found if os.access(path, os.R_OK)]
+
+
+def module_name(path: Path, root: Path) -> str:
+    """The dotted name by which the file would be imported."""
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def documentation(path: Path, name: str) -> str:
+    """A module's docstring and those of its classes and functions, in the order of the source.
+
+    Each stands below its qualified name, an empty line between them. Empty where there is no docstring, or
+    where the file cannot be read or parsed, as some of a library's files are there for a parser's tests.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes, in sources that are not ours to mend
+            tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    entries = _topics(tree) if name == "pydoc_data.topics" else _docstrings(tree, name)
+    text = "\n\n".join(f"{title}\n{body}" for title, body in entries)
+    # A literal may hold a lone surrogate, for which there is no UTF-8.
+    return f"{text}\n".encode(errors="replace").decode() if text else ""
+
+
+def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    has_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    if has_docstring and (text := ast.get_docstring(node)):
+        yield name, text
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _docstrings(child, f"{name}.{child.name}")
+        elif isinstance(child, ast.stmt | ast.ExceptHandler):
+            yield from _docstrings(child, name)
+
+
+def _topics(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """The language reference, which `help()` shows by topic: one module, for topics quote each other."""
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
+            for title, text in ast.literal_eval(statement.value).items():
+                yield title, text.strip("\n")
