@@ -155,7 +155,7 @@ def cut(text: str, documents: str) -> list[str]:
     if documents == "line":
         return re.findall(r"[^\n]*\n|[^\n]+", text)
     if documents == "paragraph":
-        edges = [m.end() for m in re.finditer(r"\n(?:[^\S\n]*\n)+", text)]
+        edges = [m.end() for m in re.finditer(r"\n(?:[^\S\n]*\n)+(?:[^\S\n]*\Z)?", text)]
         edges = [e for e in edges if e < len(text)]
         if edges and not text[: edges[0]].strip():
             del edges[0]

@@ -1,0 +1,328 @@
+"""Corpora and splits: what is read, how it is cut, what is held out, and what is refused."""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm_jax.data import corpora, python_docs, splits
+from lm_jax.data.corpora import Document
+from lm_jax.errors import UserError
+
+LINES = st.text("a b.\n\n\n \t\r\x85\u2028é", max_size=50) | st.text()
+
+
+@given(text=LINES, documents=st.sampled_from(corpora.DOCUMENTS))
+def test_a_cut_text_loses_nothing(text, documents):
+    pieces = corpora.cut(text, documents)
+    assert "".join(pieces) == text
+    assert all(pieces)
+
+
+@given(text=LINES)
+def test_lines_end_at_newlines_alone(text):
+    assert [p.removesuffix("\n") for p in corpora.cut(text, "line")] == text.removesuffix("\n").split("\n")[
+        : None if text else 0
+    ]
+
+
+@given(text=LINES)
+def test_paragraphs_begin_after_blank_lines_alone(text):
+    is_blank = [not line.strip() for line in text.split("\n")]
+    begins = [not blank and before for blank, before in zip(is_blank, [True, *is_blank])]
+    pieces = corpora.cut(text, "paragraph")
+    assert len(pieces) == max(sum(begins), bool(text))
+    assert sum(1 for p in pieces if p.strip()) == sum(begins)
+
+
+def test_paragraphs_take_the_blank_lines_after_them():
+    text = "\n \na\nb\n\n  \n c\n\n"
+    assert corpora.cut(text, "paragraph") == ["\n \na\nb\n\n  \n", " c\n\n"]
+
+
+def test_text_files_are_read_as_they_stand_in_order_of_their_paths(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/a.txt").write_bytes("\ufeffé\r\nb".encode())
+    (tmp_path / "b.txt").write_bytes(b"x\n\ny\n")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    read = corpora.read(f"text:{tmp_path}/**/*.txt")
+    assert list(read) == [Document("b.txt", "x\n\ny\n"), Document("deep/a.txt", "\ufeffé\r\nb")]
+    assert list(read) == list(read)
+    read = corpora.read(f"text:{tmp_path}/b.txt", "line")
+    assert list(read) == [("b.txt:1", "x\n"), ("b.txt:2", "\n"), ("b.txt:3", "y\n")]
+
+
+def test_a_file_may_have_a_name_that_looks_like_a_glob(tmp_path):
+    (tmp_path / "a[1].txt").write_text("x")
+    assert list(corpora.read(f"text:{tmp_path}/a[1].txt")) == [("a[1].txt", "x")]
+
+
+def test_json_lines(tmp_path):
+    records = [{"text": "a\nb", "body": "x"}, {"text": "", "body": "y"}, {"text": "é", "body": "z"}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n\n".join(json.dumps(r) for r in records))
+    assert list(corpora.read(f"jsonl:{path}")) == [("a.jsonl:1", "a\nb"), ("a.jsonl:5", "é")]
+    assert [d.text for d in corpora.read(f"jsonl:{path}#body")] == ["x", "y", "z"]
+    assert list(corpora.read(f"jsonl:{path}", "line"))[1] == ("a.jsonl:1:2", "b")
+
+
+def test_a_fingerprint_tells_contents_names_and_cuts_apart(tmp_path):
+    def fingerprint(documents="file"):
+        return corpora.read(f"text:{tmp_path}/*.txt", documents).fingerprint()
+
+    (tmp_path / "a.txt").write_text("x")
+    found = [fingerprint(), fingerprint("line")]
+    (tmp_path / "a.txt").write_text("y")
+    found.append(fingerprint())
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    found.append(fingerprint())
+    assert len(set(found)) == 4
+    assert fingerprint() == found[-1]
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spec", "content", "message"),
+    [
+        ("text:{}", b"", "holds no text"),
+        ("text:{}", b"ab\xe9", "is not UTF-8: byte 0xe9 at offset 2; convert it"),
+        ("jsonl:{}", b"\n\n", "holds no text"),
+        ("jsonl:{}", b'{"text": "a"}\n{"text"', "line 2, is not JSON"),
+        ("jsonl:{}", b'{"text": 1}', "line 1, has no text in the field 'text'"),
+        ("jsonl:{}", b'["a"]', "it has list"),
+        ("jsonl:{}#body", b'{"text": "a"}', "no text in the field 'body'"),
+        ("jsonl:{}", b'{"text": "\\ud83d"}', "half a character"),
+    ],
+)
+def test_what_is_not_text_is_a_users_mistake(tmp_path, spec, content, message):
+    path = write(tmp_path / "a.txt", content)
+    with pytest.raises(UserError, match=message):
+        list(corpora.read(spec.format(path)))
+
+
+def test_what_is_not_there_is_a_users_mistake(tmp_path):
+    write(tmp_path / "a.txt", b"x")
+    for spec, message in {
+        f"text:{tmp_path}/b.txt": "no file .*b.txt; check the path",
+        f"text:{tmp_path}/*.csv": "no file",
+        f"text:{tmp_path}": r"is a directory; name its files, such as .*/\*\*/\*.txt",
+        f"{tmp_path}/a.txt": "no corpus .*; type text:",
+        "txt:a": "did you mean text:GLOB",
+        "python_docs": "did you mean python-docs",
+        "python-docs:3": "no corpus",
+        "text:": "no corpus",
+        "ftp": "type python-docs, text:GLOB",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            corpora.read(spec)
+    with pytest.raises(UserError, match="choose one of file, line, paragraph"):
+        corpora.read("python-docs", "lines")
+    with pytest.raises(UserError, match="choose one of file, line, paragraph"):
+        corpora.cut("a", "lines")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission_to_read_is_a_users_mistake(tmp_path):
+    write(tmp_path / "a.txt", b"x").chmod(0)
+    with pytest.raises(UserError, match=r"cannot read .*a.txt: Permission denied"):
+        list(corpora.read(f"text:{tmp_path}/a.txt"))
+
+
+def test_a_file_that_vanishes_is_a_users_mistake(tmp_path):
+    path = write(tmp_path / "a.txt", b"x")
+    corpus = corpora.read(f"text:{path}")
+    path.unlink()
+    for read in (list, corpora.Corpus.fingerprint):
+        with pytest.raises(UserError, match=r"cannot read .*a.txt: No such file"):
+            read(corpus)
+
+
+@pytest.fixture(scope="module")
+def documentation():
+    return {document.name: document.text for document in corpora.read("python-docs")}
+
+
+def test_python_docs_hold_docstrings_under_their_names(documentation):
+    assert sum(len(text.encode()) for text in documentation.values()) > 1_500_000
+    text = documentation["bisect"]
+    assert text.startswith(
+        "bisect\nBisection algorithms.\n\nbisect.insort_right\nInsert item x in list a, and"
+    )
+    assert "\n\njson.encoder.JSONEncoder.encode\nReturn a JSON string" in documentation["json.encoder"]
+    assert documentation["json"].startswith("json\nJSON (JavaScript Object Notation)")
+    assert 'The "assert" statement' in documentation["pydoc_data.topics"]
+    assert not {name.partition(".")[0] for name in documentation} & {
+        "test",
+        "idlelib",
+        "tkinter",
+        "pip",
+        "numpy",
+    }
+
+
+def test_python_docs_have_each_docstring_that_the_compiler_sees(documentation):
+    import argparse
+
+    found = set(documentation["argparse"].split("\n"))
+    for thing in (
+        argparse,
+        argparse.ArgumentParser,
+        argparse.ArgumentParser.add_subparsers,
+        argparse.FileType,
+    ):
+        if thing.__doc__:
+            assert thing.__doc__.strip().split("\n")[0] in found
+
+
+def test_optimised_bytecode_changes_nothing():
+    program = (
+        "import hashlib, sys\nfrom lm_jax.data import python_docs\nroot = python_docs.root()\n"
+        "paths = [p for p in python_docs.sources(root) if p.parent.name in ('json', 'pydoc_data', 'email')]\n"
+        "texts = [python_docs.documentation(p, python_docs.module_name(p, root)) for p in paths]\n"
+        "print(len(''.join(texts)), hashlib.sha256(''.join(texts).encode()).hexdigest())"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, *flags, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        for flags in ([], ["-OO"])
+    ]
+    assert outputs[0] == outputs[1]
+    assert int(outputs[0].split()[0]) > 500_000
+
+
+def test_a_library_of_strange_files_is_read_as_far_as_it_goes(tmp_path, monkeypatch):
+    sources = {
+        "good.py": '"""Doc.\n\n    Indented.\n    """\nif 1:\n    def f():\n        "Inner."\n',
+        "package/__init__.py": '"Package."\nclass A:\n    def b(self):\n        """B\ud83d."""\n',
+        "latin.py": "# -*- coding: latin-1 -*-\n'caf\xe9'\n",
+        "syntax.py": "def f(:\n",
+        "bytes.py": "'\xff'",
+        "null.py": "x = '\0'\n",
+        "silent.py": "x = 1\n",
+        "test/hidden.py": "'Hidden.'",
+        "lib-dynload/hidden.py": "'Hidden.'",
+    }
+    for name, source in sources.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        codec = "latin-1" if name in ("latin.py", "bytes.py") else "utf-8"
+        path.write_bytes(source.replace("\ud83d", "\\ud83d").encode(codec))
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(python_docs, "root", lambda: tmp_path)
+    monkeypatch.setattr(corpora, "_LEAST_PYTHON_DOCS", 10)
+    assert dict(corpora.read("python-docs")) == {
+        "good": "good\nDoc.\n\nIndented.\n\ngood.f\nInner.\n",
+        "package": "package\nPackage.\n\npackage.A.b\nB?.\n",
+        "latin": "latin\ncafé\n",
+    }
+    monkeypatch.undo()
+    monkeypatch.setattr(python_docs, "root", lambda: tmp_path)
+    with pytest.raises(UserError, match=f"only .. bytes of documentation .* at {tmp_path}; use a Python"):
+        list(corpora.read("python-docs"))
+
+
+DOCUMENTS = [Document(f"d{i}", f"word{i} é{i}\n" * (i % 7)) for i in range(1, 400) if i % 7]
+WHOLE = "".join(text for _, text in DOCUMENTS)
+
+
+def parts(split, documents=DOCUMENTS):
+    found = {"train": [], "valid": [], "test": []}
+    for part, document in splits.assign(splits.parse(split), documents):
+        found[part].append(document)
+    return found
+
+
+def test_a_hash_holds_out_the_same_documents_whatever_else_there_is():
+    found, fewer = parts("hash:0.2,0.1"), parts("hash:0.2,0.1", DOCUMENTS[::2])
+    assert sorted(d for part in found.values() for d in part) == sorted(DOCUMENTS)
+    for part, share in (("valid", 0.2), ("test", 0.1)):
+        assert abs(len(found[part]) / len(DOCUMENTS) - share) < 0.05
+        assert fewer[part] == [d for d in DOCUMENTS[::2] if d in found[part]]
+    place = {d.name: int(hashlib.sha256(d.name.encode()).hexdigest()[:16], 16) / 2**64 for d in DOCUMENTS}
+    assert [d.name for d in found["valid"]] == [d.name for d in DOCUMENTS if place[d.name] < 0.2]
+    assert parts("hash:0.2")["test"] == []
+
+
+def test_the_tail_of_tinyshakespeare_is_nanogpts(shared):
+    path = shared / "data/tinyshakespeare.txt"
+    text = path.read_text(encoding="utf-8")
+    found = parts("tail:0.1", corpora.read(f"text:{path}"))
+    assert [d.text for d in found["train"]] == [text[: int(0.9 * len(text))]]
+    assert [len(d.text) for d in found["valid"]] == [111_540]
+    assert found == parts("tail:111540chars", corpora.read(f"text:{path}"))
+
+
+@pytest.mark.parametrize("split", ["tail:0.25,0.125", "tail:1000chars,333chars", "tail:200words,100words"])
+def test_a_tail_is_the_end_of_the_text(split):
+    found = parts(split)
+    train, valid, test = ("".join(d.text for d in found[part]) for part in splits.PARTS)
+    assert train + valid + test == WHOLE
+    if "0.25" in split:
+        assert len(train) == int(0.625 * len(WHOLE))
+        assert len(test) == len(WHOLE) - int(0.875 * len(WHOLE))
+    elif "chars" in split:
+        assert (len(valid), len(test)) == (1000, 333)
+    else:
+        assert (len(valid.split()), len(test.split())) == (200, 100)
+        assert not test[0].isspace()
+    assert sum(map(len, found.values())) - len(DOCUMENTS) <= 2
+
+
+@given(
+    counts=st.lists(st.integers(0, 3), min_size=1), held_out=st.tuples(st.integers(1, 9), st.integers(0, 9))
+)
+def test_tails_count_words_over_documents_without_any(counts, held_out):
+    documents = [Document(str(i), "\n" + "w " * n) for i, n in enumerate(counts)]
+    split = f"tail:{held_out[0]}words,{held_out[1]}words"
+    if sum(held_out) >= sum(counts):
+        with pytest.raises(UserError, match="to train on"):
+            parts(split, documents)
+        return
+    found = parts(split, documents)
+    texts = ["".join(d.text for d in found[part]) for part in splits.PARTS]
+    assert "".join(texts) == "".join(d.text for d in documents)
+    assert [len(text.split()) for text in texts[1:]] == list(held_out)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("", "is no split; type hash"),
+        ("hash", "is no split"),
+        ("hash:", "is no split"),
+        ("hash:0.1,0.1,0.1", "is no split"),
+        ("hash:-0.1", "is no split"),
+        ("hash:100words", "is no split"),
+        ("tail:1.5words", "is no split"),
+        ("tail:10tokens", "is no split"),
+        ("head:0.1", "is no split"),
+        ("tail:0.1,100words", "mixes units"),
+        ("hash:0.5,0.5", "leaves nothing to train on"),
+    ],
+)
+def test_a_wrong_split_is_a_users_mistake(split, message):
+    with pytest.raises(UserError, match=message):
+        splits.parse(split)
+
+
+def test_a_tail_as_long_as_the_text_is_a_users_mistake():
+    for split in ("tail:10words", "tail:6chars,4chars", "tail:11chars"):
+        with pytest.raises(UserError, match="to train on"):
+            parts(split, [Document("d", "a b c d e\n")])
+
+
+def test_the_standard_library_is_parsed_not_imported():
+    source = ast.parse((python_docs.root() / "this.py").read_text())
+    assert isinstance(source, ast.Module)
+    assert "this" not in sys.modules
