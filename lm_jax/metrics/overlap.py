@@ -1,0 +1,260 @@
+"""BLEU and ROUGE on arrays of token ids, as sufficient statistics for each example and one division.
+
+Texts are integers [B, T], padded at the end with negative ids; texts of one batch may differ in length, and a
+text may be empty. Which ids two texts share is all that counts: `text.py` makes them from strings. Everything
+here runs under `jax.jit`, and compiles once for each shape. Scores lie in [0, 1].
+
+    statistics = bleu_statistics(hypotheses_BT, references_BS)
+    sentence_scores_B = bleu(*statistics, effective_order=True)
+    corpus_score = bleu(*(x.sum(0) for x in statistics))
+    bootstrap_interval(*statistics, metric=bleu)
+
+The letters are those of `matching.py`, with N: orders of n-grams; R: references; K, L: sentences of a text.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax.batch import Array
+from lm_jax.errors import UserError
+from lm_jax.metrics.matching import Occurrences, lcs_length, lcs_mask, lengths, ngram_occurrences
+from lm_jax.metrics.smoothing import SMOOTHINGS, Counts
+
+
+class BleuStatistics(NamedTuple):
+    """The counts that BLEU is made of; those of a corpus are the sums of its sentences'.
+
+    Attributes:
+        matches: [..., N] n-grams of the hypothesis found in a reference, each at most as often as there
+            (Papineni et al. 2002, section 2.1).
+        totals: [..., N] n-grams of the hypothesis.
+        hypothesis_length: [...] tokens.
+        reference_length: [...] tokens of the reference of the closest length, the shorter one of two.
+    """
+
+    matches: Array
+    totals: Array
+    hypothesis_length: Array
+    reference_length: Array
+
+
+def bleu_statistics(
+    hypotheses_BT: Array,
+    references_BRS: Array,
+    num_references_B: Array | None = None,
+    *,
+    max_order: int = 4,
+    min_total: int = 0,
+) -> BleuStatistics:
+    """BLEU's statistics of each sentence, for n = 1 to `max_order`.
+
+    Args:
+        hypotheses_BT: ids.
+        references_BRS: ids; [B, S] where there is one reference each.
+        num_references_B: how many of the R references count, from the first; None: all of them.
+        max_order: N.
+        min_total: least value of `totals`: 1 for NLTK's counting of texts shorter than n.
+    """
+    hypotheses_BT, references_BRS = jnp.asarray(hypotheses_BT), jnp.asarray(references_BRS)
+    if references_BRS.ndim == 2:
+        references_BRS = references_BRS[:, None]
+    B, R, _ = references_BRS.shape
+    num_references_B = jnp.full(B, R) if num_references_B is None else jnp.asarray(num_references_B)
+    present_BR = jnp.arange(R)[None] < num_references_B[:, None]
+
+    by_reference = [ngram_occurrences(hypotheses_BT, references_BRS[:, r], max_order) for r in range(R)]
+    matches, totals = [], []
+    for n in range(max_order):
+        found_BTR = jnp.stack([occurrences[n].elsewhere for occurrences in by_reference], axis=-1)
+        allowed_BT = jnp.where(present_BR[:, None], found_BTR, 0).max(axis=-1)
+        matches.append((by_reference[0][n].earlier < allowed_BT).sum(axis=-1))
+        totals.append(jnp.maximum(by_reference[0][n].valid.sum(axis=-1), min_total))
+
+    length_B, length_BR = lengths(hypotheses_BT), lengths(references_BRS)
+    distance_BR = jnp.where(present_BR, jnp.abs(length_BR - length_B[:, None]), jnp.iinfo(jnp.int32).max)
+    closest_BR = distance_BR == distance_BR.min(axis=-1, keepdims=True)
+    closest_B = jnp.where(closest_BR, length_BR, jnp.iinfo(jnp.int32).max).min(axis=-1)
+    return BleuStatistics(jnp.stack(matches, -1), jnp.stack(totals, -1), length_B, closest_B)
+
+
+def bleu(
+    matches: Array,
+    totals: Array,
+    hypothesis_length: Array,
+    reference_length: Array,
+    *,
+    order: int | None = None,
+    weights: Array | None = None,
+    smoothing: str = "exp",
+    smoothing_value: float | None = None,
+    effective_order: bool = False,
+    last: BleuStatistics | None = None,
+) -> jax.Array:
+    """BP · exp(Σ_n w_n ln p_n), in [0, 1] (Papineni et al. 2002, section 2.3).
+
+    p_n is matches over totals, smoothed; BP = min(1, exp(1 − r / c)) with the lengths c of the hypothesis and
+    r of the reference. The arguments are `BleuStatistics`, summed over a corpus or not. Without any matches
+    the score is 0.
+
+    Args:
+        matches: [..., N'].
+        totals: [..., N'].
+        hypothesis_length: [...].
+        reference_length: [...].
+        order: N, of the N' orders given; None: all, but 4 for methods 5 and 7, which read the 5-grams too.
+        weights: w, [N]; None: 1/N each.
+        smoothing: a key of `smoothing.SMOOTHINGS`. "method6" gives NaN where no trigram matches.
+        smoothing_value: its value; None: the one of Chen and Cherry 2014.
+        effective_order: leaves out the orders for which the hypothesis is too short, as sacrebleu does for
+            sentences; not to be had with weights.
+        last: statistics of a corpus's last sentence. NLTK takes the 5-grams (methods 5, 7) and the numbers
+            of n-grams (method 6) of a corpus from there; None: from the arguments.
+    """
+    if smoothing not in SMOOTHINGS:
+        raise UserError(f"no smoothing {smoothing!r}", f"use one of {', '.join(SMOOTHINGS)}")
+    smooth, default_value = SMOOTHINGS[smoothing]
+    statistics = _as_floats(BleuStatistics(matches, totals, hypothesis_length, reference_length))
+    counts = _counts(statistics, statistics if last is None else _as_floats(last), order, smoothing)
+    precisions = smooth(counts, default_value if smoothing_value is None else smoothing_value)
+    logs = jnp.log(precisions)
+    if smoothing.startswith("method"):
+        logs = jnp.where(precisions == 0, 0, logs)  # NLTK passes over such an order
+    weights = _weights(counts, weights, effective_order and smoothing != "add-k")
+    log_precision = jnp.where(weights == 0, 0, weights * logs).sum(axis=-1)
+    penalty = brevity_penalty(statistics.hypothesis_length, statistics.reference_length)
+    return jnp.where(statistics.matches[..., 0] > 0, penalty * jnp.exp(log_precision), 0)
+
+
+def brevity_penalty(hypothesis_length: Array, reference_length: Array) -> jax.Array:
+    """min(1, exp(1 − r / c)) of the lengths c and r, in [0, 1]; 0 for an empty hypothesis."""
+    c, r = jnp.asarray(hypothesis_length, float), jnp.asarray(reference_length, float)
+    return jnp.where(c > 0, jnp.exp(jnp.minimum(0, 1 - r / jnp.maximum(c, 1))), 0)
+
+
+class Overlap(NamedTuple):
+    """What precision, recall and F are made of, [...]: common units, the hypothesis's, the reference's."""
+
+    matches: Array
+    hypothesis: Array
+    reference: Array
+
+
+class Rouge(NamedTuple):
+    """Precision, recall and F, [...], each in [0, 1]."""
+
+    precision: Array
+    recall: Array
+    f: Array
+
+
+def rouge_n(hypotheses_BT: Array, references_BS: Array, n: int, *, distinct: bool = False) -> Overlap:
+    """ROUGE-N (Lin 2004, section 2): common n-grams, each as often as in both; once each where `distinct`."""
+    occurrences = ngram_occurrences(hypotheses_BT, references_BS, n)[-1]
+    if not distinct:
+        in_reference_B = jnp.maximum(lengths(references_BS) - n + 1, 0)
+        return Overlap(_common(occurrences), occurrences.valid.sum(axis=-1), in_reference_B)
+    first_BT = occurrences.valid & (occurrences.earlier == 0)
+    in_reference_B = distinct_ngrams(references_BS, n)
+    return Overlap(
+        (first_BT & (occurrences.elsewhere > 0)).sum(axis=-1), first_BT.sum(axis=-1), in_reference_B
+    )
+
+
+def rouge_l(hypotheses_BT: Array, references_BS: Array) -> Overlap:
+    """ROUGE-L of texts taken as one sentence (Lin 2004, section 3.1): a longest common subsequence."""
+    return Overlap(lcs_length(references_BS, hypotheses_BT), lengths(hypotheses_BT), lengths(references_BS))
+
+
+def rouge_lsum(hypotheses_BKT: Array, references_BLS: Array, *, distinct: bool = False) -> Overlap:
+    """ROUGE-L of texts of several sentences (Lin 2004, section 3.2): the union of the subsequences.
+
+    The units are the tokens of a reference sentence that lie on its longest common subsequence with any
+    sentence of the hypothesis, each token counted at most as often as in the hypothesis, as in ROUGE 1.5.5.
+    With `distinct` they are sets of tokens over the whole text, as in `rouge` 1.0.1. An absent sentence is
+    one without tokens.
+    """
+    hypotheses_BKT, references_BLS = jnp.asarray(hypotheses_BKT), jnp.asarray(references_BLS)
+    B = len(hypotheses_BKT)
+    hypotheses, references = hypotheses_BKT.reshape(B, -1), references_BLS.reshape(B, -1)
+    if distinct:  # the tie between subsequences goes the other way there
+        common = _union_of_subsequences(hypotheses_BKT, references_BLS)
+        return Overlap(*(distinct_ngrams(ids, 1) for ids in (common, hypotheses, references)))
+    common = _union_of_subsequences(references_BLS, hypotheses_BKT)
+    matches = _common(ngram_occurrences(common, hypotheses, 1)[0])
+    return Overlap(matches, lengths(hypotheses), lengths(references))
+
+
+def precision_recall_f(overlap: Overlap, *, beta: float = 1.0, epsilon: float = 0.0) -> Rouge:
+    """P = m / h, R = m / r, F = (1 + β²) P R / (R + β² P + ε), and 0 for 0 / 0. ε is 1e-8 in `rouge` 1.0.1."""
+    matches, hypothesis, reference = (jnp.asarray(x, float) for x in overlap)
+    precision = matches / jnp.maximum(hypothesis, 1)
+    recall = matches / jnp.maximum(reference, 1)
+    denominator = recall + beta**2 * precision + epsilon
+    f = (1 + beta**2) * precision * recall / jnp.where(denominator > 0, denominator, 1)
+    return Rouge(precision, recall, f)
+
+
+def distinct_ngrams(ids_BT: Array, n: int) -> jax.Array:
+    """The number of different n-grams of each text, [B]."""
+    occurrences = ngram_occurrences(ids_BT, ids_BT, n)[-1]
+    return ((occurrences.elsewhere > 0) & (occurrences.earlier == 0)).sum(axis=-1)
+
+
+def _as_floats(statistics: BleuStatistics) -> BleuStatistics:
+    return BleuStatistics(*(jnp.asarray(x, float) for x in statistics))
+
+
+def _counts(statistics: BleuStatistics, last: BleuStatistics, order: int | None, smoothing: str) -> Counts:
+    """The counts of N orders, and what NLTK's methods read besides."""
+    needs_five_grams = smoothing in ("method5", "method7")
+    available = statistics.matches.shape[-1]
+    order = order or (4 if needs_five_grams else available)
+    if available < max(order, 5 * needs_five_grams):
+        raise UserError(
+            f"statistics of {available} orders do not make BLEU of order {order} with {smoothing!r}",
+            f"count them with max_order={max(order, 5 * needs_five_grams)}",
+        )
+    five_gram_precision = (
+        last.matches[..., 4] / jnp.maximum(last.totals[..., 4], 1) if needs_five_grams else None
+    )
+    ngrams = last.hypothesis_length[..., None] - jnp.arange(order).reshape(
+        (1,) * (last.hypothesis_length.ndim) + (-1,)
+    )
+    return Counts(
+        statistics.matches[..., :order],
+        statistics.totals[..., :order],
+        statistics.hypothesis_length,
+        five_gram_precision,
+        jnp.maximum(ngrams, 0),
+    )
+
+
+def _weights(counts: Counts, weights: Array | None, effective_order: bool) -> jax.Array:
+    """The weight of each order, [..., N]."""
+    if weights is not None:
+        if effective_order:
+            raise UserError(
+                "effective_order leaves orders out and has no use for weights", "give one of the two"
+            )
+        return jnp.broadcast_to(jnp.asarray(weights, float), counts.matches.shape)
+    used = counts.totals > 0 if effective_order else jnp.ones_like(counts.totals, bool)
+    return used / jnp.maximum(used.sum(axis=-1, keepdims=True), 1)
+
+
+def _common(occurrences: Occurrences) -> jax.Array:
+    """The n-grams of a that b has too, each as often as in both, [B]."""
+    return (occurrences.earlier < occurrences.elsewhere).sum(axis=-1)
+
+
+def _union_of_subsequences(a_BKT: jax.Array, b_BLS: jax.Array) -> jax.Array:
+    """The tokens of a on a longest common subsequence of a sentence with any of b's; else −1, [B, K T]."""
+    B, K, T = a_BKT.shape
+    L, S = b_BLS.shape[1:]
+    a = jnp.broadcast_to(a_BKT[:, :, None], (B, K, L, T)).reshape(-1, T)
+    b = jnp.broadcast_to(b_BLS[:, None], (B, K, L, S)).reshape(-1, S)
+    mask_BKT = lcs_mask(a, b).reshape(B, K, L, T).any(axis=2)
+    return jnp.where(mask_BKT, a_BKT, -1).reshape(B, K * T)

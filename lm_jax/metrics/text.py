@@ -1,0 +1,314 @@
+"""BLEU and ROUGE of strings, read the way each published tool reads them.
+
+    corpus_bleu(hypotheses, references)                          # sacrebleu's default
+    corpus_bleu(hypotheses, references, profile="sacrebleu-zh")
+    rouge(hypotheses, references)["rougeL"].f                    # rouge_score, one number for each pair
+
+`references` has one entry for each hypothesis: a string, or a list of strings where there are several.
+Scores lie in [0, 1] under every profile; sacrebleu prints 100 times that. `profiles.py` lists the profiles.
+One that drops all characters of a text, such as "rouge_score" of Chinese, warns.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from lm_jax.errors import UserError
+from lm_jax.metrics import overlap
+from lm_jax.metrics.overlap import BleuStatistics, Rouge
+from lm_jax.metrics.profiles import PROFILES, Profile, get_profile
+from lm_jax.metrics.ragged import Ragged, bucketed, encode
+
+References = Sequence[str] | Sequence[Sequence[str]]
+
+
+class Score(float):
+    """A number that prints with the signature of what it was computed by."""
+
+    signature: str
+
+    def __new__(cls, value: float, signature: str = "") -> Score:
+        score = super().__new__(cls, value)
+        score.signature = signature
+        return score
+
+    def __str__(self) -> str:
+        return f"{float(self):.4f} ({self.signature})"
+
+
+def corpus_bleu(
+    hypotheses: Sequence[str],
+    references: References,
+    profile: str | Profile = "sacrebleu-13a",
+    *,
+    max_order: int = 4,
+    weights: Sequence[float] | None = None,
+    smoothing: str | None = None,
+    smoothing_value: float | None = None,
+    effective_order: bool = False,
+) -> Score:
+    """BLEU of a corpus: `overlap.bleu` of the sums over its sentences.
+
+    Args:
+        hypotheses: one text for each example.
+        references: one reference, or a list of them, for each example.
+        profile: a name or a `Profile`.
+        max_order: the length of the longest n-grams.
+        weights: of the orders; None: equal.
+        smoothing: a key of `smoothing.SMOOTHINGS`; None: the profile's. Methods 5 to 7 read the last sentence
+            besides, as NLTK does.
+        smoothing_value: as for `overlap.bleu`.
+        effective_order: as for `overlap.bleu`.
+    """
+    profile = get_profile(profile)
+    smoothing = smoothing or profile.smoothing
+    statistics = bleu_statistics(hypotheses, references, profile, max_order=_num_orders(max_order, smoothing))
+    score = _bleu(
+        *(x.sum(axis=0, dtype=float) for x in statistics),
+        order=max_order,
+        weights=None if weights is None else tuple(weights),
+        smoothing=smoothing,
+        smoothing_value=smoothing_value,
+        effective_order=effective_order,
+        last=BleuStatistics(*(x[-1] for x in statistics)),
+    )
+    counts = {1 if isinstance(r, str) else len(r) for r in references}
+    num_references = counts.pop() if len(counts) == 1 else "var"
+    return Score(score, profile.bleu_signature(num_references, smoothing, effective_order, max_order))
+
+
+def sentence_bleu(
+    hypotheses: str | Sequence[str],
+    references: str | References,
+    profile: str | Profile = "sacrebleu-13a",
+    *,
+    max_order: int = 4,
+    weights: Sequence[float] | None = None,
+    smoothing: str | None = None,
+    smoothing_value: float | None = None,
+    effective_order: bool | None = None,
+) -> Score | np.ndarray:
+    """BLEU of each sentence, [D]; of one sentence where `hypotheses` is a string.
+
+    The arguments are those of `corpus_bleu`; `effective_order` None: the profile's, True for sacrebleu's.
+    """
+    profile = get_profile(profile)
+    smoothing = smoothing or profile.smoothing
+    if effective_order is None:
+        effective_order = profile.effective_order and weights is None
+    scores = _count_bleu(
+        *_as_lists(hypotheses, references),
+        profile,
+        _num_orders(max_order, smoothing),
+        order=max_order,
+        weights=None if weights is None else tuple(weights),
+        smoothing=smoothing,
+        smoothing_value=smoothing_value,
+        effective_order=effective_order,
+    )
+    if not isinstance(hypotheses, str):
+        return scores
+    num_references = 1 if isinstance(references, str) else len(references)
+    return Score(scores[0], profile.bleu_signature(num_references, smoothing, effective_order, max_order))
+
+
+def bleu_statistics(
+    hypotheses: Sequence[str],
+    references: References,
+    profile: str | Profile = "sacrebleu-13a",
+    *,
+    max_order: int = 4,
+) -> BleuStatistics:
+    """The counts of each sentence, arrays [D, ...], which `overlap.bleu` and `significance` take."""
+    return _count_bleu(*_as_lists(hypotheses, references), get_profile(profile), max_order)
+
+
+def rouge(
+    hypotheses: str | Sequence[str],
+    references: str | References,
+    profile: str | Profile = "rouge_score",
+    *,
+    types: Sequence[str] = ("rouge1", "rouge2", "rougeL"),
+    stem: bool = False,
+    beta: float = 1.0,
+) -> dict[str, Rouge]:
+    """Precision, recall and F of each pair, by type; each [D], or numbers where `hypotheses` is a string.
+
+    Of several references the one of the largest F counts, for each type apart, as in rouge_score. A text
+    without tokens scores 0.
+
+    Args:
+        hypotheses: one text for each example.
+        references: one reference, or a list of them, for each example.
+        profile: a name or a `Profile`.
+        types: "rouge1", "rouge2" and so on, "rougeL" of a text as one sentence, "rougeLsum" of its sentences.
+            Under "rouge", "rougeL" is that package's rouge-l, which reads sentences too.
+        stem: compares Porter's stems.
+        beta: weighs recall β times as much as precision in F.
+    """
+    profile = get_profile(profile).stemmed() if stem else get_profile(profile)
+    _check_types(types)
+    hypothesis_list, reference_lists = _as_lists(hypotheses, references)
+    reference_list = [text for texts in reference_lists for text in texts]
+    num_references = np.array([len(texts) for texts in reference_lists])
+    hypothesis_of_pair = np.repeat(np.arange(len(hypothesis_list)), num_references)
+    texts = hypothesis_list + reference_list
+    rows = (hypothesis_of_pair, len(hypothesis_list) + np.arange(len(reference_list)))
+    of_sentences = {t for t in types if t == "rougeLsum" or (t == "rougeL" and profile.distinct)}
+    scores: dict[str, Rouge] = {}
+    if whole := tuple(t for t in types if t not in of_sentences):
+        encoded = _encode(texts, profile)
+        score = functools.partial(
+            _rouge_whole, types=whole, distinct=profile.distinct, beta=beta, epsilon=profile.epsilon
+        )
+        scores |= bucketed(score, [(encoded, r) for r in rows])
+    if of_sentences:
+        encoded, sentences = _encode_sentences(texts, profile)
+        score = functools.partial(
+            _rouge_sentences, distinct=profile.distinct, beta=beta, epsilon=profile.epsilon
+        )
+        scores |= dict.fromkeys(of_sentences, bucketed(score, [(encoded, sentences[r]) for r in rows]))
+    best = {t: _best_reference(scores[t], num_references) for t in types}
+    if isinstance(hypotheses, str):
+        return {t: Rouge(*(float(x[0]) for x in best[t])) for t in types}
+    return best
+
+
+def disagreement(hypothesis: str, reference: str) -> dict[str, dict[str, float]]:
+    """One pair under every profile: sentence BLEU, the F of ROUGE-1, 2 and L, and the reference's tokens."""
+    table = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, profile in PROFILES.items():
+            rouges = rouge(hypothesis, reference, profile)
+            table[name] = {
+                "bleu": float(sentence_bleu(hypothesis, reference, profile)),
+                **{t: scores.f for t, scores in rouges.items()},
+                "tokens": int(encode([reference], profile).lengths[0]),
+            }
+    return table
+
+
+def format_disagreement(hypothesis: str, reference: str) -> str:
+    """`disagreement` as a table to print."""
+    table = disagreement(hypothesis, reference)
+    columns = list(next(iter(table.values())))
+    lines = [" ".join([f"{'profile':<15}", *(f"{column:>8}" for column in columns)])]
+    for name, row in table.items():
+        cells = (f"{row[c]:>8}" if c == "tokens" else f"{row[c]:>8.4f}" for c in columns)
+        lines.append(" ".join([f"{name:<15}", *cells]))
+    return "\n".join(lines)
+
+
+_BLEU_OPTIONS = ("order", "weights", "smoothing", "smoothing_value", "effective_order")
+_bleu = jax.jit(overlap.bleu, static_argnames=_BLEU_OPTIONS)
+
+
+@functools.partial(jax.jit, static_argnames=("max_order", "min_total", *_BLEU_OPTIONS))
+def _bleu_of_ids(hypotheses_BT, references_BRS, num_references_B, max_order, min_total, **options):
+    """The statistics, or with options the scores."""
+    statistics = overlap.bleu_statistics(
+        hypotheses_BT, references_BRS, num_references_B, max_order=max_order, min_total=min_total
+    )
+    return overlap.bleu(*statistics, **options) if options else statistics
+
+
+@functools.partial(jax.jit, static_argnames=("types", "distinct", "beta", "epsilon"))
+def _rouge_whole(hypotheses_BT, references_BS, types, distinct, beta, epsilon):
+    scores = {}
+    for t in types:
+        if t == "rougeL":
+            common = overlap.rouge_l(hypotheses_BT, references_BS)
+        else:
+            common = overlap.rouge_n(hypotheses_BT, references_BS, int(t[5:]), distinct=distinct)
+        scores[t] = overlap.precision_recall_f(common, beta=beta, epsilon=epsilon)
+    return scores
+
+
+@functools.partial(jax.jit, static_argnames=("distinct", "beta", "epsilon"))
+def _rouge_sentences(hypotheses_BKT, references_BLS, distinct, beta, epsilon):
+    common = overlap.rouge_lsum(hypotheses_BKT, references_BLS, distinct=distinct)
+    return overlap.precision_recall_f(common, beta=beta, epsilon=epsilon)
+
+
+def _count_bleu(
+    hypotheses: list[str], references: list[list[str]], profile: Profile, num_orders: int, **options
+) -> BleuStatistics | np.ndarray:
+    encoded = _encode(hypotheses + [text for texts in references for text in texts], profile)
+    num_references = np.array([len(texts) for texts in references])
+    column = np.arange(num_references.max())[None]
+    first = len(hypotheses) + np.cumsum(num_references) - num_references
+    rows = np.where(column < num_references[:, None], first[:, None] + column, -1)
+    count = functools.partial(_bleu_of_ids, max_order=num_orders, min_total=profile.min_total, **options)
+    return bucketed(count, [(encoded, np.arange(len(hypotheses))), (encoded, rows)], num_references)
+
+
+def _num_orders(max_order: int, smoothing: str) -> int:
+    return max(max_order, 5) if smoothing in ("method5", "method7") else max_order
+
+
+def _as_lists(
+    hypotheses: str | Sequence[str], references: str | References
+) -> tuple[list[str], list[list[str]]]:
+    """One hypothesis and the list of its references for each example."""
+    if isinstance(hypotheses, str):
+        hypotheses, references = [hypotheses], [references]
+    if isinstance(references, str) or len(hypotheses) != len(references):
+        num = 1 if isinstance(references, str) else len(references)
+        raise UserError(
+            f"{len(hypotheses)} hypotheses do not pair with {num} references",
+            "give one reference, or one list of references, for each hypothesis",
+        )
+    reference_lists = [[r] if isinstance(r, str) else list(r) for r in references]
+    if not reference_lists or not all(reference_lists):
+        raise UserError(
+            "there is nothing to compare with", "give at least one pair, and each hypothesis a reference"
+        )
+    return list(hypotheses), reference_lists
+
+
+def _check_types(types: Sequence[str]) -> None:
+    for t in types:
+        if not (
+            t in ("rougeL", "rougeLsum") or (t.startswith("rouge") and t[5:].isdecimal() and int(t[5:]) > 0)
+        ):
+            raise UserError(
+                f"no ROUGE type {t!r}", "use 'rouge1', 'rouge2' and so on, 'rougeL' or 'rougeLsum'"
+            )
+
+
+def _encode(texts: list[str], profile: Profile) -> Ragged:
+    encoded = encode(texts, profile)
+    dropped = [text for text, length in zip(texts, encoded.lengths) if not length and text.strip()]
+    if dropped:
+        warnings.warn(
+            f"profile {profile.name!r} drops every character of {len(dropped)} of {len(texts)} texts, "
+            f"such as {dropped[0][:40]!r}; for Chinese use 'zh-char' or 'sacrebleu-zh'",
+            stacklevel=3,
+        )
+    return encoded
+
+
+def _encode_sentences(texts: list[str], profile: Profile) -> tuple[Ragged, np.ndarray]:
+    """The sentences of all texts, and which are those of each text, [len(texts), most], filled with −1."""
+    sentences = [profile.sentences(text) for text in texts]
+    counts = np.array([len(of_text) for of_text in sentences])
+    column = np.arange(max(1, counts.max()))[None]
+    rows = np.where(column < counts[:, None], (np.cumsum(counts) - counts)[:, None] + column, -1)
+    return encode([sentence for of_text in sentences for sentence in of_text], profile), rows
+
+
+def _best_reference(scores: Rouge, num_references: np.ndarray) -> Rouge:
+    """The scores of each hypothesis with the reference of its largest F, the first one among equals."""
+    if (num_references == 1).all():
+        return scores
+    ends = np.cumsum(num_references)
+    best = np.array(
+        [end - num + scores.f[end - num : end].argmax() for end, num in zip(ends, num_references)]
+    )
+    return Rouge(*(x[best] for x in scores))
