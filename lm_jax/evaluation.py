@@ -32,12 +32,12 @@ class Row:
     words: int  # white-space separated
     bytes: int  # of UTF-8
     oov: int  # tokens that stand for something outside the vocabulary
-    nats: float  # the sum of -ln p
-    perplexity: float  # exp(nats / tokens)
-    perplexity_without_oov: float  # the same over tokens inside the vocabulary
+    nats: float | None  # the sum of -ln p; null where some of the text has probability 0
+    perplexity: float | None  # exp(nats / tokens)
+    perplexity_without_oov: float | None  # the same over tokens inside the vocabulary
     word_perplexity: float | None  # exp(nats / words)
     bits_per_byte: float | None  # nats / (bytes ln 2), where every byte was paid for
-    bits_per_byte_ci: tuple[float, float] | None  # 95 %, by bootstrap over documents
+    bits_per_byte_ci: list[float] | None  # 95 %, by bootstrap over documents
     why: str  # why a value is null; "" where none is
     conditioned_on: str  # what precedes the first token of a document
     context: dict[str, Any]  # length and stride of the windows that were scored
@@ -108,10 +108,10 @@ def evaluate(
         words=words,
         bytes=int(bytes_D.sum()),
         oov=oov,
-        nats=total,
-        perplexity=float(likelihood.perplexity(total, tokens)),
-        perplexity_without_oov=float(likelihood.perplexity(total - unknown_nats, tokens - oov)),
-        word_perplexity=float(likelihood.perplexity(total, words)) if words else None,
+        nats=_finite(total),
+        perplexity=_finite(likelihood.perplexity(total, tokens)),
+        perplexity_without_oov=_finite(likelihood.perplexity(total - unknown_nats, tokens - oov)),
+        word_perplexity=_finite(likelihood.perplexity(total, words)),
         bits_per_byte=bits,
         bits_per_byte_ci=interval,
         why=why,
@@ -160,14 +160,18 @@ def _groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
 
 def _bits_per_byte(
     nats_D: np.ndarray, bytes_D: np.ndarray, complete: bool, oov: int
-) -> tuple[float | None, tuple[float, float] | None, str]:
+) -> tuple[float | None, list[float] | None, str]:
     if not complete:
         unpaid = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
         return None, None, f"no bits per byte: {unpaid} was not paid for"
+    if not math.isfinite(nats_D.sum()):
+        return None, None, "no perplexity: some of the text has probability 0"
     bits = float(likelihood.bits_per_byte(float(nats_D.sum()), float(bytes_D.sum())))
     if len(nats_D) < 2:
         return bits, None, "no interval: it is over documents, and there is one"
-    if not math.isfinite(bits):
-        return bits, None, "no interval: some text has probability 0"
     interval = significance.bootstrap_interval(nats_D, bytes_D, metric=likelihood.bits_per_byte)
-    return bits, (float(interval.low), float(interval.high)), ""
+    return bits, [float(interval.low), float(interval.high)], ""
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -127,9 +127,8 @@ def _prepare_data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
     report = Reporter()
     data = pipeline.prepare(data_config, progress=report)
     report.close()
-    facts = data.provenance | {"tokenizer_sha256": data.tokenizer.fingerprint()}
     path = workdir / "data.json"
-    if path.exists() and files.read_json(path) != json.loads(json.dumps(facts)):
+    if path.exists() and files.read_json(path) != data.provenance:
         raise UserError(
             f"the text of {config.data.corpus} is no longer what {workdir} was trained on",
             "restore it (or the Python version it came with), or give another --workdir",
@@ -139,7 +138,7 @@ def _prepare_data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
         if name != "train":
             lines = [json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in split.documents()]
             files.write_text(workdir / f"{name}.jsonl", "".join(lines))
-    files.write_json(path, facts)
+    files.write_json(path, data.provenance)
     return data
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import config as config_module
-from lm_jax import tokenizers
+from lm_jax import files, tokenizers
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.decoding import sampling
@@ -103,6 +103,11 @@ def load(path: str | pathlib.Path, step: str = "best") -> "NeuralLanguageModel":
         )
     config = config_module.from_json((path / "config.json").read_text(encoding="utf-8"))
     tokenizer = tokenizers.load(path / "tokenizer")
+    if tokenizer.fingerprint() != files.read_json(path / "data.json")["tokenizer"]["sha256"]:
+        raise UserError(
+            f"{path / 'tokenizer'} is not the tokenizer that the model was trained with",
+            "restore it; its vocabulary must match the model's",
+        )
     config = config_module.resolve(config, tokenizer.vocab_size)
     model = config_module.make_model(config.model)
     with Checkpoints(path, read_only=True) as checkpoints:

@@ -36,8 +36,8 @@ def init_state(
 
 
 def make_train_step(model: nn.Module, objective: Any, optimizer: optax.GradientTransformation) -> TrainStep:
-    """The pure function `(state, batch, key) -> (state, metrics)`; metrics are scalars: loss (nats per token)
-    and grad_norm before clipping.
+    """The pure function `(state, batch, key) -> (state, metrics)`; metrics are scalars: loss (nats per token),
+    grad_norm before clipping, and param_norm after the update.
     """
 
     def train_step(
@@ -52,8 +52,8 @@ def make_train_step(model: nn.Module, objective: Any, optimizer: optax.GradientT
         (loss, carry), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, opt_state, carry), metrics
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        return TrainState(state.step + 1, params, opt_state, carry), {"loss": loss, **norms}
 
     return train_step
 
@@ -120,7 +120,7 @@ def fit(
         UserError: a loss that is not finite, or a damaged checkpoint.
     """
     trainer, train = Trainer(config, model), config.train
-    source = pipeline.training_source(config.data, data.splits["train"], train.batch_size, train.seed)
+    source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, train.seed)
     with Checkpoints(workdir) as checkpoints, _Signals() as signals:
         state, first = _start(trainer, checkpoints, params)
         writer = MetricWriter(workdir / "metrics.jsonl", first)
@@ -206,14 +206,14 @@ class _Monitor:
             return
         step, metrics, waited = self._pending
         self._pending = None
-        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-        for what, value in (("loss", loss), ("norm of the gradient", norm)):
+        values = {name: float(value) for name, value in metrics.items()}
+        for name, value in values.items():
             if not math.isfinite(value):
-                raise _not_finite(what, value, step, self._checkpoints)
+                raise _not_finite(name, value, step, self._checkpoints)
         if step % self._config.train.log_every == 0 or step == self._config.train.num_steps:
-            self._write(step, loss, norm, waited)
+            self._write(step, values, waited)
 
-    def _write(self, step: int, loss: float, norm: float, waited: float) -> None:
+    def _write(self, step: int, values: dict[str, float], waited: float) -> None:
         now = time.monotonic()
         mark_step, mark_time, mark_waited = self._mark
         seconds = max(now - mark_time, 1e-9)
@@ -221,14 +221,9 @@ class _Monitor:
         self._mark = (step, now, waited)
         rate = float(self._schedule(step - 1))
         self._writer.write(
-            step,
-            loss=loss,
-            grad_norm=norm,
-            learning_rate=rate,
-            tokens_per_second=round(speed),
-            input_wait=round(wait, 4),
+            step, **values, learning_rate=rate, tokens_per_second=round(speed), input_wait=round(wait, 4)
         )
-        self._line.update(step, f"loss {loss:.3f}  {speed:,.0f} tokens/s  input wait {wait:.1%}")
+        self._line.update(step, f"loss {values['loss']:.3f}  {speed:,.0f} tokens/s  input wait {wait:.1%}")
 
 
 class _Signals:

@@ -2,12 +2,18 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# Runs of one tiny recipe compile the same programs again and again; and no test writes into the user's cache.
+os.environ["LM_JAX_CACHE"] = tempfile.mkdtemp(prefix="lm_jax_tests_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["LM_JAX_CACHE"], "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

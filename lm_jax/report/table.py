@@ -26,7 +26,7 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
             row.split,
             f"{row.documents:,}",
             f"{row.tokens:,}",
-            f"{row.nats / row.tokens:.4f}",
+            number(row.nats and row.nats / row.tokens, ".4f"),
             number(row.perplexity, ".2f"),
             number(row.bits_per_byte, ".4f"),
             interval(row),

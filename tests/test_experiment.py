@@ -1,0 +1,185 @@
+"""Run directories: whole, resumed bit for bit, and safe from a second run."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+import lm_jax
+from lm_jax import config as config_module
+from lm_jax import experiment
+from lm_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run: its config, directory and rows."""
+    directory = tmp_path_factory.mktemp("finished")
+    config = tiny.config(tiny.write_text(directory / "text.txt"))
+    return config, directory / "run", experiment.run(config, directory / "run")
+
+
+def results(workdir):
+    rows = json.loads((workdir / "results.json").read_text())
+    return [{k: v for k, v in row.items() if k != "model"} for row in rows]
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k and "wait" not in k} for line in lines]
+
+
+def test_a_run_says_how_good_it_is(finished):
+    _, workdir, rows = finished
+    assert [row.split for row in rows] == ["valid", "test"]
+    for row in rows:
+        documents = experiment.read_documents(workdir / f"{row.split}.jsonl")
+        assert row.bytes == sum(len(d.text.encode()) for d in documents)
+        assert row.documents == len(documents)
+        assert row.tokens == row.bytes + row.documents, "a byte model pays for each byte and each end"
+        low, high = row.bits_per_byte_ci
+        assert low < row.bits_per_byte < high
+        assert row.data["sha256"]
+    assert rows == experiment.read_rows(workdir / "results.json")
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    config, workdir, rows = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    assert experiment.run(config, workdir) == rows
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+
+
+def test_another_config_is_refused(finished):
+    config, workdir, _ = finished
+    other = config_module.override(config, {"model.num_layers": "2"})
+    with pytest.raises(UserError, match=r"model.num_layers \(1 there, 2 here\).*--workdir"):
+        experiment.run(other, workdir)
+
+
+def test_the_same_text_and_seed_give_the_same_numbers(finished, tmp_path):
+    config, workdir, _ = finished
+    experiment.run(config, tmp_path / "again")
+    assert results(tmp_path / "again") == results(workdir)
+    assert losses(tmp_path / "again") == losses(workdir)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=4)
+    experiment.run(config, tmp_path / "run")
+    longer = config_module.override(
+        config, {"train.num_steps": "8", "train.eval_every": "2", "mesh.data": "2"}
+    )
+    experiment.run(longer, tmp_path / "run")
+    assert [line["step"] for line in losses(tmp_path / "run") if "loss" in line] == list(range(1, 9))
+
+
+def test_the_text_of_a_run_may_not_change_under_it(tmp_path):
+    text = tiny.write_text(tmp_path / "text.txt")
+    experiment.run(tiny.config(text, num_steps=4), tmp_path / "run")
+    tiny.write_text(text, seed=1)
+    with pytest.raises(UserError, match=r"no longer what .* was trained on"):
+        experiment.run(tiny.config(text, num_steps=8), tmp_path / "run")
+
+
+def test_training_starts_from_another_runs_parameters(finished, tmp_path):
+    config, workdir, _ = finished
+    tuned = config_module.override(config, {"init_from": str(workdir), "train.num_steps": "4"})
+    experiment.run(tuned, tmp_path / "tuned")
+    first = next(line["valid_loss"] for line in losses(tmp_path / "tuned") if "valid_loss" in line)
+    untuned = next(line["valid_loss"] for line in losses(workdir) if "valid_loss" in line)
+    assert first < untuned
+    with pytest.raises(UserError, match=r"another shape: model.d_model \(16 there, 8 here\)"):
+        experiment.run(config_module.override(tuned, {"model.d_model": "8"}), tmp_path / "other")
+
+
+def start(config, workdir, recipe):
+    """`python train.py` on a recipe file, in a process of its own."""
+    recipe.write_text(
+        "from lm_jax import config\n\n\ndef get_config(variant=''):\n"
+        f"    return config.from_json({config_module.to_json(config)!r})\n"
+    )
+    command = [sys.executable, str(ROOT / "train.py"), f"--config={recipe}", f"--workdir={workdir}"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_step(workdir, step, process):
+    """Until metrics.jsonl has the step, or the process has ended."""
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and len(path.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_run_again_the_numbers_are_the_same(tmp_path):
+    config = tiny.config(
+        tiny.write_text(tmp_path / "text.txt"), num_steps=60, eval_every=20, checkpoint_every=7
+    )
+    process = start(config, tmp_path / "whole", tmp_path / "recipe.py")
+    assert process.wait() == 0, process.stdout.read()
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    draw, kills = random.Random(seed), 0
+    for _ in range(3):
+        process = start(config, tmp_path / "killed", tmp_path / "recipe.py")
+        wait_for_step(tmp_path / "killed", draw.randrange(10, 55), process)
+        time.sleep(draw.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    process = start(config, tmp_path / "killed", tmp_path / "recipe.py")
+    assert process.wait() == 0, process.stdout.read()
+    assert kills, "every process ended before its kill"
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_cleanly(tmp_path, number):
+    config = tiny.config(
+        tiny.write_text(tmp_path / "text.txt"), num_steps=100_000, eval_every=50_000, checkpoint_every=50_000
+    )
+    process = start(config, tmp_path / "run", tmp_path / "recipe.py")
+    wait_for_step(tmp_path / "run", 5, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert "the same command goes on from here" in output
+    [saved] = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert f"stopped at step {saved}" in output
+
+
+def test_a_run_directory_is_all_that_is_needed(finished, tmp_path):
+    _, workdir, rows = finished
+    moved = shutil.copytree(workdir, tmp_path / "elsewhere")
+    model = lm_jax.load(moved)
+    texts = [d.text for d in experiment.read_documents(moved / "test.jsonl")]
+    nats = -sum(float(s.log_probs.sum()) for s in model.score(texts))
+    assert nats == pytest.approx(rows[1].nats, rel=1e-9)
+
+
+def test_two_processes_do_not_train_in_one_directory(finished):
+    import fcntl
+
+    config, workdir, _ = finished
+    longer = config_module.override(config, {"train.num_steps": "99"})
+    with (workdir / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process trains"):
+            experiment.run(longer, workdir)

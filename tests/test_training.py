@@ -1,0 +1,103 @@
+"""The training step and its loop: it learns, devices agree, and what is not a number stops it."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from lm_jax import experiment, training
+from lm_jax.batch import Batch
+from lm_jax.config import make_model, resolve
+from lm_jax.errors import UserError
+from lm_jax.objectives import Causal
+from lm_jax.optimizers import OptimizerConfig, make_optimizer, make_schedule
+from lm_jax.sharding import MeshConfig
+
+
+def one_batch(config, rows=8):
+    tokens = np.random.default_rng(0).integers(
+        0, config.model.vocab_size, (rows, config.data.sequence_length + 1)
+    )
+    tokens = tokens.astype(np.int32)
+    return Batch(tokens[:, :-1], tokens[:, 1:], np.ones((rows, config.data.sequence_length), np.float32))
+
+
+@pytest.fixture
+def small(tmp_path):
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), batch_size=8)
+    return resolve(dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0)), 64)
+
+
+def test_one_batch_can_be_learned_by_heart(small):
+    model, optimizer = make_model(small.model), optax.adam(1e-2)
+    state = training.init_state(model, optimizer, seed=0, length=32)
+    step = jax.jit(training.make_train_step(model, Causal(), optimizer), donate_argnums=0)
+    batch, losses = one_batch(small), []
+    for _ in range(250):
+        state, metrics = step(state, batch, jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == pytest.approx(np.log(64), rel=0.05), "random parameters know nothing"
+    assert losses[-1] < 0.05
+
+
+def test_eight_devices_give_the_loss_and_gradient_of_one(small):
+    results = []
+    for devices in (1, 8):
+        config = dataclasses.replace(small, mesh=MeshConfig(data=devices))
+        trainer = training.Trainer(config, make_model(config.model))
+        state, metrics = trainer.step(trainer.init(), one_batch(small), trainer.key)
+        results.append({k: float(v) for k, v in metrics.items()})
+        assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == devices
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_padding_changes_neither_loss_nor_gradient(small):
+    model, batch = make_model(small.model), one_batch(small)
+    params = training.init_state(model, optax.sgd(0.1), 0, 32).params
+    padded = Batch(*(np.concatenate([x, x[:3]]) for x in batch[:3]))
+    padded.weights[8:] = 0
+
+    def loss(params, batch):
+        return Causal()(model, params, batch)[0].mean
+
+    plain, with_padding = (jax.jit(jax.grad(loss))(params, b) for b in (batch, padded))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, with_padding)
+
+
+def test_schedule_warms_up_and_ends_at_its_ratio():
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_ratio=0.1), 100)
+    rates = [float(schedule(step)) for step in range(101)]
+    assert 0 < rates[0] < rates[5] < rates[10] == 1.0
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_decay_spares_vectors():
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5), 10)
+    params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    nothing = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(nothing, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.5)
+    np.testing.assert_array_equal(updates["bias"], 0)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tmp_path):
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=8)
+    experiment.run(config, tmp_path / "run")
+    wild = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e38, clip_norm=0.0)
+    )
+    # The same directory with a rate that overflows: as if the run had diverged after step 8.
+    text = json.loads((tmp_path / "run" / "config.json").read_text())
+    text["optimizer"] |= {"learning_rate": 1e38, "clip_norm": 0.0}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(text))
+    wild = dataclasses.replace(wild, train=dataclasses.replace(wild.train, num_steps=20))
+    with pytest.raises(
+        UserError, match=r"the param_norm at step 9 is inf; the last good checkpoint is step 8"
+    ):
+        experiment.run(wild, tmp_path / "run")
