@@ -41,12 +41,13 @@ def run(config: Config, workdir: pathlib.Path | str) -> list[Row]:
         return read_rows(workdir / "results.json")
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
-        files.write_text(workdir / "config.json", config_module.to_json(config))
-        data = _prepare_data(config, workdir)
+        data = _prepare_data(config)
         resolved = config_module.resolve(config, data.tokenizer.vocab_size)
-        model = config_module.make_model(resolved.model)
+        trainer = training.Trainer(resolved)
         start = _initial_params(resolved)
-        if not training.fit(resolved, model, data, workdir, start):
+        # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
+        _write_facts(config, data, workdir)
+        if not training.fit(trainer, data, workdir, start):
             return []
         return _evaluate(workdir)
 
@@ -118,8 +119,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _prepare_data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
-    """The corpus, with what evaluation will need of it kept in the run directory."""
+def _prepare_data(config: Config) -> pipeline.Data:
     data_config = config.data
     if config.init_from:  # what was learned is about that run's tokens
         tokenizer = str(pathlib.Path(config.init_from) / "tokenizer")
@@ -127,19 +127,28 @@ def _prepare_data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
     report = Reporter()
     data = pipeline.prepare(data_config, progress=report)
     report.close()
+    return data
+
+
+def _write_facts(config: Config, data: pipeline.Data, workdir: pathlib.Path) -> None:
+    """What evaluation needs beside the parameters: recipe, tokenizer, held-out texts and where they are from.
+
+    Raises:
+        UserError: the directory's run was trained on another text.
+    """
     path = workdir / "data.json"
     if path.exists() and files.read_json(path) != data.provenance:
         raise UserError(
             f"the text of {config.data.corpus} is no longer what {workdir} was trained on",
             "restore it (or the Python version it came with), or give another --workdir",
         )
+    files.write_text(workdir / "config.json", config_module.to_json(config))
     data.tokenizer.save(workdir / "tokenizer")
     for name, split in data.splits.items():
         if name != "train":
             lines = [json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in split.documents()]
             files.write_text(workdir / f"{name}.jsonl", "".join(lines))
     files.write_json(path, data.provenance)
-    return data
 
 
 def _initial_params(config: Config) -> Any:

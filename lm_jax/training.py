@@ -15,7 +15,7 @@ import optax
 
 from lm_jax.batch import Batch, Sums
 from lm_jax.checkpoint import Checkpoints, TrainState
-from lm_jax.config import Config
+from lm_jax.config import Config, make_model
 from lm_jax.data import pipeline
 from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
@@ -36,8 +36,9 @@ def init_state(
 
 
 def make_train_step(model: nn.Module, objective: Any, optimizer: optax.GradientTransformation) -> TrainStep:
-    """The pure function `(state, batch, key) -> (state, metrics)`; metrics are scalars: loss (nats per token),
-    grad_norm before clipping, and param_norm after the update.
+    """The pure function `(state, batch, key) -> (state, metrics)`.
+
+    Metrics are scalars: loss (nats per token), grad_norm before clipping, param_norm after the update.
     """
 
     def train_step(
@@ -59,10 +60,14 @@ def make_train_step(model: nn.Module, objective: Any, optimizer: optax.GradientT
 
 
 class Trainer:
-    """A model with its optimizer on a mesh, compiled: what `fit` steps and evaluates with."""
+    """A resolved recipe's model with its optimizer on a mesh, compiled: what `fit` steps and evaluates with.
 
-    def __init__(self, config: Config, model: nn.Module):
-        self.config = config
+    Raises:
+        UserError: a model that cannot be built, or a mesh that this machine does not have.
+    """
+
+    def __init__(self, config: Config):
+        self.config, model = config, make_model(config.model)
         self.mesh = make_mesh(config.mesh, config.train.batch_size)
         whole, rows = replicated(self.mesh), by_rows(self.mesh)
         optimizer = make_optimizer(config.optimizer, config.train.num_steps)
@@ -82,6 +87,7 @@ class Trainer:
             in_shardings=(whole, rows),
             out_shardings=whole,
         )
+        self._shapes = jax.eval_shape(self._init)
         self.key = jax.device_put(jax.random.fold_in(jax.random.key(config.train.seed), 1), whole)
 
     def init(self) -> TrainState:
@@ -91,8 +97,7 @@ class Trainer:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, for restoring into."""
         whole = replicated(self.mesh)
-        shapes = jax.eval_shape(self._init)
-        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes)
+        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), self._shapes)
 
     def evaluate(self, params: Any, batches: Iterator[Batch]) -> tuple[float, float]:
         """Total nats and weight over batches that cover a part once."""
@@ -101,14 +106,11 @@ class Trainer:
         return sum(float(s.total) for s in sums), sum(float(s.weight) for s in sums)
 
 
-def fit(
-    config: Config, model: nn.Module, data: pipeline.Data, workdir: pathlib.Path, params: Any = None
-) -> bool:
+def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: Any = None) -> bool:
     """Trains from the latest checkpoint in `workdir`, or from the start, to `train.num_steps`.
 
     Args:
-        config: the resolved recipe.
-        model: the module it names.
+        trainer: the compiled recipe.
         data: the prepared corpus, with a part "train" and a part "valid".
         workdir: where checkpoints and metrics.jsonl go.
         params: parameters to start from instead of random ones.
@@ -119,7 +121,7 @@ def fit(
     Raises:
         UserError: a loss that is not finite, or a damaged checkpoint.
     """
-    trainer, train = Trainer(config, model), config.train
+    config, train = trainer.config, trainer.config.train
     source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, train.seed)
     with Checkpoints(workdir) as checkpoints, _Signals() as signals:
         state, first = _start(trainer, checkpoints, params)

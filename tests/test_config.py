@@ -36,7 +36,7 @@ def test_override_sets_each_type_from_text():
     ],
 )
 def test_a_wrong_override_names_the_remedy(name, text, message):
-    with pytest.raises(UserError, match="^[^\n]+$") as error:
+    with pytest.raises(UserError, match=r"^[^\n]+$") as error:
         config_module.override(Config(), {name: text})
     assert message in str(error.value)
 
@@ -84,7 +84,9 @@ def test_json_of_another_kind_is_refused(change, message):
 
 def test_differences_leave_out_what_a_resumed_run_may_change():
     old = Config()
-    longer = config_module.override(old, {"train.num_steps": "5000", "mesh.data": "2", "train.eval_every": "7"})
+    longer = config_module.override(
+        old, {"train.num_steps": "5000", "mesh.data": "2", "train.eval_every": "7"}
+    )
     assert config_module.differences(old, longer) == []
     other = config_module.override(longer, {"train.seed": "3"})
     assert config_module.differences(old, other) == ["train.seed (0 there, 3 here)"]
@@ -102,7 +104,7 @@ def test_configs_are_frozen_and_hashable():
 
 
 def test_an_unknown_recipe_or_variant_says_what_there_is(tmp_path):
-    with pytest.raises(UserError, match="there are: .*gpt.py"):
+    with pytest.raises(UserError, match=r"there are: .*gpt.py"):
         config_module.load(str(RECIPES[0].parent / "gtp.py"))
     with pytest.raises(UserError, match="no variant 'huge'"):
         config_module.load(f"{RECIPES[0].parent / 'gpt.py'}:huge")
