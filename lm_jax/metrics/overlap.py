@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from lm_jax.batch import Array
 from lm_jax.errors import UserError
 from lm_jax.metrics.matching import Occurrences, lcs_length, lcs_mask, lengths, ngram_occurrences
-from lm_jax.metrics.smoothing import SMOOTHINGS, Counts
+from lm_jax.metrics.smoothing import SMOOTHINGS, Counts, orders_read
 
 
 class BleuStatistics(NamedTuple):
@@ -146,9 +146,9 @@ class Overlap(NamedTuple):
 class Rouge(NamedTuple):
     """Precision, recall and F, [...], each in [0, 1]."""
 
-    precision: Array
-    recall: Array
-    f: Array
+    precision: Array | float
+    recall: Array | float
+    f: Array | float
 
 
 def rouge_n(hypotheses_BT: Array, references_BS: Array, n: int, *, distinct: bool = False) -> Overlap:
@@ -189,7 +189,7 @@ def rouge_lsum(hypotheses_BKT: Array, references_BLS: Array, *, distinct: bool =
 
 
 def precision_recall_f(overlap: Overlap, *, beta: float = 1.0, epsilon: float = 0.0) -> Rouge:
-    """P = m / h, R = m / r, F = (1 + β²) P R / (R + β² P + ε), and 0 for 0 / 0. ε is 1e-8 in `rouge` 1.0.1."""
+    """P = m / h, R = m / r, F = (1 + β²) P R / (R + β² P + ε), 0 for 0 / 0. ε is 1e-8 in `rouge` 1.0.1."""
     matches, hypothesis, reference = (jnp.asarray(x, float) for x in overlap)
     precision = matches / jnp.maximum(hypothesis, 1)
     recall = matches / jnp.maximum(reference, 1)
@@ -210,26 +210,24 @@ def _as_floats(statistics: BleuStatistics) -> BleuStatistics:
 
 def _counts(statistics: BleuStatistics, last: BleuStatistics, order: int | None, smoothing: str) -> Counts:
     """The counts of N orders, and what NLTK's methods read besides."""
-    needs_five_grams = smoothing in ("method5", "method7")
-    available = statistics.matches.shape[-1]
-    order = order or (4 if needs_five_grams else available)
-    if available < max(order, 5 * needs_five_grams):
+    available: int = statistics.matches.shape[-1]
+    if order is None:
+        order = min(available, 4) if orders_read(4, smoothing) > 4 else available
+    if available < orders_read(order, smoothing):
         raise UserError(
             f"statistics of {available} orders do not make BLEU of order {order} with {smoothing!r}",
-            f"count them with max_order={max(order, 5 * needs_five_grams)}",
+            f"count them with max_order={orders_read(order, smoothing)}",
         )
-    five_gram_precision = (
-        last.matches[..., 4] / jnp.maximum(last.totals[..., 4], 1) if needs_five_grams else None
-    )
-    ngrams = last.hypothesis_length[..., None] - jnp.arange(order).reshape(
-        (1,) * (last.hypothesis_length.ndim) + (-1,)
+    five_grams = last.matches[..., 4:5] / jnp.maximum(last.totals[..., 4:5], 1)
+    n_minus_1 = jax.lax.broadcasted_iota(
+        statistics.matches.dtype, (*last.hypothesis_length.shape, order), last.hypothesis_length.ndim
     )
     return Counts(
         statistics.matches[..., :order],
         statistics.totals[..., :order],
-        statistics.hypothesis_length,
-        five_gram_precision,
-        jnp.maximum(ngrams, 0),
+        statistics.hypothesis_length[..., None],
+        five_grams,
+        jnp.maximum(last.hypothesis_length[..., None] - n_minus_1, 0),
     )
 
 
@@ -242,7 +240,7 @@ def _weights(counts: Counts, weights: Array | None, effective_order: bool) -> ja
             )
         return jnp.broadcast_to(jnp.asarray(weights, float), counts.matches.shape)
     used = counts.totals > 0 if effective_order else jnp.ones_like(counts.totals, bool)
-    return used / jnp.maximum(used.sum(axis=-1, keepdims=True), 1)
+    return jnp.asarray(used / jnp.maximum(used.sum(axis=-1, keepdims=True), 1))
 
 
 def _common(occurrences: Occurrences) -> jax.Array:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lm_jax.batch import Array
+
 
 class Counts(NamedTuple):
     """What a smoothing reads, in floating point, for N orders of n-grams.
@@ -21,16 +23,16 @@ class Counts(NamedTuple):
     Attributes:
         matches: clipped matches, [..., N].
         totals: n-grams of the hypothesis, [..., N].
-        length: tokens of the hypothesis, [...].
-        five_gram_precision: [...], for methods 5 and 7.
+        length: tokens of the hypothesis, [..., 1].
+        five_gram_precision: [..., 1], where 5-grams were counted.
         ngrams: what method 6 divides by, [..., N].
     """
 
-    matches: jax.Array
-    totals: jax.Array
-    length: jax.Array
-    five_gram_precision: jax.Array
-    ngrams: jax.Array
+    matches: Array
+    totals: Array
+    length: Array
+    five_gram_precision: Array
+    ngrams: Array
 
 
 def _none(c: Counts, _: float = 0.0) -> jax.Array:
@@ -59,13 +61,13 @@ def _smallest(c: Counts, _: float) -> jax.Array:
 def _by_length(c: Counts, value: float) -> jax.Array:
     """Method 4: the k-th order without matches counts ln(length) / (2^k · value)."""
     doublings = 2.0 ** jnp.cumsum(c.matches == 0, axis=-1)
-    count = jnp.log(jnp.maximum(c.length, 1))[..., None] / (doublings * value)
+    count = jnp.log(jnp.maximum(c.length, 1)) / (doublings * value)
     return _none(c._replace(matches=jnp.where(c.matches == 0, count, c.matches)))
 
 
 def _neighbours(c: Counts, precisions: jax.Array) -> jax.Array:
     """Method 5: the mean of the smoothed precision one order below, the order's own, and that above."""
-    following = jnp.concatenate([precisions[..., 1:], c.five_gram_precision[..., None]], axis=-1)
+    following = jnp.concatenate([precisions[..., 1:], c.five_gram_precision], axis=-1)
     smoothed, before = [], precisions[..., 0] + 1
     for n in range(precisions.shape[-1]):
         before = (before + precisions[..., n] + following[..., n]) / 3
@@ -76,7 +78,7 @@ def _neighbours(c: Counts, precisions: jax.Array) -> jax.Array:
 def _extrapolated(c: Counts, value: float) -> jax.Array:
     """Method 6: from trigrams on, `value` further n-grams of the precision p²_{n−1} / p_{n−2}."""
     precisions = _none(c)
-    p = [precisions[..., 0], precisions[..., 1]]
+    p: list[Array] = [precisions[..., 0], precisions[..., 1]]
     for n in range(2, precisions.shape[-1]):
         prior = jnp.where(p[n - 2] == 0, 0, jnp.square(p[n - 1]) / jnp.where(p[n - 2] == 0, 1, p[n - 2]))
         p.append((c.matches[..., n] + value * prior) / (c.ngrams[..., n] + value))
@@ -99,3 +101,8 @@ SMOOTHINGS: dict[str, tuple[Callable[[Counts, float], jax.Array], float]] = {
     "method7": (lambda c, value: _neighbours(c, _by_length(c, value)), 5.0),
 }
 """The smoothings by name, (counts, value) -> precisions [..., N], with the value that is taken by default."""
+
+
+def orders_read(order: int, smoothing: str) -> int:
+    """How many orders of n-grams must be counted for BLEU of that order."""
+    return max(order, 5) if smoothing in ("method5", "method7") else order

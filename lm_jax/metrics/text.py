@@ -12,8 +12,10 @@ One that drops all characters of a text, such as "rouge_score" of Chinese, warns
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from lm_jax.metrics import overlap
 from lm_jax.metrics.overlap import BleuStatistics, Rouge
 from lm_jax.metrics.profiles import PROFILES, Profile, get_profile
 from lm_jax.metrics.ragged import Ragged, bucketed, encode
+from lm_jax.metrics.smoothing import orders_read
 
 References = Sequence[str] | Sequence[Sequence[str]]
 
@@ -67,7 +70,7 @@ def corpus_bleu(
     """
     profile = get_profile(profile)
     smoothing = smoothing or profile.smoothing
-    statistics = bleu_statistics(hypotheses, references, profile, max_order=_num_orders(max_order, smoothing))
+    statistics = bleu_statistics(hypotheses, references, profile, max_order=orders_read(max_order, smoothing))
     score = _bleu(
         *(x.sum(axis=0, dtype=float) for x in statistics),
         order=max_order,
@@ -79,7 +82,7 @@ def corpus_bleu(
     )
     counts = {1 if isinstance(r, str) else len(r) for r in references}
     num_references = counts.pop() if len(counts) == 1 else "var"
-    return Score(score, profile.bleu_signature(num_references, smoothing, effective_order, max_order))
+    return Score(float(score), profile.bleu_signature(num_references, smoothing, effective_order, max_order))
 
 
 def sentence_bleu(
@@ -104,7 +107,7 @@ def sentence_bleu(
     scores = _count_bleu(
         *_as_lists(hypotheses, references),
         profile,
-        _num_orders(max_order, smoothing),
+        orders_read(max_order, smoothing),
         order=max_order,
         weights=None if weights is None else tuple(weights),
         smoothing=smoothing,
@@ -114,7 +117,9 @@ def sentence_bleu(
     if not isinstance(hypotheses, str):
         return scores
     num_references = 1 if isinstance(references, str) else len(references)
-    return Score(scores[0], profile.bleu_signature(num_references, smoothing, effective_order, max_order))
+    return Score(
+        float(scores[0]), profile.bleu_signature(num_references, smoothing, effective_order, max_order)
+    )
 
 
 def bleu_statistics(
@@ -160,7 +165,7 @@ def rouge(
     texts = hypothesis_list + reference_list
     rows = (hypothesis_of_pair, len(hypothesis_list) + np.arange(len(reference_list)))
     of_sentences = {t for t in types if t == "rougeLsum" or (t == "rougeL" and profile.distinct)}
-    scores: dict[str, Rouge] = {}
+    scores: dict[str, Any] = {}
     if whole := tuple(t for t in types if t not in of_sentences):
         encoded = _encode(texts, profile)
         score = functools.partial(
@@ -175,7 +180,7 @@ def rouge(
         scores |= dict.fromkeys(of_sentences, bucketed(score, [(encoded, sentences[r]) for r in rows]))
     best = {t: _best_reference(scores[t], num_references) for t in types}
     if isinstance(hypotheses, str):
-        return {t: Rouge(*(float(x[0]) for x in best[t])) for t in types}
+        return {t: Rouge(*(float(np.asarray(x)[0]) for x in best[t])) for t in types}
     return best
 
 
@@ -237,8 +242,9 @@ def _rouge_sentences(hypotheses_BKT, references_BLS, distinct, beta, epsilon):
 
 
 def _count_bleu(
-    hypotheses: list[str], references: list[list[str]], profile: Profile, num_orders: int, **options
-) -> BleuStatistics | np.ndarray:
+    hypotheses: list[str], references: list[list[str]], profile: Profile, num_orders: int, **options: Any
+) -> Any:
+    """`BleuStatistics` [D, ...], or with options of `overlap.bleu` the scores, [D]."""
     encoded = _encode(hypotheses + [text for texts in references for text in texts], profile)
     num_references = np.array([len(texts) for texts in references])
     column = np.arange(num_references.max())[None]
@@ -248,35 +254,31 @@ def _count_bleu(
     return bucketed(count, [(encoded, np.arange(len(hypotheses))), (encoded, rows)], num_references)
 
 
-def _num_orders(max_order: int, smoothing: str) -> int:
-    return max(max_order, 5) if smoothing in ("method5", "method7") else max_order
-
-
 def _as_lists(
     hypotheses: str | Sequence[str], references: str | References
 ) -> tuple[list[str], list[list[str]]]:
     """One hypothesis and the list of its references for each example."""
     if isinstance(hypotheses, str):
-        hypotheses, references = [hypotheses], [references]
-    if isinstance(references, str) or len(hypotheses) != len(references):
+        pairs = [(hypotheses, references)]
+    elif isinstance(references, str) or len(hypotheses) != len(references):
         num = 1 if isinstance(references, str) else len(references)
         raise UserError(
             f"{len(hypotheses)} hypotheses do not pair with {num} references",
             "give one reference, or one list of references, for each hypothesis",
         )
-    reference_lists = [[r] if isinstance(r, str) else list(r) for r in references]
-    if not reference_lists or not all(reference_lists):
+    else:
+        pairs = list(zip(hypotheses, references))
+    reference_lists = [[r] if isinstance(r, str) else [str(text) for text in r] for _, r in pairs]
+    if not pairs or not all(reference_lists):
         raise UserError(
-            "there is nothing to compare with", "give at least one pair, and each hypothesis a reference"
+            "there is nothing to compare with", "give each hypothesis a reference, and at least one pair"
         )
-    return list(hypotheses), reference_lists
+    return [hypothesis for hypothesis, _ in pairs], reference_lists
 
 
 def _check_types(types: Sequence[str]) -> None:
     for t in types:
-        if not (
-            t in ("rougeL", "rougeLsum") or (t.startswith("rouge") and t[5:].isdecimal() and int(t[5:]) > 0)
-        ):
+        if not re.fullmatch("rouge([1-9][0-9]*|L|Lsum)", t):
             raise UserError(
                 f"no ROUGE type {t!r}", "use 'rouge1', 'rouge2' and so on, 'rougeL' or 'rougeLsum'"
             )
@@ -307,8 +309,6 @@ def _best_reference(scores: Rouge, num_references: np.ndarray) -> Rouge:
     """The scores of each hypothesis with the reference of its largest F, the first one among equals."""
     if (num_references == 1).all():
         return scores
-    ends = np.cumsum(num_references)
-    best = np.array(
-        [end - num + scores.f[end - num : end].argmax() for end, num in zip(ends, num_references)]
-    )
-    return Rouge(*(x[best] for x in scores))
+    f, ends = np.asarray(scores.f), np.cumsum(num_references)
+    best = np.array([end - num + f[end - num : end].argmax() for end, num in zip(ends, num_references)])
+    return Rouge(*(np.asarray(x)[best] for x in scores))
