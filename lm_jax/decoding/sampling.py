@@ -151,21 +151,21 @@ def generate(
     context_length: int | None = None,
     num_samples: int = 1,
 ) -> Generated:
-    """Continues each prompt by up to `num_tokens` tokens, all at once. Arguments as for `stream`."""
+    """Continues each prompt by `num_tokens` tokens, or to its end. Arguments and errors as for `stream`."""
     chunks = list(
         stream(
             prefill, step, params, prompts, lengths, num_tokens, sampling, seeds, end_id, context_length,
             num_samples, chunk=_bucket(num_tokens),
         )
     )  # fmt: skip
-    rows = len(prompts) * num_samples
-    tokens = np.full((rows, num_tokens), end_id or 0, np.int32)
-    log_probs = np.zeros((rows, num_tokens), np.float32)
-    if chunks:
-        made = np.concatenate([c.tokens for c in chunks], axis=1)
-        tokens[:, : made.shape[1]] = made
-        log_probs[:, : made.shape[1]] = np.concatenate([c.log_probs for c in chunks], axis=1)
-    return Generated(tokens, log_probs, np.sum([c.lengths for c in chunks], axis=0, dtype=np.int32))
+    tokens = np.concatenate([c.tokens for c in chunks], axis=1)
+    log_probs = np.concatenate([c.log_probs for c in chunks], axis=1)
+    rest = ((0, 0), (0, num_tokens - tokens.shape[1]))
+    return Generated(
+        np.pad(tokens, rest, constant_values=end_id or 0),
+        np.pad(log_probs, rest),
+        np.stack([c.lengths for c in chunks]).sum(axis=0, dtype=np.int32),
+    )
 
 
 def stream(
@@ -196,7 +196,7 @@ def stream(
         lengths: int [B], from 1 to the context length.
         num_tokens: how many to generate in each row.
         sampling: how each is chosen.
-        seeds: one non-negative integer a prompt; by default 0 for all.
+        seeds: one integer a prompt, from 0 below 2**32; by default 0 for all.
         end_id: a token that ends its row.
         context_length: the most tokens the model can read; None: no limit.
         num_samples: how many continuations of each prompt.
@@ -210,10 +210,15 @@ def stream(
             that are not numbers.
     """
     sampling.check()
+    seed_B = np.zeros(len(prompts), np.uint32) if seeds is None else np.array(seeds)
+    if min(num_tokens, num_samples, chunk) < 1 or seed_B.min() < 0 or seed_B.max() >= 2**32:
+        raise UserError(
+            f"num_tokens={num_tokens}, num_samples={num_samples}, chunk={chunk}, seeds={seeds}",
+            "choose numbers above 0, and seeds from 0 below 2**32",
+        )
     text = _Text.start(prompts, lengths, num_tokens, context_length, num_samples)
-    seeds = np.zeros(len(prompts), np.uint32) if seeds is None else np.asarray(seeds, np.uint32)
-    key_R = _row_keys(jnp.asarray(seeds), num_samples)
-    end = -1 if end_id is None else end_id
+    key_R = _row_keys(seed_B.astype(np.uint32), num_samples)
+    end = -1 if end_id is None else end_id  # no token is -1
     rows, made = None, 0
     while made < num_tokens and not text.done_R.all():
         if rows is None or text.room == 0:

@@ -37,6 +37,26 @@ class GPTConfig:
     layer_norm_epsilon: float = 1e-5  # added to the variance
     dtype: str = "float32"  # of computation, or bfloat16; parameters are float32
 
+    def check(self) -> None:
+        """Raises UserError for a value that no model can have."""
+        for name in ("num_layers", "num_heads", "d_model"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)}", "it must be 1 or more")
+        for name in ("vocab_size", "max_length", "d_ff"):
+            if getattr(self, name) < 0:
+                raise UserError(f"model.{name}={getattr(self, name)}", "it must be 0 or more")
+        if self.d_model % self.num_heads:
+            raise UserError(
+                f"model.d_model={self.d_model} does not divide into model.num_heads={self.num_heads}",
+                "make it a multiple",
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout={self.dropout}", "it must lie in [0, 1)")
+        if self.layer_norm_epsilon <= 0:
+            raise UserError(f"model.layer_norm_epsilon={self.layer_norm_epsilon}", "it must be above 0")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"model.dtype={self.dtype!r}", "choose float32 or bfloat16")
+
 
 class Block(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
@@ -76,9 +96,9 @@ class GPT(nn.Module):
     def setup(self):
         """Makes the layers, named as parameters are."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        for field in ("vocab_size", "max_length"):
-            if getattr(c, field) < 1:
-                raise UserError(f"model.{field} is {getattr(c, field)}", f"give GPTConfig a positive {field}")
+        for name in ("vocab_size", "max_length"):
+            if getattr(c, name) < 1:
+                raise UserError(f"model.{name}={getattr(c, name)}", "a model itself needs 1 or more")
         self.token_embedding = nn.Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
         self.position_embedding = nn.Embed(c.max_length, c.d_model, dtype, embedding_init=_normal(0.02))
         self.drop = nn.Dropout(c.dropout)
@@ -169,10 +189,12 @@ class GPT(nn.Module):
     ) -> tuple[jax.Array, KeyValueCache]:
         """Reads prompts padded on the right: the logits that follow each, float32 [B, V], and the state."""
         hidden_BTD, state = self.hidden(tokens_BT, self.init_state(tokens_BT.shape[0], capacity))
+        assert state is not None
         last_B1D = jnp.take_along_axis(hidden_BTD, (length_B - 1)[:, None, None], axis=1)
         return self.logits(last_B1D[:, 0]), state._replace(position_B=length_B)
 
     def step(self, state: KeyValueCache, token_B: jax.Array) -> tuple[jax.Array, KeyValueCache]:
         """Reads one token a row: the logits that follow it, float32 [B, V], and the state."""
-        hidden_B1D, state = self.hidden(token_B[:, None], state)
-        return self.logits(hidden_B1D[:, 0]), state
+        hidden_B1D, new_state = self.hidden(token_B[:, None], state)
+        assert new_state is not None
+        return self.logits(hidden_B1D[:, 0]), new_state

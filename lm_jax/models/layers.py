@@ -96,8 +96,8 @@ class MLP(nn.Module):
 class LayerCache(NamedTuple):
     """Keys and values that one layer has computed. Both [B, S, H, K]; S is the capacity."""
 
-    k_BSHK: jax.Array  # noqa: N815
-    v_BSHK: jax.Array  # noqa: N815
+    k_BSHK: jax.Array
+    v_BSHK: jax.Array
 
 
 class KeyValueCache(NamedTuple):
@@ -111,7 +111,7 @@ class KeyValueCache(NamedTuple):
     """
 
     layers: tuple[LayerCache, ...]
-    position_B: jax.Array  # noqa: N815
+    position_B: jax.Array
 
     @classmethod
     def empty(
@@ -201,6 +201,7 @@ class SelfAttention(nn.Module):
         qkv = Dense(3 * D, self.dtype, name="qkv")(x_BTD)
         q_BTHK, k_BSHK, v_BSHK = (y.reshape(B, T, self.num_heads, -1) for y in jnp.split(qkv, 3, axis=-1))
         if cache is not None:
+            assert position_BT is not None
             cache = write_cache(cache, k_BSHK, v_BSHK, position_BT)
             k_BSHK, v_BSHK = cache
 
