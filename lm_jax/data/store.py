@@ -23,7 +23,7 @@ from lm_jax.encoding import Tokenizer, grouped
 from lm_jax.errors import UserError
 from lm_jax.tokenizers import count_words
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 1  # raise it when the same sources and settings come to give other texts or tokens
 _FACTS = "facts.json"
 
 
