@@ -1,0 +1,265 @@
+"""Decoding against brute-force definitions, transformers' processors, and models that are one table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm_jax.decoding import sampling as decoding
+from lm_jax.decoding.sampling import Generated, Sampling, generate, sample, stream
+from lm_jax.errors import UserError
+
+GREEDY = Sampling(temperature=0)
+VOCAB_SIZE = 5
+TABLE = np.random.default_rng(0).normal(size=(VOCAB_SIZE, VOCAB_SIZE)).astype(np.float32)
+PROBS = scipy.special.softmax(TABLE.astype(np.float64), axis=1)
+
+
+def prefill(table, tokens_BT, length_B, capacity):
+    """A model that knows only the last token: row t of its table holds the logits that follow t."""
+    last_B = jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]
+    return table[last_B], length_B
+
+
+def step(table, state, token_B):
+    return table[token_B], state
+
+
+def keep(logits, how):
+    """The tokens that stay, by definition and one by one."""
+    probs = scipy.special.softmax(logits)
+    likelier = [[j for j in range(len(logits)) if logits[j] > logit] for logit in logits]
+    if how.top_k:
+        return [len(above) < how.top_k for above in likelier]
+    if how.min_p:
+        return [p >= how.min_p * probs.max() for p in probs]
+    return [sum(probs[j] for j in above) < how.top_p for above in likelier]
+
+
+# Quarters, so that ties and zeros come up, and no sum of probabilities falls on a bound but for a tie.
+_logits = st.lists(st.integers(-12, 12).map(lambda n: n / 4), min_size=4, max_size=4)
+_how = st.sampled_from(
+    [Sampling(top_k=k) for k in (1, 2, 3, 9)]
+    + [Sampling(top_p=p) for p in (1e-6, 0.3, 0.61, 0.93)]
+    + [Sampling(min_p=p) for p in (0.01, 0.33, 1.0)]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_logits, _how)
+def test_truncation_is_its_definition(logits, how):
+    logits_BV = jnp.array([logits, [0.0, -0.0, 0.0, -1.0]])
+    if how.top_k:
+        kept = decoding.top_k(logits_BV, how.top_k)
+    elif how.min_p:
+        kept = decoding.min_p(logits_BV, how.min_p)
+    else:
+        kept = decoding.top_p(logits_BV, how.top_p)
+    for row, kept_row in zip(np.asarray(logits_BV), np.asarray(kept), strict=True):
+        expected = keep(row.astype(np.float64), how)
+        np.testing.assert_array_equal(kept_row, np.where(expected, row, -np.inf))
+
+
+@pytest.mark.slow
+def test_processors_equal_transformers():
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    logits = np.random.default_rng(0).normal(scale=2, size=(20, 300)).astype(np.float32)
+    warpers = {
+        decoding.top_k: (transformers.TopKLogitsWarper, (1, 7, 300, 999)),
+        decoding.top_p: (transformers.TopPLogitsWarper, (0.01, 0.5, 0.95)),
+        decoding.min_p: (transformers.MinPLogitsWarper, (0.02, 0.5, 1.0)),
+        decoding.temperature: (transformers.TemperatureLogitsWarper, (0.3, 2.0)),
+    }
+    for ours, (theirs, values) in warpers.items():
+        for value in values:
+            expected = theirs(value)(None, torch.tensor(logits)).numpy()
+            np.testing.assert_allclose(ours(jnp.asarray(logits), value), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "how", [Sampling(), Sampling(0.5), Sampling(top_k=3), Sampling(2.0, top_p=0.8), Sampling(min_p=0.2)]
+)
+def test_draws_follow_the_definition(how):
+    """Chi-square over 20,000 draws; the seed is fixed, so this passes always or never."""
+    logits = TABLE[0].astype(np.float64) / how.temperature
+    weights = np.exp(logits)
+    if how != Sampling(how.temperature):
+        weights = weights * keep(logits, how)
+    draws = sample(jnp.tile(TABLE[:1], (20_000, 1)), how, jax.random.split(jax.random.key(1), 20_000))
+    counts = np.bincount(draws, minlength=VOCAB_SIZE)
+    expected = 20_000 * weights / weights.sum()
+    assert (counts[expected == 0] == 0).all()
+    assert scipy.stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 0.01
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    """In 50,000 tokens, where the cumulative sum rounds, and with every number the generator may give."""
+    allowed = np.random.default_rng(0).random(50_000) < 0.01
+    logits = jnp.where(jnp.asarray(allowed), 0.0, -jnp.inf)[None]
+    draws = jax.vmap(lambda key: decoding.draw(logits, key[None])[0])(
+        jax.random.split(jax.random.key(0), 200)
+    )
+    assert allowed[np.asarray(draws)].all()
+
+
+def test_greedy_takes_the_lowest_of_ties():
+    assert decoding.greedy(jnp.array([[1.0, 3.0, 3.0]])).tolist() == [1]
+    logits = jnp.asarray(TABLE)
+    np.testing.assert_array_equal(sample(logits, GREEDY, None), TABLE.argmax(axis=1))
+
+
+def test_text_follows_the_model():
+    """A Markov chain's pairs of tokens, by chi-square for each first token."""
+    made = generate(prefill, step, TABLE, np.array([[0]]), np.array([1]), 40, seeds=[3], num_samples=500)
+    text = np.concatenate([np.zeros((500, 1), int), made.tokens], axis=1)
+    pairs = np.zeros((VOCAB_SIZE, VOCAB_SIZE))
+    np.add.at(pairs, (text[:, :-1], text[:, 1:]), 1)
+    for token in range(VOCAB_SIZE):
+        assert scipy.stats.chisquare(pairs[token], pairs[token].sum() * PROBS[token]).pvalue > 0.01
+    expected = np.log(PROBS)[text[:, :-1], text[:, 1:]]
+    np.testing.assert_allclose(made.log_probs, expected, atol=1e-5)
+
+
+def test_log_probs_are_the_models_own_whatever_the_sampling():
+    how = Sampling(temperature=0.3, top_k=2)
+    made = generate(prefill, step, TABLE, np.array([[0]]), np.array([1]), 8, how)
+    text = np.append(0, made.tokens[0])
+    np.testing.assert_allclose(made.log_probs[0], np.log(PROBS)[text[:-1], text[1:]], atol=1e-5)
+
+
+def test_a_request_gives_the_same_text_in_any_company():
+    prompts, lengths, seeds = np.array([[1, 2, 3], [4, 0, 0], [2, 2, 0]]), np.array([3, 1, 2]), [7, 8, 7]
+    together = generate(prefill, step, TABLE, prompts, lengths, 20, seeds=seeds, num_samples=2)
+    for i, (prompt, length, seed) in enumerate(zip(prompts, lengths, seeds, strict=True)):
+        alone = generate(
+            prefill, step, TABLE, prompt[None, :length], [length], 20, seeds=[seed], num_samples=3
+        )
+        np.testing.assert_array_equal(alone.tokens[:2], together.tokens[2 * i : 2 * i + 2])
+        assert (alone.tokens[0] != alone.tokens[1]).any()
+    assert (together.tokens[0] != together.tokens[2]).any()
+
+
+def test_a_row_ends_at_its_end_token():
+    made = generate(
+        prefill, step, TABLE, np.array([[0]]), np.array([1]), 30, seeds=[0], num_samples=50, end_id=4
+    )
+    free = generate(prefill, step, TABLE, np.array([[0]]), np.array([1]), 30, seeds=[0], num_samples=50)
+    assert len(set(made.lengths.tolist())) > 5
+    for tokens, log_probs, length, expected in zip(*made, free.tokens, strict=True):
+        np.testing.assert_array_equal(tokens[:length], expected[:length])
+        ends = np.flatnonzero(expected == 4)
+        assert length == (ends[0] + 1 if ends.size else 30)
+        assert (tokens[length:] == 4).all()
+        assert (log_probs[:length] < 0).all()
+        assert (log_probs[length:] == 0).all()
+
+
+def test_generation_stops_when_all_rows_have_ended():
+    certain = np.full((VOCAB_SIZE, VOCAB_SIZE), -50, np.float32)
+    certain[np.arange(VOCAB_SIZE), [1, 2, 3, 4, 0]] = 50  # 0, 1, 2, 3, then the end
+    request = (prefill, step, certain, np.array([[0, 0], [0, 1]]), np.array([1, 2]), 1000)
+    assert sum(c.tokens.shape[1] for c in stream(*request, end_id=4)) == 4
+    made = generate(*request, end_id=4)
+    assert made.tokens.shape == (2, 1000)
+    assert made.lengths.tolist() == [4, 3]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_a_stream_is_the_text_in_pieces(chunk):
+    request = {
+        "prompts": np.array([[1, 2], [3, 0]]), "lengths": np.array([2, 1]), "num_tokens": 20, "end_id": 4,
+        "seeds": [5, 11], "context_length": 9,
+    }  # fmt: skip
+    whole = generate(prefill, step, TABLE, **request)
+    pieces = list(stream(prefill, step, TABLE, **request, chunk=chunk))
+    assert all(1 <= piece.tokens.shape[1] <= chunk for piece in pieces)
+    for row in range(2):
+        text = np.concatenate([piece.tokens[row, : piece.lengths[row]] for piece in pieces])
+        np.testing.assert_array_equal(text, whole.tokens[row, : whole.lengths[row]])
+
+
+def reading_prefill(_, tokens_BT, length_B, capacity):
+    """A model whose next token counts what it can see: its state is the context itself, NaN when overfull."""
+    seen_BS = jnp.zeros((len(length_B), capacity)).at[:, : tokens_BT.shape[1]].set(tokens_BT)
+    seen_BS = jnp.where(jnp.arange(capacity)[None] < length_B[:, None], seen_BS, 0)
+    return reading_logits(seen_BS), (seen_BS, length_B)
+
+
+def reading_step(_, state, token_B):
+    seen_BS, length_B = state
+    seen_BS = seen_BS.at[jnp.arange(len(length_B)), length_B].set(token_B, mode="drop")
+    seen_BS = jnp.where((length_B < seen_BS.shape[1])[:, None], seen_BS, jnp.nan)
+    return reading_logits(seen_BS), (seen_BS, length_B + 1)
+
+
+def reading_logits(seen_BS):
+    total_B = (seen_BS * (1 + jnp.arange(seen_BS.shape[1]) % 7)[None]).sum(axis=1)
+    peaked_BV = jax.nn.one_hot((total_B % 11).astype(jnp.int32), 11)
+    return jnp.where(jnp.isnan(total_B)[:, None], jnp.nan, 50 * peaked_BV)
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 7, 20, 32])
+def test_text_longer_than_the_context(context_length):
+    lengths = np.array([1, context_length, (context_length + 1) // 2])
+    prompts = np.random.default_rng(0).integers(11, size=(3, context_length))
+    made = generate(
+        reading_prefill, reading_step, None, prompts, lengths, 70, GREEDY, context_length=context_length
+    )
+    for prompt, length, tokens in zip(prompts, lengths, made.tokens, strict=True):
+        context = list(prompt[:length])
+        for token in tokens:
+            if len(context) > context_length:
+                context = context[-max(1, context_length // 2) :]
+            assert token == sum(c * (1 + i % 7) for i, c in enumerate(context)) % 11
+            context.append(token)
+
+
+def test_new_prompts_and_lengths_compile_nothing_anew():
+    traced = []
+
+    def noted_prefill(*args):
+        traced.append("prefill")
+        return prefill(*args)
+
+    def noted_step(*args):
+        traced.append("step")
+        return step(*args)
+
+    for length, num_tokens, seed in ((3, 9, 0), (5, 11, 1), (1, 12, 2)):
+        prompt = np.ones((1, length), int)
+        generate(noted_prefill, noted_step, TABLE, prompt, [length], num_tokens, seeds=[seed])
+        if seed == 0:
+            first = list(traced)
+    assert set(first) == {"prefill", "step"}
+    assert traced == first
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"lengths": [0]}, "a prompt has no token"),
+        ({"context_length": 2}, "a prompt of 3 tokens is longer than the context of 2; shorten the prompt"),
+        ({"sampling": Sampling(temperature=-1.0)}, "temperature=-1.0"),
+        ({"sampling": Sampling(top_p=0.0)}, "top_p=0.0"),
+        ({"sampling": Sampling(top_k=-1)}, "top_k=-1"),
+        ({"sampling": Sampling(min_p=1.5)}, "min_p=1.5"),
+        ({"num_tokens": 0}, "num_tokens=0"),
+        ({"seeds": [-1]}, r"seeds=\[-1\]"),
+        ({"params": np.full_like(TABLE, np.nan)}, "logits are not numbers"),
+    ],
+)
+def test_a_wrong_request_is_one_line(change, line):
+    request = {"params": TABLE, "prompts": np.array([[1, 2, 3]]), "lengths": [3], "num_tokens": 4}
+    with pytest.raises(UserError, match=line):
+        generate(prefill, step, **(request | change))
+
+
+def test_the_result_names_its_parts():
+    made = generate(prefill, step, TABLE, np.array([[0], [1]]), [1, 1], 6, num_samples=3)
+    assert isinstance(made, Generated)
+    assert made.tokens.shape == made.log_probs.shape == (6, 6)
+    assert made.lengths.tolist() == [6] * 6
