@@ -1,9 +1,9 @@
 """How fast text becomes batches: `python benchmarks/pipeline.py`, about a minute.
 
 Batches of 16 windows of 512 tokens out of 50 million on disk, in random order: `Windows`, also behind
-`prefetch`, beside the two usual ways. Then text to ids, beside the plain Python for bytes and characters and
-beside transformers for GPT-2's own vocabulary where it is at hand. All take turns in rounds; shown are the median
-and the best rate, and the median of the ratios to the first within a round.
+`prefetch`, beside the two usual ways. Then text to ids, beside plain Python for characters and transformers
+for GPT-2's own vocabulary where it is at hand. All take turns in rounds; shown are the median and the best
+rate, and how many times faster the first is (the median over rounds).
 """
 
 import argparse
