@@ -38,10 +38,8 @@ def main(argv: list[str]) -> None:
     models = [language_model.load(path, arguments.step) for path in arguments.model]
     report, evaluations = Reporter(), []
     for path, model in zip(arguments.model, models, strict=True):
-        split, documents = experiment.choose_text(
-            path, arguments.text, arguments.documents or models[0].documents
-        )
-        evaluations.append(evaluation.evaluate(model, documents, path, split, arguments.stride, report))
+        text = experiment.choose_text(path, arguments.text, arguments.documents or models[0].documents)
+        evaluations.append(evaluation.evaluate(model, text, path, arguments.stride, report))
     report.close()
     evaluation.compare(evaluations)
 

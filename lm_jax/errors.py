@@ -1,6 +1,7 @@
 """The one class for a user's mistake, and how a command reports it."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -33,8 +34,9 @@ def reported() -> Iterator[None]:
         yield
     except UserError as error:
         _exit(2, f"error: {error}")
-    except BrokenPipeError:
-        raise  # the reader of our output left: no mistake, and no place to say so
+    except BrokenPipeError:  # the reader of our output left: no mistake, and no place to say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -26,6 +26,7 @@ class Row:
     model: str  # the path it was loaded from
     family: str
     objective: str
+    step: int | None  # the checkpoint, where training goes by steps
     split: str  # "valid" or "test" of the model's own corpus, or the file that was scored
     documents: int
     tokens: int
@@ -50,6 +51,20 @@ class Row:
         return asdict(self)
 
 
+class Text(NamedTuple):
+    """What models are evaluated on.
+
+    Attributes:
+        name: "valid" or "test" of a run's corpus, or a file.
+        documents: each is scored on its own; their bytes, one after the other, are the text.
+        data: where it comes from, for the record.
+    """
+
+    name: str
+    documents: Sequence[Document]
+    data: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default, never written to)
+
+
 class Evaluation(NamedTuple):
     """A row with the sums of each document behind it: nats [D] and bytes [D], float64."""
 
@@ -60,27 +75,26 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     model: LanguageModel,
-    documents: Sequence[Document],
+    text: Text,
     name: str,
-    split: str,
     stride: int | None = None,
     report: Callable[[str, int, int], None] = lambda description, done, total: None,
 ) -> Evaluation:
-    """Scores documents, each on its own.
+    """Scores a text.
 
     Args:
         model: any family.
-        documents: the text; their bytes, one after the other, are what `text_sha256` covers.
+        text: its documents.
         name: what to call the model in the row.
-        split: what to call the text.
         stride: see `LanguageModel.score`.
         report: called with (description, documents done, documents in all).
 
     Raises:
         UserError: no documents, or a text that the model cannot read.
     """
+    documents = text.documents
     if not documents:
-        raise UserError(f"nothing to score in {split}", "give a text with at least one document")
+        raise UserError(f"nothing to score in {text.name}", "give a text with at least one document")
     digest, nats, sizes, unknown_nats, words = hashlib.sha256(), [], [], 0.0, 0
     tokens = oov = 0
     complete, conditioned_on = True, ""
@@ -94,7 +108,7 @@ def evaluate(
             tokens += len(scores.log_probs)
             words += len(document.text.split())
             complete, conditioned_on = complete and scores.complete, scores.conditioned_on
-        report(f"scoring {split}", len(nats), len(documents))
+        report(f"scoring {text.name}", len(nats), len(documents))
     nats_D, bytes_D = np.array(nats), np.array(sizes, float)
     total = float(nats_D.sum())
     bits, interval, why = _bits_per_byte(nats_D, bytes_D, complete, oov)
@@ -102,7 +116,8 @@ def evaluate(
         model=name,
         family=model.family,
         objective=model.objective,
-        split=split,
+        step=model.step,
+        split=text.name,
         documents=len(nats),
         tokens=tokens,
         words=words,
@@ -118,6 +133,7 @@ def evaluate(
         conditioned_on=conditioned_on,
         context=model.describe_context(stride),
         text_sha256=digest.hexdigest(),
+        data=text.data,
     )
     return Evaluation(row, nats_D, bytes_D)
 

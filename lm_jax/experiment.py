@@ -15,7 +15,7 @@ from lm_jax.config import Config
 from lm_jax.data import corpora, pipeline
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
-from lm_jax.evaluation import Row
+from lm_jax.evaluation import Row, Text
 from lm_jax.progress import Reporter
 
 
@@ -65,19 +65,22 @@ def read_rows(path: pathlib.Path) -> list[Row]:
     return [Row(**values) for values in files.read_json(path)]
 
 
-def read_documents(path: pathlib.Path) -> list[Document]:
-    """The held-out text that a run keeps, as `valid.jsonl` or `test.jsonl`.
+def read_held_out(workdir: pathlib.Path, split: str) -> Text:
+    """The text that a run held out and keeps, "valid" or "test".
 
     Raises:
         UserError: the run held none out.
     """
+    path = workdir / f"{split}.jsonl"
     if not path.exists():
         raise UserError(f"no held-out text {path}", "give a text with --text=FILE")
-    return [Document(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:
+        documents = [Document(**json.loads(line)) for line in lines]
+    return Text(split, documents, files.read_json(workdir / "data.json"))
 
 
-def choose_text(path: str, text: str | None, documents: str) -> tuple[str, list[Document]]:
-    """What a model is evaluated on: a name for it, and its documents.
+def choose_text(path: str, text: str | None, documents: str) -> Text:
+    """What a model is evaluated on.
 
     Args:
         path: the model's run directory, whose test part (else its validation part) is the default.
@@ -89,9 +92,9 @@ def choose_text(path: str, text: str | None, documents: str) -> tuple[str, list[
     """
     if text is not None:
         parts = corpora.cut(corpora.read_text(pathlib.Path(text)), documents)
-        return text, [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
+        return Text(text, [Document(f"{text}:{i}", part) for i, part in enumerate(parts)])
     split = "test" if (pathlib.Path(path) / "test.jsonl").exists() else "valid"
-    return split, read_documents(pathlib.Path(path) / f"{split}.jsonl")
+    return read_held_out(pathlib.Path(path), split)
 
 
 def _check_same_recipe(config: Config, workdir: pathlib.Path) -> None:
@@ -168,14 +171,11 @@ def _initial_params(config: Config) -> Any:
 def _evaluate(workdir: pathlib.Path) -> list[Row]:
     """Scores the held-out parts with the best checkpoint, and shows what it writes."""
     model = language_model.load(workdir)
-    facts = files.read_json(workdir / "data.json")
     rows, report = [], Reporter()
     for split in ("valid", "test"):
         if (workdir / f"{split}.jsonl").exists():
-            documents = read_documents(workdir / f"{split}.jsonl")
-            row = evaluation.evaluate(model, documents, str(workdir), split, report=report).row
-            row.data = facts
-            rows.append(row)
+            text = read_held_out(workdir, split)
+            rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
     report.close()
     train = model.config.train
     if train.sample_tokens:

@@ -72,6 +72,7 @@ class LanguageModel(Protocol):
     family: str
     objective: str
     documents: str  # how its training text was cut: file, line or paragraph
+    step: int | None  # the checkpoint, where training goes by steps
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
         """Log-probabilities of each text, each on its own."""
@@ -111,8 +112,9 @@ def load(path: str | pathlib.Path, step: str = "best") -> "NeuralLanguageModel":
     config = config_module.resolve(config, tokenizer.vocab_size)
     model = config_module.make_model(config.model)
     with Checkpoints(path, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(checkpoints.choose(step), abstract_params(model))
-    return NeuralLanguageModel(config, model, params, tokenizer)
+        chosen = checkpoints.choose(step)
+        params = checkpoints.restore_params(chosen, abstract_params(model))
+    return NeuralLanguageModel(config, model, params, tokenizer, chosen)
 
 
 def abstract_params(model: nn.Module) -> Any:
@@ -131,12 +133,14 @@ class NeuralLanguageModel:
         model: the linen module.
         params: its variables.
         tokenizer: from text to ids.
+        step: the updates behind the parameters.
     """
 
     config: Config
     model: nn.Module
     params: Any
     tokenizer: tokenizers.Tokenizer
+    step: int | None = None
 
     def __post_init__(self) -> None:
         self.family, self.objective = self.config.model.family, self.config.objective.name

@@ -43,7 +43,7 @@ def test_a_run_says_how_good_it_is(finished):
     _, workdir, rows = finished
     assert [row.split for row in rows] == ["valid", "test"]
     for row in rows:
-        documents = experiment.read_documents(workdir / f"{row.split}.jsonl")
+        documents = experiment.read_held_out(workdir, row.split).documents
         assert row.bytes == sum(len(d.text.encode()) for d in documents)
         assert row.documents == len(documents)
         assert row.tokens == row.bytes + row.documents, "a byte model pays for each byte and each end"
@@ -169,7 +169,7 @@ def test_a_run_directory_is_all_that_is_needed(finished, tmp_path):
     _, workdir, rows = finished
     moved = shutil.copytree(workdir, tmp_path / "elsewhere")
     model = lm_jax.load(moved)
-    texts = [d.text for d in experiment.read_documents(moved / "test.jsonl")]
+    texts = [d.text for d in experiment.read_held_out(moved, "test").documents]
     nats = -sum(float(s.log_probs.sum()) for s in model.score(texts))
     assert nats == pytest.approx(rows[1].nats, rel=1e-9)
 

@@ -12,14 +12,14 @@ from lm_jax.evaluation import Row
 def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     """One line a row: the model, the text, and how well the one predicts the other."""
     console = console or Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "text"):
-        table.add_column(name, overflow="fold")
-    for name in ("documents", "tokens", "nats/token", "perplexity", "bits/byte", "95 % interval"):
-        table.add_column(name, justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("model", overflow="fold")
+    table.add_column("text", overflow="fold")
+    for name in ("docs", "tokens", "nats/token", "perplexity", "bits/byte", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
     several = any(row.difference for row in rows)
     if several:
-        table.add_column("to the first", justify="right")
+        table.add_column("to the first", justify="right", no_wrap=True)
     for row in rows:
         cells = [
             row.model,
@@ -66,7 +66,7 @@ def number(value: float | None, form: str) -> str:
 
 def interval(row: Row) -> str:
     """The interval of a row's bits per byte."""
-    return "–" if row.bits_per_byte_ci is None else "[{:.4f}, {:.4f}]".format(*row.bits_per_byte_ci)
+    return "–" if row.bits_per_byte_ci is None else "{:.4f}–{:.4f}".format(*row.bits_per_byte_ci)
 
 
 def difference(row: Row) -> str:
