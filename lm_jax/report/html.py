@@ -10,7 +10,7 @@ from lm_jax.report.table import difference, interval, number
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .3em .8em; text-align: right }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .3em .7em; text-align: right; white-space: nowrap }
 th { border-bottom: 2px solid #444 } tr:nth-child(even) { background: #f4f4f4 }
 td:first-child, td:nth-child(2), th:first-child, th:nth-child(2) { text-align: left }
 figure { margin: 1.5em 0 } figcaption, .note { color: #555 } code { background: #f4f4f4; padding: 0 .3em }
@@ -53,7 +53,7 @@ def _table(rows: Sequence[Row]) -> str:
         "tokens",
         "unknown",
         "perplexity",
-        "perplexity per word",
+        "per word",
         "bits per byte",
         "95 % interval",
         "to the first",
@@ -105,7 +105,8 @@ def _bars(rows: Sequence[Row]) -> str:
         axes.barh(y, row.bits_per_byte, color="#4878a8", height=0.6)
         if row.bits_per_byte_ci is not None:
             axes.plot(row.bits_per_byte_ci, (y, y), color="black", linewidth=2)
-        axes.text(row.bits_per_byte, y, f"  {row.bits_per_byte:.3f}", va="center")
+        end = max(row.bits_per_byte, *(row.bits_per_byte_ci or [0.0]))
+        axes.text(end, y, f"  {row.bits_per_byte:.3f}", va="center")
     axes.set_yticks(range(len(rows)), [row.model for row in reversed(rows)])
     axes.set_xlabel("bits per byte")
     axes.margins(x=0.15)
