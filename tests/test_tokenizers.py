@@ -155,6 +155,27 @@ def test_gpt2_ids_equal_a_plain_implementation(shared, gpt2):
     assert (gpt2.vocab_size, gpt2.end_id) == (50257, 50256)
 
 
+def test_gpt2_is_read_from_its_published_json_which_names_no_model_type(shared, gpt2, tmp_path):
+    folder = shared / "fixtures/gpt2_tokenizer"
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    end = {"id": 50256, "content": tokenizers.END, "special": True}
+    end |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    published = {
+        "version": "1.0",
+        "added_tokens": [end],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
+        "model": {"unk_token": "", "continuing_subword_prefix": "", "vocab": vocab, "merges": merges},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(published), encoding="utf-8")
+    tokenizer = tokenizers.load(tmp_path)
+    text = TEXT + "<|endoftext|>"
+    assert tokenizer.encode(text).ids.tolist() == gpt2.encode(text).ids.tolist()
+    assert (tokenizer.vocab_size, tokenizer.end_id) == (50257, 50256)
+
+
 @settings(deadline=None, max_examples=300)
 @given(text=st.text("a1.' \n\n\n\r\t\x1c\x85\xa0\u2028\u3000\u0301\u200b字") | ANY_TEXT)
 def test_no_token_reaches_across_where_a_text_is_cut(text):

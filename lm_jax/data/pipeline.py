@@ -1,5 +1,6 @@
 """Documents -> token store, built once -> batch(step), a pure function of the seed and the step."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -228,8 +229,8 @@ class Streams:
     """Rows that go on: row b of a step begins where row b of the step before ended, for a carried state.
 
     The stream of tokens is read as a circle, for it ends with the token it begins with; the rows start at
-    even distances and go round it for ever. After `steps_per_epoch` steps each has come to where the next
-    one started. No state ever meets a text that does not follow.
+    even distances and go round it for ever. After `steps_per_epoch` steps each has reached where the next
+    one started, and no state ever meets a text that does not follow.
 
     Args:
         split: what to read.
@@ -343,12 +344,9 @@ class prefetch(Generic[Item]):  # noqa: N801 (a verb where it is used: `with pre
     def close(self) -> None:
         """Ends the thread; what it made ahead is dropped."""
         self._stopped.set()
-        while self._thread.is_alive():
-            while (
-                not self._queue.empty()
-            ):  # a thread that waits for room goes on, and sees that it is to stop
-                self._queue.get()
-            self._thread.join(0.01)
+        while self._thread.is_alive():  # perhaps waiting for room in the queue
+            with contextlib.suppress(queue.Empty):
+                self._queue.get(timeout=0.01)
 
     def __enter__(self) -> Self:
         return self
