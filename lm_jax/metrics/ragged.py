@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +13,9 @@ import numpy as np
 from lm_jax.metrics.profiles import Profile
 
 # The shapes in which functions are compiled: rows, widths, and sentences or references of an example.
-_ROWS = (1, 8, 64, 512)
+_FEW_ROWS, _MANY_ROWS = (1, 16), 512
 _WIDTHS = np.array(sorted([32] + [m << k for m in (2, 3) for k in range(5, 20)]))
-_COUNTS = 1 << np.arange(20)
+_COUNTS = np.array([1, 2] + [4**k for k in range(1, 11)])
 _MAX_COMPARISONS = 1 << 26  # of positions in one call: 8 MB of bits
 
 
@@ -77,27 +76,29 @@ def bucketed(
         The pytree with arrays [D, ...] of numpy.
     """
     longest = np.max([ragged.lengths[rows.reshape(len(rows), -1)].max(1) for ragged, rows in inputs], axis=0)
-    counts = [(rows >= 0).sum(1) for _, rows in inputs if rows.ndim == 2]
-    shapes = np.stack([_round_up(longest, _WIDTHS), *(_round_up(count, _COUNTS) for count in counts)], axis=1)
+    counts = np.max([(rows >= 0).reshape(len(rows), -1).sum(1) for _, rows in inputs], axis=0)
+    shapes = np.stack([_round_up(longest, _WIDTHS), _round_up(counts, _COUNTS)], axis=1)
     order, results = [], []
     for shape in np.unique(shapes, axis=0):
         members = np.flatnonzero((shapes == shape).all(1))
-        width, *widest_counts = shape.tolist()
-        limit = max(1, _MAX_COMPARISONS // (width**2 * math.prod(widest_counts)))
-        limit = max(size for size in _ROWS if size <= limit)
+        width, count = shape.tolist()
+        limit = min(_MANY_ROWS, max(1, _MAX_COMPARISONS // (width * count) ** 2))
         for batch in np.split(members, range(limit, len(members), limit)):
-            size = min(size for size in _ROWS if size >= len(batch))
-            filled = np.resize(batch, size)
-            remaining = iter(widest_counts)
-            ids = [
-                ragged.padded(rows[filled] if rows.ndim == 1 else rows[filled, : next(remaining)], width)
-                for ragged, rows in inputs
-            ]
+            filled = np.resize(batch, next((n for n in _FEW_ROWS if len(members) <= n <= limit), limit))
+            ids = [ragged.padded(_take(rows, filled, count), width) for ragged, rows in inputs]
             result = function(*ids, *(other[filled] for other in others))
             results.append(jax.tree.map(lambda x: np.asarray(x)[: len(batch)], result))  # noqa: B023 (used at once)
             order.append(batch)
     place = np.argsort(np.concatenate(order))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[place], *results)
+
+
+def _take(rows: np.ndarray, members: np.ndarray, count: int) -> np.ndarray:
+    """The rows of some examples: [B], or [B, count] filled with −1."""
+    if rows.ndim == 1:
+        return rows[members]
+    taken = rows[members, :count]
+    return np.pad(taken, [(0, 0), (0, count - taken.shape[1])], constant_values=-1)
 
 
 def _round_up(values: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def corpus_bleu(
     score = _bleu(
         *(x.sum(axis=0, dtype=float) for x in statistics),
         order=max_order,
-        weights=None if weights is None else tuple(weights),
+        weights=weights,
         smoothing=smoothing,
         smoothing_value=smoothing_value,
         effective_order=effective_order,
@@ -104,33 +104,40 @@ def sentence_bleu(
     smoothing = smoothing or profile.smoothing
     if effective_order is None:
         effective_order = profile.effective_order and weights is None
-    scores = _count_bleu(
-        *_as_lists(hypotheses, references),
-        profile,
-        orders_read(max_order, smoothing),
+    statistics = bleu_statistics(hypotheses, references, profile, max_order=orders_read(max_order, smoothing))
+    num = len(statistics.hypothesis_length)
+    filled = (np.resize(x, (1 << (num - 1).bit_length(), *x.shape[1:])) for x in statistics)
+    scores = _bleu(
+        *filled,
         order=max_order,
-        weights=None if weights is None else tuple(weights),
+        weights=weights,
         smoothing=smoothing,
         smoothing_value=smoothing_value,
         effective_order=effective_order,
     )
     if not isinstance(hypotheses, str):
-        return scores
+        return np.asarray(scores)[:num]
     num_references = 1 if isinstance(references, str) else len(references)
-    return Score(
-        float(scores[0]), profile.bleu_signature(num_references, smoothing, effective_order, max_order)
-    )
+    signature = profile.bleu_signature(num_references, smoothing, effective_order, max_order)
+    return Score(float(scores[0]), signature)
 
 
 def bleu_statistics(
-    hypotheses: Sequence[str],
-    references: References,
+    hypotheses: str | Sequence[str],
+    references: str | References,
     profile: str | Profile = "sacrebleu-13a",
     *,
     max_order: int = 4,
 ) -> BleuStatistics:
     """The counts of each sentence, arrays [D, ...], which `overlap.bleu` and `significance` take."""
-    return _count_bleu(*_as_lists(hypotheses, references), get_profile(profile), max_order)
+    profile = get_profile(profile)
+    hypothesis_list, reference_lists = _as_lists(hypotheses, references)
+    encoded = _encode(hypothesis_list + [text for texts in reference_lists for text in texts], profile)
+    num_references = np.array([len(texts) for texts in reference_lists])
+    hypothesis_rows = np.arange(len(hypothesis_list))
+    reference_rows = _ranges(num_references, len(hypothesis_list))
+    count = functools.partial(_bleu_statistics, max_order=max_order, min_total=profile.min_total)
+    return bucketed(count, [(encoded, hypothesis_rows), (encoded, reference_rows)], num_references)
 
 
 def rouge(
@@ -210,17 +217,8 @@ def format_disagreement(hypothesis: str, reference: str) -> str:
     return "\n".join(lines)
 
 
-_BLEU_OPTIONS = ("order", "weights", "smoothing", "smoothing_value", "effective_order")
-_bleu = jax.jit(overlap.bleu, static_argnames=_BLEU_OPTIONS)
-
-
-@functools.partial(jax.jit, static_argnames=("max_order", "min_total", *_BLEU_OPTIONS))
-def _bleu_of_ids(hypotheses_BT, references_BRS, num_references_B, max_order, min_total, **options):
-    """The statistics, or with options the scores."""
-    statistics = overlap.bleu_statistics(
-        hypotheses_BT, references_BRS, num_references_B, max_order=max_order, min_total=min_total
-    )
-    return overlap.bleu(*statistics, **options) if options else statistics
+_bleu = jax.jit(overlap.bleu, static_argnames=("order", "smoothing", "smoothing_value", "effective_order"))
+_bleu_statistics = jax.jit(overlap.bleu_statistics, static_argnames=("max_order", "min_total"))
 
 
 @functools.partial(jax.jit, static_argnames=("types", "distinct", "beta", "epsilon"))
@@ -239,19 +237,6 @@ def _rouge_whole(hypotheses_BT, references_BS, types, distinct, beta, epsilon):
 def _rouge_sentences(hypotheses_BKT, references_BLS, distinct, beta, epsilon):
     common = overlap.rouge_lsum(hypotheses_BKT, references_BLS, distinct=distinct)
     return overlap.precision_recall_f(common, beta=beta, epsilon=epsilon)
-
-
-def _count_bleu(
-    hypotheses: list[str], references: list[list[str]], profile: Profile, num_orders: int, **options: Any
-) -> Any:
-    """`BleuStatistics` [D, ...], or with options of `overlap.bleu` the scores, [D]."""
-    encoded = _encode(hypotheses + [text for texts in references for text in texts], profile)
-    num_references = np.array([len(texts) for texts in references])
-    column = np.arange(num_references.max())[None]
-    first = len(hypotheses) + np.cumsum(num_references) - num_references
-    rows = np.where(column < num_references[:, None], first[:, None] + column, -1)
-    count = functools.partial(_bleu_of_ids, max_order=num_orders, min_total=profile.min_total, **options)
-    return bucketed(count, [(encoded, np.arange(len(hypotheses))), (encoded, rows)], num_references)
 
 
 def _as_lists(
@@ -299,10 +284,15 @@ def _encode(texts: list[str], profile: Profile) -> Ragged:
 def _encode_sentences(texts: list[str], profile: Profile) -> tuple[Ragged, np.ndarray]:
     """The sentences of all texts, and which are those of each text, [len(texts), most], filled with −1."""
     sentences = [profile.sentences(text) for text in texts]
-    counts = np.array([len(of_text) for of_text in sentences])
-    column = np.arange(max(1, counts.max()))[None]
-    rows = np.where(column < counts[:, None], (np.cumsum(counts) - counts)[:, None] + column, -1)
+    rows = _ranges(np.array([len(of_text) for of_text in sentences]), 0)
     return encode([sentence for of_text in sentences for sentence in of_text], profile), rows
+
+
+def _ranges(counts: np.ndarray, start: int) -> np.ndarray:
+    """Consecutive numbers from `start` on, counts[d] of them in row d, which −1 fills; [D, most]."""
+    column = np.arange(max(1, counts.max()))[None]
+    first = start + np.cumsum(counts) - counts
+    return np.where(column < counts[:, None], first[:, None] + column, -1)
 
 
 def _best_reference(scores: Rouge, num_references: np.ndarray) -> Rouge:
