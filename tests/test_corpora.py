@@ -279,6 +279,13 @@ def test_a_tail_is_the_end_of_the_text(split):
     assert sum(map(len, found.values())) - len(DOCUMENTS) <= 2
 
 
+def test_a_tenth_is_a_tenth_and_a_tail_that_begins_with_a_document_cuts_none():
+    found = parts("tail:0.1", [Document("d", "0123456789")])
+    assert [d.text for d in found["train"]] == ["012345678"]
+    documents = [Document("a", "x y"), Document("b", "\nz")]
+    assert parts("tail:1words", documents) == {"train": documents[:1], "valid": documents[1:], "test": []}
+
+
 @given(
     counts=st.lists(st.integers(0, 3), min_size=1), held_out=st.tuples(st.integers(1, 9), st.integers(0, 9))
 )
