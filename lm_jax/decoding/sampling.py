@@ -39,6 +39,8 @@ class Sampling:
         for name, low, high in (("temperature", 0, np.inf), ("top_k", 0, np.inf), ("min_p", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)}", f"choose it from {low} to {high}")
+        if 0 < self.temperature < 1e-6:  # below, division leaves the range of float32
+            raise UserError(f"temperature={self.temperature}", "choose 0 for the likeliest token")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p}", "choose it above 0, up to 1")
 
@@ -112,6 +114,7 @@ def sample(logits_BV: jax.Array, sampling: Sampling, key_B: jax.Array) -> jax.Ar
     """The next token of each row, chosen as `sampling` says. int32 [B]."""
     if sampling.temperature == 0:
         return greedy(logits_BV)
+    logits_BV -= logits_BV.max(axis=-1, keepdims=True)  # so that no temperature makes an infinity
     logits_BV = temperature(logits_BV, sampling.temperature)
     if sampling.top_k > 0:
         logits_BV = top_k(logits_BV, sampling.top_k)
@@ -210,14 +213,16 @@ def stream(
             that are not numbers.
     """
     sampling.check()
-    seed_B = np.zeros(len(prompts), np.uint32) if seeds is None else np.array(seeds)
-    if min(num_tokens, num_samples, chunk) < 1 or seed_B.min() < 0 or seed_B.max() >= 2**32:
+    seeds = [0] * len(prompts) if seeds is None else seeds
+    if min(len(prompts), num_tokens, num_samples, chunk) < 1:
         raise UserError(
-            f"num_tokens={num_tokens}, num_samples={num_samples}, chunk={chunk}, seeds={seeds}",
-            "choose numbers above 0, and seeds from 0 below 2**32",
+            f"{len(prompts)} prompts, num_tokens={num_tokens}, num_samples={num_samples}, chunk={chunk}",
+            "each must be 1 or more",
         )
+    if len(seeds) != len(prompts) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise UserError(f"seeds={seeds}", "give one for each prompt, from 0 below 2**32")
     text = _Text.start(prompts, lengths, num_tokens, context_length, num_samples)
-    key_R = _row_keys(seed_B.astype(np.uint32), num_samples)
+    key_R = _row_keys(np.array(seeds, np.uint32), num_samples)
     end = -1 if end_id is None else end_id  # no token is -1
     rows, made = None, 0
     while made < num_tokens and not text.done_R.all():
@@ -259,7 +264,8 @@ class _Text:
         prompts, lengths = np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
         if (lengths < 1).any() or (lengths > prompts.shape[1]).any():
             raise UserError(
-                "a prompt has no token", "begin it with at least one, such as the end-of-text token"
+                f"prompts of {lengths.tolist()} tokens in rows of {prompts.shape[1]}",
+                "give each at least one, such as the end-of-text token, and at most a row",
             )
         if context_length is not None and lengths.max() > context_length:
             raise UserError(
