@@ -64,10 +64,8 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._saving = (
-            -1,
-            {},
-        )  # the step being written, and the form of its items; Orbax writes one at a time
+        # The step being written, and the form of its items; Orbax writes one at a time.
+        self._saving: tuple[int, dict[str, dict[str, str]]] = (-1, {})
 
     def save(self, state: TrainState, valid_loss: float | None = None) -> None:
         """Saves in the background; the state may be donated at once.

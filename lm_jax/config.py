@@ -233,7 +233,8 @@ def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
 
 def _field_comments(cls: type) -> dict[str, str]:
     """Field name -> trailing comment, read from the class's source: the comment is the documentation."""
-    comments, name = {}, ""
+    comments: dict[str, str] = {}
+    name = ""
     source = inspect.getsource(cls)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         before = token.line[: token.start[1]].strip()

@@ -78,7 +78,17 @@ class LanguageModel(Protocol):
         """Log-probabilities of each text, each on its own."""
         ...
 
-    def generate(self, prompts: Sequence[str], max_tokens: int = 100, **options: Any) -> list[Generation]:
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 100,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        num_samples: int = 1,
+    ) -> list[Generation]:
         """Continuations of each prompt."""
         ...
 

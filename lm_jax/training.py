@@ -128,7 +128,8 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         writer = MetricWriter(workdir / "metrics.jsonl", first)
         line = LiveLine("training", train.num_steps, first)
         monitor = _Monitor(config, checkpoints, writer, line, first)
-        with line, pipeline.prefetch(source, first, train.num_steps) as batches:
+        batches: pipeline.prefetch[Batch] = pipeline.prefetch(source, first, train.num_steps)
+        with line, batches:
             for step, batch in enumerate(batches, start=first + 1):
                 state, metrics = trainer.step(state, batch, trainer.key)
                 monitor.log(step, metrics, batches.waited_seconds)

@@ -105,7 +105,7 @@ def _bars(rows: Sequence[Row]) -> str:
         axes.barh(y, row.bits_per_byte, color="#4878a8", height=0.6)
         if row.bits_per_byte_ci is not None:
             axes.plot(row.bits_per_byte_ci, (y, y), color="black", linewidth=2)
-        end = max(row.bits_per_byte, *(row.bits_per_byte_ci or [0.0]))
+        end = (row.bits_per_byte_ci or [0.0, row.bits_per_byte])[1]
         axes.text(end, y, f"  {row.bits_per_byte:.3f}", va="center")
     axes.set_yticks(range(len(rows)), [row.model for row in reversed(rows)])
     axes.set_xlabel("bits per byte")
