@@ -10,7 +10,8 @@ from lm_jax.report.table import difference, interval, number
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .3em .7em; text-align: right; white-space: nowrap }
+table { border-collapse: collapse; margin: 1em 0 }
+th, td { padding: .3em .7em; text-align: right; white-space: nowrap }
 th { border-bottom: 2px solid #444 } tr:nth-child(even) { background: #f4f4f4 }
 td:first-child, td:nth-child(2), th:first-child, th:nth-child(2) { text-align: left }
 figure { margin: 1.5em 0 } figcaption, .note { color: #555 } code { background: #f4f4f4; padding: 0 .3em }
@@ -99,15 +100,16 @@ def _figure(picture: str, caption: str) -> str:
 
 
 def _bars(rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row.bits_per_byte is not None]
-    figure, axes = _axes(7, 0.8 + 0.45 * len(rows))
-    for y, row in enumerate(reversed(rows)):
-        axes.barh(y, row.bits_per_byte, color="#4878a8", height=0.6)
-        if row.bits_per_byte_ci is not None:
-            axes.plot(row.bits_per_byte_ci, (y, y), color="black", linewidth=2)
-        end = (row.bits_per_byte_ci or [0.0, row.bits_per_byte])[1]
-        axes.text(end, y, f"  {row.bits_per_byte:.3f}", va="center")
-    axes.set_yticks(range(len(rows)), [row.model for row in reversed(rows)])
+    bars = [
+        (row.model, row.bits_per_byte, row.bits_per_byte_ci) for row in rows if row.bits_per_byte is not None
+    ]
+    figure, axes = _axes(7, 0.8 + 0.45 * len(bars))
+    for y, (_, bits, ends) in enumerate(reversed(bars)):
+        axes.barh(y, bits, color="#4878a8", height=0.6)
+        if ends is not None:
+            axes.plot(ends, (y, y), color="black", linewidth=2)
+        axes.text(bits if ends is None else ends[1], y, f"  {bits:.3f}", va="center")
+    axes.set_yticks(range(len(bars)), [name for name, _, _ in reversed(bars)])
     axes.set_xlabel("bits per byte")
     axes.margins(x=0.15)
     return _svg(figure)
