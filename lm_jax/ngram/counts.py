@@ -1,0 +1,283 @@
+"""How often every n-gram of a text occurs: all orders at once, in prefix order.
+
+The positions of the text are sorted by the word they hold; then, order by order, every group of positions
+that share an n-gram is split by the word that follows it. The groups that come of a group are the children
+of its n-gram in a `Trie`, and a group has as many positions as its n-gram has occurrences. Positions are
+taken in pieces that stay in a core's cache and sorted there by 16-bit radix sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_jax.errors import UserError
+from lm_jax.ngram import memory, vocabulary
+from lm_jax.ngram.trie import Trie
+from lm_jax.ngram.vocabulary import BOS, EOS, Report, Source, Vocabulary
+
+MAX_ORDER = 8
+BYTES_PER_TOKEN = 15  # of memory, per order: an upper bound on what was measured at orders 1 to 8
+_PIECE = 1 << 13  # positions that are sorted at a time
+
+
+class NGramCounts(NamedTuple):
+    """Every n-gram of a text and how often it occurs.
+
+    Attributes:
+        vocabulary: of the words.
+        trie: the n-grams. All words of the vocabulary are unigrams, seen or not.
+        counts: by order (index n - 1), int32 occurrences of each n-gram.
+        suffixes: by order from 2 (index n - 2), int32 id of each n-gram without its first word.
+        last: the ids, by order, of the n-grams that come last when words are compared from the last to the
+            first; none that would reach across a `<s>`. (lmplz treats them unlike all others.)
+    """
+
+    vocabulary: Vocabulary
+    trie: Trie
+    counts: list[np.ndarray]
+    suffixes: list[np.ndarray]
+    last: list[int]
+
+    @property
+    def order(self) -> int:
+        """The highest order."""
+        return self.trie.order
+
+
+def from_text(
+    source: Source,
+    order: int,
+    *,
+    min_count: int = 1,
+    max_size: int | None = None,
+    literal_unk: bool = False,
+    report: Report | None = None,
+) -> NGramCounts:
+    """Count the n-grams of white-space separated text, each line a sentence.
+
+    Args:
+        source: the text as bytes, or the path of a file of it (.gz too).
+        order: the highest order.
+        min_count: words seen less often become `<unk>`.
+        max_size: how many words, the most frequent, are not `<unk>`.
+        literal_unk: count `<unk>` in the text as the unknown word instead of refusing it.
+        report: told of progress.
+
+    Raises:
+        UserError: see `vocabulary.read` and `count`.
+    """
+    memory.check(vocabulary.estimate_tokens(source) * order * BYTES_PER_TOKEN, f"counting {order}-grams")
+    words, stream = vocabulary.read(source, literal_unk, report)
+    if min_count > 1 or max_size is not None:
+        words, stream = vocabulary.limit(words, stream, min_count, max_size)
+    return count(stream, words, order, report)
+
+
+def count(stream: np.ndarray, words: Vocabulary, order: int, report: Report | None = None) -> NGramCounts:
+    """Count the n-grams of a stream.
+
+    Args:
+        stream: ids of whole sentences, each `<s> word ... word </s>`; `vocabulary.mark` makes one.
+        words: the vocabulary of the ids.
+        order: the highest order, 1 to 8.
+        report: told of progress.
+
+    Raises:
+        UserError: the order is out of range, the stream is empty or not one, or the memory is too small.
+    """
+    stream = _check(stream, words, order)
+    unigram_counts = np.bincount(stream, minlength=len(words))
+    positions = _sort_by_word(stream, unigram_counts)
+    splitter = _Splitter(stream, len(words), order)
+    splitter.levels[0].words.append(np.arange(len(words)))
+    splitter.levels[0].counts.append(unigram_counts)
+    if order > 1:  # by itself: its groups are small enough to make all further orders piece by piece
+        positions = splitter.split(positions, range(2, 3), report)
+    if order > 2:
+        splitter.split(positions, range(3, order + 1), report)
+    trie = splitter.trie()
+    counts = [level.counts.values for level in splitter.levels]
+    return NGramCounts(words, trie, counts, splitter.suffixes(), trie.suffixes(_last_words(stream, order)))
+
+
+def _check(stream: np.ndarray, words: Vocabulary, order: int) -> np.ndarray:
+    """The stream as int32, if all is well."""
+    if not 1 <= order <= MAX_ORDER:
+        raise UserError(f"order {order} is out of range", f"choose 1 to {MAX_ORDER}")
+    if len(stream) == 0:
+        raise UserError("the text is empty", "give text of at least one line")
+    begins, ends = np.flatnonzero(stream == BOS), np.flatnonzero(stream == EOS)
+    if begins[:1].tolist() != [0] or not np.array_equal(np.append(begins[1:], len(stream)), ends + 1):
+        raise UserError("the ids are not sentences of <s> word ... word </s>", "join them by vocabulary.mark")
+    if stream.min() < 0 or stream.max() >= len(words):
+        raise UserError(
+            f"ids from {stream.min()} to {stream.max()} for a vocabulary of {len(words)} words",
+            "give the vocabulary the ids were made with",
+        )
+    if len(stream) > np.iinfo(np.int32).max:
+        raise UserError(
+            f"a text of {len(stream)} words is too long for 32-bit positions", "give a part of it"
+        )
+    memory.check(len(stream) * order * BYTES_PER_TOKEN, f"counting {order}-grams")
+    return np.ascontiguousarray(stream, np.int32)
+
+
+class _Column:
+    """An int32 array that grows. What is not filled takes address space, but no memory."""
+
+    def __init__(self, most: int):
+        self._values = np.empty(most, np.int32)
+        self._size = 0
+
+    def append(self, values: np.ndarray) -> None:
+        self._values[self._size : self._size + len(values)] = values
+        self._size += len(values)
+
+    @property
+    def values(self) -> np.ndarray:
+        return self._values[: self._size]
+
+
+class _Level:
+    """The n-grams of one order as they are found: of each its last word, its count and one of its positions,
+    and where its children begin at the next order.
+    """
+
+    def __init__(self, most: int):
+        self.size = 0
+        self.words, self.counts, self.positions, self.first_child = (_Column(most + 1) for _ in range(4))
+        self.first_child.append(np.zeros(1, np.int32))
+
+
+class _Splitter:
+    """Splits groups of positions by the next word, order by order, and keeps what comes of it."""
+
+    def __init__(self, stream: np.ndarray, vocab_size: int, order: int):
+        self.stream = stream
+        self.levels = [_Level(max(len(stream), vocab_size)) for _ in range(order)]
+        # By order from 2 to order - 1: the id of the n-gram that begins at each position.
+        self.ids = [np.empty(len(stream), np.int32) for _ in range(2, order)]
+        self._bits = (vocab_size - 1).bit_length()
+
+    def split(self, positions: np.ndarray, orders: range, report: Report | None) -> np.ndarray:
+        """Make the n-grams of some orders.
+
+        Args:
+            positions: those of all n-grams one order below, in their order; overwritten.
+            orders: the orders to make, one after the other.
+            report: told of progress.
+
+        Returns:
+            The positions of all n-grams of the last order, in their order.
+        """
+        sizes = self.levels[orders[0] - 2].counts.values
+        kept = 0
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        for first, end in pieces(starts, _PIECE):
+            here = positions[starts[first] : starts[end]].astype(np.int64)
+            group, groups = np.repeat(np.arange(end - first), sizes[first:end]), end - first
+            for n in orders:
+                here, group, groups = self._split_piece(here, group, groups, n)
+            positions[kept : kept + len(here)] = here
+            kept += len(here)
+            if report:
+                report(f"counting {orders[-1]}-grams", starts[end] / len(positions))
+        return positions[:kept]
+
+    def _split_piece(
+        self, here: np.ndarray, group: np.ndarray, groups: int, n: int
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Make the n-grams of one order at positions `here`, whose (n-1)-grams are numbered by `group`."""
+        word = self.stream.take(here + (n - 1), mode="wrap")  # behind the last </s> comes the first <s>
+        inside = np.flatnonzero(word != BOS)
+        if len(inside) < len(word):
+            here, group, word = here.take(inside), group.take(inside), word.take(inside)
+        key = (group << self._bits) | word
+        order = _radix_argsort(key)
+        here, key = here.take(order), key.take(order)
+        is_new = np.ones(len(key), np.bool_)
+        np.not_equal(key[1:], key[:-1], out=is_new[1:])
+        new = np.flatnonzero(is_new)
+        key = key.take(new)
+        level, above = self.levels[n - 1], self.levels[n - 2]
+        level.words.append(key & ((1 << self._bits) - 1))
+        level.counts.append(np.diff(new, append=len(here)))
+        level.positions.append(here.take(new))
+        above.first_child.append(np.cumsum(np.bincount(key >> self._bits, minlength=groups)) + level.size)
+        group = np.cumsum(is_new) - 1
+        if n - 2 < len(self.ids):
+            self.ids[n - 2][here] = group + level.size
+        level.size += len(new)
+        return here, group, len(new)
+
+    def trie(self) -> Trie:
+        """All n-grams."""
+        return Trie(
+            [level.words.values for level in self.levels],
+            [level.first_child.values for level in self.levels[:-1]],
+        )
+
+    def suffixes(self) -> list[np.ndarray]:
+        """What `NGramCounts.suffixes` holds. Takes the place of the positions."""
+        found = [level.words.values for level in self.levels[1:2]]
+        for level, ids in zip(self.levels[2:], self.ids, strict=True):
+            places = level.positions.values
+            for low in range(0, len(places), _PIECE):
+                piece = places[low : low + _PIECE]
+                piece[:] = ids.take(piece + 1)
+            found.append(places)
+        return found
+
+
+def pieces(starts: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Cut consecutive groups into pieces of about `most` members, and of a whole group at least.
+
+    Args:
+        starts: where each group's members begin, and where the last group's end.
+        most: how many members a piece of several groups may have.
+
+    Yields:
+        The first group of a piece and the one behind its last.
+    """
+    first = 0
+    while first < len(starts) - 1:
+        # Of the array's own type, as searchsorted would convert the whole array.
+        limit = starts.dtype.type(min(int(starts[first]) + most, int(starts[-1])))
+        end = max(int(np.searchsorted(starts, limit, "right")) - 1, first + 1)
+        yield first, end
+        first = end
+
+
+def _sort_by_word(stream: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The int32 positions of a stream, sorted by the word there."""
+    starts = np.cumsum(counts) - counts
+    bucket_of = (starts * 256 // len(stream)).astype(np.uint8)  # a first rough sort, of about equal parts
+    positions = np.argsort(bucket_of.take(stream), kind="stable").astype(np.int32)
+    buckets = np.flatnonzero(np.diff(bucket_of, prepend=-1))
+    for first, end in zip(starts[buckets], np.append(starts[buckets[1:]], len(stream)), strict=True):
+        here = positions[first:end]
+        word = stream.take(here)
+        here[:] = here.take(_radix_argsort(word - word.min(initial=len(counts))))
+    return positions
+
+
+def _radix_argsort(keys: np.ndarray) -> np.ndarray:
+    """The stable order of non-negative keys, by their lowest sixteen bits first."""
+    order = np.argsort(keys.astype(np.uint16), kind="stable")
+    for shift in range(16, int(keys.max(initial=0)).bit_length(), 16):
+        order = order.take(np.argsort((keys >> shift).astype(np.uint16).take(order), kind="stable"))
+    return order
+
+
+def _last_words(stream: np.ndarray, order: int) -> np.ndarray:
+    """The words of the last n-gram when words are compared from the last to the first."""
+    at = np.flatnonzero(stream == stream.max())
+    words = [stream[at[0]]]
+    while len(words) < order and words[-1] != BOS:
+        at = at - 1
+        at = at[stream[at] == stream[at].max()]
+        words.append(stream[at[0]])
+    return np.array(words[::-1])

@@ -1,0 +1,83 @@
+"""The formula behind every smoothing: what an n-gram keeps, and what is left to a shorter history.
+
+With c the counts of an order, h' the history h without its first word, and sums over the words w that were
+seen after h:
+
+    p(w | h) = (c(hw) - D(c(hw))) / Z(h) + γ(h) p(w | h')
+    Z(h)     = Σ c(hw) + T(h)
+    γ(h)     = (Σ D(c(hw)) + T(h)) / Z(h)
+
+D are discounts, T is mass beside the counts. The count of a pruned n-gram goes to γ(h) as a whole. For T = 0
+this is the arithmetic of lmplz (Heafield et al., "Scalable Modified Kneser-Ney Language Model Estimation",
+2013, section 3.3) in its order and in single precision, and gives its probabilities bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lm_jax.ngram.counts import pieces
+
+_PIECE = 1 << 13  # n-grams at a time: what is computed of them stays in a core's cache
+
+ExtraMass = Callable[[np.ndarray, np.ndarray], np.ndarray | float]
+"""T of some histories, from the sum of their counts and the number of different words after them."""
+
+
+def interpolate(
+    values: np.ndarray,
+    starts: np.ndarray,
+    kept: np.ndarray | None,
+    discounts: np.ndarray,
+    extra_mass: ExtraMass,
+    lower: Callable[[slice], np.ndarray | np.float32],
+) -> tuple[np.ndarray, np.ndarray]:
+    """p of all n-grams of an order and γ of their histories, in float32; γ is 1 for a history without any.
+
+    Args:
+        values: int32 counts c of the n-grams.
+        starts: where the n-grams of each history start, and where those of the last one end.
+        kept: which n-grams are not pruned; None: all.
+        discounts: float32 D of the counts 0, 1, 2, and of 3 and more.
+        extra_mass: gives T.
+        lower: gives p(w | h') of some of the n-grams.
+    """
+    probs, gammas = np.empty(len(values), np.float32), np.ones(len(starts) - 1, np.float32)
+    for first, end in pieces(starts, _PIECE):
+        here = slice(int(starts[first]), int(starts[end]))
+        history = np.repeat(np.arange(end - first), np.diff(starts[first : end + 1]))
+        z, gamma = _normalisers(
+            values[here], history, None if kept is None else kept[here], discounts, extra_mass, end - first
+        )
+        gammas[first:end] = gamma
+        own = (values[here].astype(np.float32) - discounts.take(np.minimum(values[here], 3))) / z.take(
+            history
+        )
+        probs[here] = own + gamma.take(history) * lower(here)
+    return probs, gammas
+
+
+def _normalisers(
+    count: np.ndarray,
+    history: np.ndarray,
+    kept: np.ndarray | None,
+    discounts: np.ndarray,
+    extra_mass: ExtraMass,
+    histories: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Z and γ of the histories that some n-grams, numbered by `history`, have."""
+    total = np.bincount(history, weights=count, minlength=histories)
+    capped = np.minimum(count, 3)
+    # Of each history, how many of its n-grams have a count of 0, 1, 2, and 3 or more; pruned ones count as 0.
+    kinds = history * 4 + (capped if kept is None else capped * kept)
+    times = np.bincount(kinds, minlength=4 * histories).reshape(histories, 4).astype(np.float32)
+    left = (discounts[1] * times[:, 1] + discounts[2] * times[:, 2]) + discounts[3] * times[:, 3]
+    if kept is not None:
+        left += np.bincount(history, weights=count * ~kept, minlength=histories).astype(np.float32)
+    extra = extra_mass(total, np.bincount(history, weights=count > 0, minlength=histories))
+    z = (total + extra).astype(np.float32)
+    gamma = np.ones(histories, np.float32)
+    np.divide(left + extra, z, out=gamma, where=total > 0)
+    return z, gamma

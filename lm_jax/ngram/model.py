@@ -1,0 +1,223 @@
+"""An n-gram model: probabilities of n-grams, and factors that lead to shorter ones."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_jax.errors import UserError
+from lm_jax.ngram import array_file
+from lm_jax.ngram.query import OUTSIDE, UNSEEN, Matcher
+from lm_jax.ngram.trie import Trie
+from lm_jax.ngram.vocabulary import BOS, EOS, UNK, Vocabulary
+
+LN_10 = float(np.log(10.0))
+_FORMAT = "lm_jax n-gram model 1"
+
+
+class Scores(NamedTuple):
+    """What a model says of each word of a stream; all arrays are as long as the stream.
+
+    Attributes:
+        log_probs: float64 log p(word | words before it in the sentence), in nats; 0 at `<s>`, which is given.
+        matched: int8 order of the longest n-gram that ends at the word and is in the model; 0 at `<s>`.
+        oov: where the word is `<unk>`.
+    """
+
+    log_probs: np.ndarray
+    matched: np.ndarray
+    oov: np.ndarray
+
+    def perplexity(self, with_oov: bool = True) -> float:
+        """exp(-mean log probability) of the words, `</s>` among them and `<s>` not."""
+        counted = (self.matched > 0) & (with_oov | ~self.oov)
+        return float(np.exp(-self.log_probs[counted].mean()))
+
+
+class NGramModel:
+    """A back-off model.
+
+    log p(w | h) is that of the longest n-gram ending in w that is in the model, plus the back-offs of the
+    longer histories.
+
+    Attributes:
+        vocabulary: the words by id.
+        trie: the n-grams.
+        log10_probs: by order (index n - 1), float32 log10 p of the last word of each n-gram given the others.
+        log10_backoffs: by order but the last, float32 log10 of the factor for p(w | h') where the n-gram h is
+            in the model and hw is not; h' is h without its first word.
+        log10_unseen: log10 of that factor where h is not in the model.
+        normalised: whether the probabilities after every history add up to one.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        trie: Trie,
+        log10_probs: list[np.ndarray],
+        log10_backoffs: list[np.ndarray],
+        *,
+        log10_unseen: float = 0.0,
+        normalised: bool = True,
+    ):
+        self.vocabulary = vocabulary
+        self.trie = trie
+        self.log10_probs = log10_probs
+        self.log10_backoffs = log10_backoffs
+        self.log10_unseen = log10_unseen
+        self.normalised = normalised
+        self._matcher = Matcher(trie)
+
+    @property
+    def order(self) -> int:
+        """The number of words in the longest n-grams."""
+        return self.trie.order
+
+    def score(self, stream: np.ndarray) -> Scores:
+        """Score every word of a stream given the words before it in its sentence.
+
+        Args:
+            stream: ids of `<s> word ... word </s> <s> ...`, as `Vocabulary.encode` and `mark` make them.
+
+        Raises:
+            UserError: an id is not of this vocabulary.
+        """
+        stream = self._check(stream)
+        scores = Scores(np.empty(len(stream)), np.empty(len(stream), np.int8), stream == UNK)
+        for piece, ids in self._matcher.match(stream):
+            log10, matched = self.log10_probs[0].take(ids[0][1:]), np.ones(len(ids[0]) - 1, np.int8)
+            for order in range(2, self.order + 1):
+                self._lengthen(order, ids[order - 2][:-1], ids[order - 1][1:], log10, matched)
+            begins = stream[piece] == BOS
+            log10[begins] = matched[begins] = 0
+            scores.log_probs[piece] = log10.astype(np.float64) * LN_10
+            scores.matched[piece] = matched
+        return scores
+
+    def _lengthen(
+        self, order: int, histories: np.ndarray, found: np.ndarray, log10: np.ndarray, matched: np.ndarray
+    ) -> None:
+        """Bring log10 p(w | h') and the matched orders to those of p(w | h), in place.
+
+        `histories` are the ids of h, of order - 1 words, and `found` those of hw, or UNSEEN or OUTSIDE.
+        """
+        if self.log10_unseen:
+            log10[(histories == UNSEEN) & (found != OUTSIDE)] += np.float32(self.log10_unseen)
+        rows = np.flatnonzero((histories >= 0) & (found == UNSEEN))
+        log10[rows] += self.log10_backoffs[order - 2].take(histories.take(rows))
+        rows = np.flatnonzero(found >= 0)
+        log10[rows] = self.log10_probs[order - 1].take(found.take(rows))
+        matched[rows] = order
+
+    def next_distribution(self, history: Sequence[int] | np.ndarray) -> np.ndarray:
+        """p(w | history) of every word of the vocabulary, float64; 0 for `<s>`.
+
+        Args:
+            history: ids of the words before. Only what follows the last `<s>`, and of it the last order - 1
+                words, count; begin with `<s>` what begins a sentence.
+
+        Raises:
+            UserError: an id is not of this vocabulary.
+        """
+        history = self._check(history)[max(len(history) - self.order + 1, 0) :]
+        begins = np.flatnonzero(history == BOS)
+        history = history[begins[-1] :] if len(begins) else history
+        nodes = self.trie.suffixes(history)
+        factors = [float(level[node]) for level, node in zip(self.log10_backoffs, nodes, strict=False)]
+        factors += [self.log10_unseen] * (len(history) - len(nodes))
+        probs = np.power(10.0, self.log10_probs[0] + np.sum(factors))
+        for n, node in enumerate(nodes, 2):  # the n-grams that lengthen the last n - 1 words
+            children = slice(*self.trie.first_child[n - 2][node : node + 2])
+            log10 = self.log10_probs[n - 1][children] + np.sum(factors[n - 1 :])
+            probs[self.trie.words[n - 1][children]] = np.power(10.0, log10)
+        probs[BOS] = 0.0
+        return probs
+
+    def sample(
+        self,
+        history: Sequence[int] | np.ndarray,
+        max_words: int,
+        generator: np.random.Generator,
+        *,
+        temperature: float = 1.0,
+        without: Sequence[int] = (UNK,),
+    ) -> list[int]:
+        """Draw words one after the other, up to and with `</s>`.
+
+        Args:
+            history: ids of the words before; see `next_distribution`.
+            max_words: stop after so many.
+            generator: of random numbers.
+            temperature: below 1 likely words become likelier; 0 takes the likeliest.
+            without: ids that are never drawn.
+        """
+        drawn: list[int] = []
+        while len(drawn) < max_words and drawn[-1:] != [EOS]:
+            probs = self.next_distribution([*history, *drawn])
+            probs[list(without)] = 0.0
+            if temperature == 0:
+                drawn.append(int(probs.argmax()))
+                continue
+            weights = np.power(probs / probs.max(), 1.0 / temperature)
+            drawn.append(int(generator.choice(len(weights), p=weights / weights.sum())))
+        return drawn
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the model to a file, of 16 bytes an n-gram and 8 for those of the highest order at most."""
+        ends = np.cumsum([len(word) for word in self.vocabulary.words])
+        arrays = {"vocabulary.ends": ends}
+        word_type = np.uint16 if len(ends) <= 1 << 16 else np.int32
+        for n in range(1, self.order + 1):
+            arrays[f"log10_probs.{n}"] = self.log10_probs[n - 1]
+            if n > 1:
+                arrays[f"words.{n}"] = self.trie.words[n - 1].astype(word_type, copy=False)
+            if n < self.order:
+                arrays[f"log10_backoffs.{n}"] = self.log10_backoffs[n - 1]
+                arrays[f"first_child.{n}"] = self.trie.first_child[n - 1]
+        arrays["vocabulary.text"] = np.frombuffer(b"".join(self.vocabulary.words), np.uint8)
+        unseen, normalised = repr(self.log10_unseen), str(int(self.normalised))
+        array_file.write(
+            path,
+            arrays,
+            {"format": _FORMAT, "order": str(self.order), "log10_unseen": unseen, "normalised": normalised},
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> NGramModel:
+        """Map a saved model into memory.
+
+        Raises:
+            UserError: the file cannot be read, or is not a whole model's.
+        """
+        arrays, metadata = array_file.read(path)
+        if metadata.get("format") != _FORMAT:
+            raise UserError(
+                f"{os.fspath(path)} holds no n-gram model, or one of another version", "train it again"
+            )
+        order = int(metadata["order"])
+        text, ends = arrays["vocabulary.text"].tobytes(), [0, *arrays["vocabulary.ends"].tolist()]
+        words = [text[start:end] for start, end in itertools.pairwise(ends)]
+        return cls(
+            Vocabulary(words),
+            Trie(
+                [np.arange(len(words), dtype=np.int32), *(arrays[f"words.{n}"] for n in range(2, order + 1))],
+                [arrays[f"first_child.{n}"] for n in range(1, order)],
+            ),
+            [arrays[f"log10_probs.{n}"] for n in range(1, order + 1)],
+            [arrays[f"log10_backoffs.{n}"] for n in range(1, order)],
+            log10_unseen=float(metadata["log10_unseen"]),
+            normalised=metadata["normalised"] == "1",
+        )
+
+    def _check(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        ids = np.asarray(ids, np.int64) if not isinstance(ids, np.ndarray) else ids
+        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self.vocabulary):
+            raise UserError(
+                f"word ids from {ids.min()} to {ids.max()} for a model of {len(self.vocabulary)} words",
+                "encode the text by the model's own vocabulary",
+            )
+        return ids

@@ -1,0 +1,218 @@
+"""From counts to probabilities: maximum likelihood to modified Kneser-Ney.
+
+Every smoothing is a choice of the counts, the discounts and the extra mass in the formula of `interpolation`:
+
+    maximum_likelihood    occurrences    no discount         no extra mass
+    add_k                 occurrences    no discount         k for every word, shared out evenly
+    jelinek_mercer        occurrences    no discount         by weights fitted to held-out text
+    witten_bell           occurrences    no discount         1 for every different word seen
+    absolute_discounting  occurrences    one an order        no extra mass
+    kneser_ney            continuations  one an order        no extra mass
+    modified_kneser_ney   continuations  three an order      no extra mass
+
+and stupid_backoff (Brants et al. 2007, equation 5) takes relative frequencies and multiplies those of shorter
+histories by a constant. See Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language
+Modeling" (1998), section 2.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from lm_jax.errors import UserError
+from lm_jax.ngram import discounting, jelinek_mercer, pruning
+from lm_jax.ngram.counts import MAX_ORDER, NGramCounts
+from lm_jax.ngram.discounting import continuations, occurrences
+from lm_jax.ngram.interpolation import interpolate
+from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.vocabulary import BOS, UNK, Report
+
+SMOOTHINGS = (
+    "maximum_likelihood",
+    "add_k",
+    "jelinek_mercer",
+    "witten_bell",
+    "absolute_discounting",
+    "kneser_ney",
+    "modified_kneser_ney",
+    "stupid_backoff",
+)
+
+
+_PIECE = 1 << 14  # probabilities turned into logarithms at a time
+
+
+@dataclass(frozen=True)
+class NGramConfig:
+    """What makes an n-gram model of counts."""
+
+    family: str = "ngram"
+    order: int = 5  # words in the longest n-gram, 1 to 8
+    smoothing: str = "modified_kneser_ney"  # one of SMOOTHINGS
+    prune: tuple[int, ...] = ()  # drop n-grams seen at most this often, by order; the last value goes on
+    interpolate_unigrams: bool = True  # False: all mass that the unigrams leave goes to <unk>
+    discount_fallback: tuple[float, ...] = ()  # discounts of counts 1, 2 and 3+ where the text gives none
+    add_k: float = 1.0  # what add_k adds to every count
+    backoff_weight: float = 0.4  # stupid_backoff's factor for every word dropped from the history
+
+
+def check(config: NGramConfig) -> None:
+    """Refuse settings that make no model.
+
+    Raises:
+        UserError: a setting is out of its range.
+    """
+    if config.smoothing not in SMOOTHINGS:
+        raise UserError(f"unknown smoothing {config.smoothing!r}", f"choose one of {', '.join(SMOOTHINGS)}")
+    if not 1 <= config.order <= MAX_ORDER:
+        raise UserError(f"order {config.order} is out of range", f"choose 1 to {MAX_ORDER}")
+    fallback = config.discount_fallback
+    if len(fallback) > 3 or any(not 0 <= discount <= k for k, discount in enumerate(fallback, 1)):
+        raise UserError(
+            f"fallback discounts {fallback} are not up to three of at most 1, 2 and 3", "take (0.5, 1.0, 1.5)"
+        )
+    if not config.add_k > 0:
+        raise UserError(
+            f"add_k is {config.add_k}", "choose a number above 0, or smoothing maximum_likelihood"
+        )
+    if not 0 < config.backoff_weight <= 1:
+        raise UserError(f"backoff_weight is {config.backoff_weight}", "choose a number above 0, 1 at most")
+
+
+def estimate(
+    counts: NGramCounts, config: NGramConfig, held_out: np.ndarray | None = None, report: Report | None = None
+) -> NGramModel:
+    """Make a model of counts.
+
+    Args:
+        counts: of the training text; they are not changed.
+        config: the smoothing and its settings; its order must be that of the counts.
+        held_out: a stream of other text, for the weights of jelinek_mercer.
+        report: told of progress.
+
+    Raises:
+        UserError: the settings are wrong, or the text gives no discounts (see `discounting`).
+    """
+    check(config)
+    if counts.order != config.order:
+        raise UserError(f"counts of order {counts.order} for a model of order {config.order}", "count again")
+    keep = pruning.kept(counts, config.prune)
+    smoothing = _Smoothing(config, counts, keep, held_out)
+    log10_probs: list[np.ndarray] = []
+    log10_backoffs: list[np.ndarray] = []
+    below = np.empty(0, np.float32)
+    for n in range(1, counts.order + 1):
+        probs, gammas = smoothing.level(n, below)
+        if n > 1:
+            log10_probs.append(_to_log10(below))
+            log10_backoffs.append(_to_log10(gammas))
+        below = probs
+        if report:
+            report(f"estimating {config.smoothing}", n / counts.order)
+    log10_probs.append(_to_log10(below))
+    vocabulary, trie = counts.vocabulary, counts.trie
+    if keep is not None:
+        vocabulary, trie, (log10_probs, log10_backoffs) = pruning.prune(
+            vocabulary, trie, [log10_probs, log10_backoffs], keep
+        )
+    is_stupid = config.smoothing == "stupid_backoff"
+    return NGramModel(
+        vocabulary,
+        trie,
+        log10_probs,
+        log10_backoffs,
+        log10_unseen=float(np.log10(config.backoff_weight)) if is_stupid else 0.0,
+        normalised=not is_stupid,
+    )
+
+
+class _Smoothing:
+    """The settings of an estimation; gives the probabilities of one order after the other."""
+
+    def __init__(
+        self,
+        config: NGramConfig,
+        counts: NGramCounts,
+        keep: list[np.ndarray] | None,
+        held_out: np.ndarray | None,
+    ):
+        self.config, self.counts = config, counts
+        self.kept = [None] * counts.order if keep is None or config.smoothing == "stupid_backoff" else keep
+        self.num_words = (len(counts.vocabulary) if keep is None else int(keep[0].sum())) - 1  # all but <s>
+        self.uniform = np.float32(1.0 / np.float32(self.num_words))
+        if config.smoothing == "jelinek_mercer":
+            if held_out is None:
+                raise UserError("jelinek_mercer needs held-out text to fit its weights", "give held_out")
+            self.weights = jelinek_mercer.fit(counts, held_out)
+
+    def level(self, n: int, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """p of the n-grams of order n, from p of those one shorter, and γ of their histories."""
+        values = (continuations if "kneser_ney" in self.config.smoothing else occurrences)(self.counts, n)
+        starts = self.counts.trie.first_child[n - 2] if n > 1 else np.array([0, len(values)])
+
+        def lower(here: slice) -> np.ndarray | np.float32:
+            if n == 1:
+                return self.uniform if self.config.interpolate_unigrams else np.float32(0)
+            return below.take(self.counts.suffixes[n - 2][here])
+
+        probs, gammas = interpolate(
+            values,
+            starts,
+            self.kept[n - 1],
+            self._discounts(n, values),
+            functools.partial(self._extra_mass, n),
+            lower,
+        )
+        if n == 1:
+            probs[BOS] = 1  # as in lmplz: it may be scored at no cost
+            probs[UNK] += 0 if self.config.interpolate_unigrams else gammas[0]
+        if self.config.smoothing == "stupid_backoff":
+            gammas[np.diff(starts) > 0] = self.config.backoff_weight
+        if self.config.smoothing == "add_k":
+            self._share_evenly(n, probs, gammas)
+        return probs, gammas
+
+    def _discounts(self, n: int, values: np.ndarray) -> np.ndarray:
+        fallback = self.config.discount_fallback
+        if self.config.smoothing == "modified_kneser_ney":
+            return discounting.modified(self.counts, values, n, fallback)
+        if self.config.smoothing in ("kneser_ney", "absolute_discounting"):
+            return discounting.absolute(values, n, fallback)
+        return np.zeros(4, np.float32)
+
+    def _extra_mass(self, n: int, total: np.ndarray, different: np.ndarray) -> np.ndarray | float:
+        if self.config.smoothing == "add_k":
+            return self.config.add_k * self.num_words
+        if self.config.smoothing == "witten_bell":
+            return different
+        if self.config.smoothing == "jelinek_mercer":
+            weight = self.weights[n - 1, jelinek_mercer.bucket(total)]
+            return total * (1 - weight) / weight
+        return 0.0
+
+    def _share_evenly(self, n: int, probs: np.ndarray, gammas: np.ndarray) -> None:
+        """Make what lies below the full history the uniform distribution, in place.
+
+        A full history has order - 1 words or begins with `<s>`.
+        """
+        if n == self.counts.order:
+            return
+        begin = self.counts.trie.beginning_with(BOS, n)
+        own = probs[begin].copy()
+        probs[:], probs[begin] = self.uniform, own
+        if n > 1:
+            begin = self.counts.trie.beginning_with(BOS, n - 1)
+            own = gammas[begin].copy()
+            gammas[:], gammas[begin] = 1, own
+
+
+def _to_log10(probs: np.ndarray) -> np.ndarray:
+    """Turn float32 probabilities into their common logarithms, 0 at most, in place."""
+    with np.errstate(divide="ignore"):
+        for low in range(0, len(probs), _PIECE):
+            piece = probs[low : low + _PIECE]
+            piece[:] = np.minimum(np.log10(piece.astype(np.float64)), 0.0)
+    return probs
