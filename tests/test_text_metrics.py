@@ -268,6 +268,13 @@ def test_unpaired_texts_are_said(hypotheses, references):
             function(hypotheses, references)
 
 
+def test_token_ids():
+    ids = text.token_ids(["b a b", "", "a"])
+    assert ids.shape == (3, 3)
+    assert ids[0, 0] == ids[0, 2] != ids[0, 1] == ids[2, 0]
+    assert (ids[1] == -1).all()
+
+
 def test_unknown_names_are_said():
     with pytest.raises(UserError, match="sacrebleu-13a"):
         text.corpus_bleu(["a"], ["a"], "moses")

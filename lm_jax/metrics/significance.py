@@ -64,7 +64,8 @@ def bootstrap_interval(
     width, which says nothing; with fewer than about 20 it is too narrow.
 
     Args:
-        *statistics: arrays [D, ...]; for the default metric numerators [D] and denominators [D].
+        *statistics: arrays [D, ...]; for the default metric numerators [D] and denominators [D], or scores
+            [D] alone, for their mean.
         metric: from the summed statistics to a scalar, traceable by jax. Keep one function object, since a
             new lambda compiles anew.
         num_resamples: R; at 10,000 the ends move by about 1 % of the width from seed to seed.
@@ -72,8 +73,10 @@ def bootstrap_interval(
         seed: of `jax.random`.
         resamples: [R, D] row numbers in place of the seed's.
     """
-    stacked = _stack(statistics)
-    draws = _keys(seed, num_resamples) if resamples is None else resamples
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence is {confidence}", "give a probability between 0 and 1, such as 0.95")
+    stacked = _stack(metric, statistics)
+    draws = _keys(seed, num_resamples) if resamples is None else np.asarray(resamples)
     values_R1 = _evaluate(metric, _rows_sum, stacked, draws)
     low, high = np.quantile(values_R1[:, 0], [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(_on_the_whole(metric, stacked)[0]), float(low), float(high))
@@ -105,8 +108,8 @@ def paired_bootstrap(
         method: "two-sided", or "sacrebleu" for that tool's p = (1 + #{|d*| − mean |d*| > |d|}) / (1 + R),
             about half as large where the difference is clear.
     """
-    stacked = _stack(statistics_a, statistics_b)
-    draws = _keys(seed, num_resamples) if resamples is None else resamples
+    stacked = _stack(metric, statistics_a, statistics_b)
+    draws = _keys(seed, num_resamples) if resamples is None else np.asarray(resamples)
     values_R2 = _evaluate(metric, _rows_sum, stacked, draws)
     differences = values_R2[:, 0] - values_R2[:, 1]
     observed = np.subtract(*_on_the_whole(metric, stacked))
@@ -141,7 +144,7 @@ def approximate_randomization(
         seed: of `jax.random`.
         swaps: [trials, D] booleans in place of the seed's.
     """
-    stacked = _stack(statistics_a, statistics_b)
+    stacked = _stack(metric, statistics_a, statistics_b)
     draws = _keys(seed, num_trials) if swaps is None else np.asarray(swaps, bool)
     values_R2 = _evaluate(metric, _swapped_sum, stacked, draws)
     differences = values_R2[:, 0] - values_R2[:, 1]
@@ -190,12 +193,14 @@ def holm(p_values: Array) -> np.ndarray:
     return adjusted
 
 
-def _stack(*systems: Statistics) -> tuple[np.ndarray, ...]:
+def _stack(metric: Metric, *systems: Statistics) -> tuple[np.ndarray, ...]:
     """The statistics of K systems, each array [D, K, ...] in float64."""
     arrays_by_system = [
         [np.asarray(x, float) for x in ([system] if hasattr(system, "ndim") else system)]
         for system in systems
     ]
+    if metric is ratio:
+        arrays_by_system = [[*a, np.ones_like(a[0])] if len(a) == 1 else a for a in arrays_by_system]
     shapes = [[x.shape for x in arrays] for arrays in arrays_by_system]
     first = shapes[0][0] if shapes[0] else ()
     if any(s != shapes[0] for s in shapes) or not first or any(not s or s[0] != first[0] for s in shapes[0]):
@@ -240,6 +245,11 @@ def _evaluate(
     metric: Metric, sum_drawn: Callable, stacked: tuple[np.ndarray, ...], draws: Array
 ) -> np.ndarray:
     """The metric of K systems on each of R draws of documents, [R, K]."""
+    if not len(draws) or (draws.ndim == 2 and draws.shape[1] != len(stacked[0])):
+        raise UserError(
+            f"draws of shape {draws.shape} do not fit {len(stacked[0])} documents",
+            "give at least one draw, each with a number for every document",
+        )
     batch_size = min(len(draws), max(1, _DRAWS_AT_A_TIME // len(stacked[0])))
     arrays = tuple(jnp.asarray(x) for x in stacked)
     return np.asarray(_evaluate_jit(metric, sum_drawn, arrays, jnp.asarray(draws), batch_size), float)

@@ -191,6 +191,12 @@ def rouge(
     return best
 
 
+def token_ids(texts: Sequence[str], profile: str | Profile = "nltk") -> np.ndarray:
+    """The texts for `overlap` and `generation`: int32 [B, T], equal where tokens are, −1 after the end."""
+    encoded = _encode(list(texts), get_profile(profile))
+    return encoded.padded(np.arange(len(texts)), int(encoded.lengths.max()))
+
+
 def disagreement(hypothesis: str, reference: str) -> dict[str, dict[str, float]]:
     """One pair under every profile: sentence BLEU, the F of ROUGE-1, 2 and L, and the reference's tokens."""
     table = {}

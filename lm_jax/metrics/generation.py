@@ -1,0 +1,74 @@
+"""What generated text looks like without a reference: variety, repetition, length.
+
+Texts are integers [B, T], padded at the end with negative ids; `text.token_ids` makes them from strings. What
+can be summed comes as `Sums` [B], one for each text: add them up and divide once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.batch import Array, Sums
+from lm_jax.errors import UserError
+from lm_jax.metrics.matching import lengths
+from lm_jax.metrics.overlap import distinct_ngrams
+
+
+def distinct_n(ids_BT: Array, n: int) -> Sums:
+    """Different n-grams of each text over its n-grams; the mean lies in (0, 1].
+
+    Li et al. 2016, section 5, but for their denominator, which is tokens. Every text counts its own n-grams;
+    `corpus_distinct_n` counts those of all texts together.
+    """
+    return Sums(distinct_ngrams(ids_BT, n), jnp.maximum(lengths(ids_BT) - n + 1, 0))
+
+
+def repetition_rate(ids_BT: Array, n: int = 4) -> Sums:
+    """n-grams that occurred before in the same text over all its n-grams; the mean lies in [0, 1).
+
+    1 − distinct-n: seq-rep-n of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training".
+    """
+    different, ngrams, _ = distinct_n(ids_BT, n)
+    return Sums(ngrams - different, ngrams)
+
+
+def corpus_distinct_n(ids_BT: Array, n: int) -> Sums:
+    """Different n-grams of all texts together over all their n-grams, on the host.
+
+    Falls as texts are added: compare only corpora of one size.
+    """
+    ids_BT = np.asarray(ids_BT)
+    if ids_BT.ndim != 2:
+        raise UserError(f"ids of shape {ids_BT.shape} are not texts", "give [B, T], padded with negative ids")
+    if ids_BT.shape[1] < n:
+        return Sums(np.float64(0), np.float64(0))
+    grams = np.lib.stride_tricks.sliding_window_view(ids_BT, n, axis=1).reshape(-1, n)
+    grams = grams[(grams >= 0).all(axis=1)]
+    return Sums(np.float64(len(np.unique(grams, axis=0))), np.float64(len(grams)))
+
+
+class LengthStatistics(NamedTuple):
+    """Of the numbers of tokens of texts: mean, standard deviation over texts, least, median, most."""
+
+    mean: float
+    standard_deviation: float
+    shortest: int
+    median: float
+    longest: int
+
+
+def length_statistics(ids_BT: Array) -> LengthStatistics:
+    """Statistics of the lengths of texts, on the host."""
+    num_tokens = np.asarray(lengths(ids_BT))
+    if not num_tokens.size:
+        raise UserError("there are no texts to measure", "give at least one")
+    return LengthStatistics(
+        float(num_tokens.mean()),
+        float(num_tokens.std()),
+        int(num_tokens.min()),
+        float(np.median(num_tokens)),
+        int(num_tokens.max()),
+    )

@@ -1,0 +1,168 @@
+"""Intervals and tests against exact enumeration, scipy's tests, coverage by simulation, and known laws."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.errors import UserError
+from lm_jax.metrics import significance
+from lm_jax.metrics.likelihood import bits_per_byte
+from lm_jax.metrics.significance import (
+    approximate_randomization,
+    bootstrap_interval,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    sign_test,
+)
+
+
+@pytest.fixture(scope="module")
+def documents():
+    rng = np.random.default_rng(0)
+    num_bytes = rng.integers(100, 2000, 80)
+    return num_bytes * rng.normal(1.4, 0.2, 80), num_bytes
+
+
+def test_bits_per_byte_in_one_call(documents):
+    nats, num_bytes = documents
+    interval = bootstrap_interval(nats, num_bytes, metric=bits_per_byte)
+    assert interval.estimate == nats.sum() / num_bytes.sum() / np.log(2)
+    # The delta method's standard error of a ratio.
+    residuals = nats - nats.sum() / num_bytes.sum() * num_bytes
+    error = np.sqrt((residuals**2).sum()) / num_bytes.sum() / np.log(2)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+    assert interval == bootstrap_interval(nats, num_bytes, metric=bits_per_byte)
+    assert interval != bootstrap_interval(nats, num_bytes, metric=bits_per_byte, seed=1)
+    narrower = bootstrap_interval(nats, num_bytes, metric=bits_per_byte, confidence=0.5)
+    assert interval.low < narrower.low < narrower.high < interval.high
+
+
+def test_every_resample_of_three_documents():
+    numerators, denominators = np.array([1.0, 2.0, 6.0]), np.array([1.0, 4.0, 2.0])
+    resamples = np.array(list(itertools.product(range(3), repeat=3)))
+    values = numerators[resamples].sum(1) / denominators[resamples].sum(1)
+    interval = bootstrap_interval(numerators, denominators, resamples=resamples, confidence=0.8)
+    np.testing.assert_allclose(interval[1:], np.quantile(values, [0.1, 0.9]), rtol=1e-6)
+    one = bootstrap_interval(numerators, resamples=resamples)
+    assert one.estimate == 3
+
+
+def test_random_resamples_are_uniform():
+    rows = np.arange(5.0)
+    counts = np.stack([rows == k for k in range(5)], axis=1).astype(float)
+    interval = bootstrap_interval(counts, metric=lambda c: c[3], num_resamples=20_000, confidence=0.9)
+    # The count of one row of five is Binomial(5, 1/5): P(0) = 0.33, P(X <= 2) = 0.94.
+    assert (interval.low, interval.high) == (0, 3)
+    mean = bootstrap_interval(counts, metric=lambda c: (c == 0).mean(), num_resamples=20_000, confidence=0.5)
+    assert (mean.low, mean.high) == pytest.approx((0.2, 0.4))
+
+
+@pytest.mark.slow
+def test_coverage():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for trial in range(300):
+        weights = rng.integers(1, 20, 60)
+        scores = weights * rng.normal(2.0, 1.0, 60)
+        interval = bootstrap_interval(scores, weights, num_resamples=500, seed=trial)
+        covered += interval.low <= 2.0 <= interval.high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_randomization_of_every_swap():
+    a, b = np.array([3.0, 1.0, 4.0, 2.0, 5.0]), np.array([1.0, 1.5, 2.0, 1.0, 3.5])
+    swaps = np.array(list(itertools.product([False, True], repeat=5)))
+    differences = np.where(swaps, b - a, a - b).mean(1)
+    extreme = (np.abs(differences) >= abs((a - b).mean()) - 1e-12).sum()
+    assert extreme == 4  # nothing swapped, all, and the document of the smallest difference, both ways
+    result = approximate_randomization(a, b, swaps=swaps)
+    assert result.difference == pytest.approx((a - b).mean())
+    assert result.p_value == pytest.approx((1 + extreme) / (1 + 32))
+
+
+def test_p_values_are_those_of_a_t_test():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=200)
+    for shift in (0.0, 0.1, 0.2):
+        b = a + rng.normal(shift, 1.0, 200)
+        expected = stats.ttest_rel(a, b).pvalue
+        assert paired_bootstrap(a, b).p_value == pytest.approx(expected, abs=0.02)
+        assert approximate_randomization(a, b).p_value == pytest.approx(expected, abs=0.02)
+
+
+def test_a_system_against_itself(documents):
+    for test in (paired_bootstrap, approximate_randomization):
+        assert test(documents, documents) == (0, 1)
+
+
+def test_paired_bootstrap_of_a_clear_difference(documents):
+    nats, num_bytes = documents
+    result = paired_bootstrap(
+        (nats * 1.1, num_bytes), (nats, num_bytes), metric=bits_per_byte, num_resamples=999
+    )
+    assert result.difference > 0
+    assert result.p_value == 1 / 1000
+
+
+def test_metrics_of_matrices(documents):
+    counts = np.random.default_rng(3).integers(0, 5, (80, 2, 2))
+    interval = bootstrap_interval(counts, metric=_trace_share, num_resamples=300)
+    assert interval.estimate == pytest.approx(np.trace(counts.sum(0)) / counts.sum())
+    assert interval.low < interval.estimate < interval.high
+
+
+def _trace_share(counts):
+    return jnp.trace(counts) / counts.sum()
+
+
+def test_sign_test_and_mcnemar():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(4)
+    a, b = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
+    wins, losses = (a > b).sum(), (a < b).sum()
+    result = sign_test(a, b)
+    assert result.p_value == pytest.approx(stats.binomtest(int(wins), int(wins + losses)).pvalue, rel=1e-12)
+    assert result.difference == pytest.approx((wins - losses) / 60)
+    a, b = rng.random(5000) < 0.8, rng.random(5000) < 0.78
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    result = mcnemar(a, b)
+    assert result.p_value == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue, rel=1e-9)
+    assert result.difference == pytest.approx(a.mean() - b.mean())
+    assert sign_test([1, 2], [1, 2]) == (0, 1)
+
+
+def test_holm():
+    # Holm 1979: 0.01 · 4, 0.013 · 3 (kept from falling below), 0.03 · 2, 0.04.
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.03, 0.013]), [0.06, 0.04, 0.06, 0.04])
+    np.testing.assert_allclose(holm([0.5, 0.6]), [1, 1])
+    assert holm([]).size == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: bootstrap_interval(np.ones(3), np.ones(4)),
+        lambda: bootstrap_interval(np.ones(0), np.ones(0)),
+        lambda: bootstrap_interval(np.ones(3), confidence=95),
+        lambda: bootstrap_interval(np.ones(3), resamples=np.zeros((5, 2), int)),
+        lambda: bootstrap_interval(np.ones(3), num_resamples=0),
+        lambda: bootstrap_interval(),
+        lambda: paired_bootstrap(np.ones(3), np.ones(4)),
+        lambda: paired_bootstrap(np.ones(3), np.ones(3), method="one-sided"),
+        lambda: sign_test([1, 2], [1]),
+    ],
+)
+def test_wrong_requests_are_said(call):
+    with pytest.raises(UserError):
+        call()
+
+
+def test_documents_beyond_one_batch(monkeypatch, documents):
+    whole = bootstrap_interval(*documents, num_resamples=100)
+    monkeypatch.setattr(significance, "_DRAWS_AT_A_TIME", 80 * 7)
+    in_parts = bootstrap_interval(*documents, num_resamples=100)
+    np.testing.assert_allclose(in_parts, whole, rtol=1e-6)
