@@ -22,7 +22,11 @@ def main(argv: list[str]) -> None:
     """Parses the flags, scores, and writes the report."""
     parser = flags.Parser(prog="eval.py", description=__doc__)
     parser.add_argument(
-        "--model", action="append", required=True, metavar="PATH", help="a run directory; may repeat"
+        "--model",
+        action="append",
+        required=True,
+        metavar="PATH",
+        help="a run directory, or an ARPA file; may repeat",
     )
     parser.add_argument("--text", metavar="FILE", help="the text to score (default: the run's own test part)")
     parser.add_argument(
@@ -36,11 +40,11 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
 
     models = [language_model.load(path, arguments.step) for path in arguments.model]
-    report, evaluations = Reporter(), []
-    for path, model in zip(arguments.model, models, strict=True):
-        text = experiment.choose_text(path, arguments.text, arguments.documents or models[0].documents)
-        evaluations.append(evaluation.evaluate(model, text, path, arguments.stride, report))
-    report.close()
+    evaluations = []
+    with Reporter() as report:
+        for path, model in zip(arguments.model, models, strict=True):
+            text = experiment.choose_text(path, arguments.text, arguments.documents or models[0].documents)
+            evaluations.append(evaluation.evaluate(model, text, path, arguments.stride, report))
     evaluation.compare(evaluations)
 
     rows, out = [e.row for e in evaluations], pathlib.Path(arguments.out)

@@ -20,6 +20,8 @@ from lm_jax import objectives
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.ngram import smoothing
+from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.optimizers import OptimizerConfig
 from lm_jax.sharding import MeshConfig
 
@@ -27,7 +29,7 @@ FORMAT_VERSION = 1
 
 # What a JSON file's "family" and "objective" may name; and which module a family's config makes.
 MODELS = {GPTConfig: GPT}
-FAMILIES = {cls.family: cls for cls in MODELS}
+FAMILIES: dict[str, Any] = {cls.family: cls for cls in (GPTConfig, NGramConfig)}
 OBJECTIVES = {cls.name: cls for cls in (objectives.Causal,)}
 
 
@@ -66,6 +68,25 @@ class Config:
     init_from: str = ""  # a run directory whose best parameters to start from
 
 
+@dataclass(frozen=True)
+class CountConfig:
+    """A recipe for an n-gram model, which is counted and not trained."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: NGramConfig = field(default_factory=NGramConfig)
+    seed: int = 0  # of the text shown at the end
+    sample_tokens: int = 80  # tokens of that text; 0: none
+
+    def check(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        smoothing.check(self.model)
+        for name in ("seed", "sample_tokens"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)}", "it must be 0 or more")
+
+
+AnyConfig = Config | CountConfig
+
 # What a resumed run may change: how long and how often, and on which devices; never what is computed.
 FREE_ON_RESUME = (
     "train.num_steps",
@@ -73,11 +94,12 @@ FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.log_every",
     "train.sample_tokens",
+    "sample_tokens",
     "mesh",
 )
 
 
-def load(spec: str) -> tuple[str, Config]:
+def load(spec: str) -> tuple[str, AnyConfig]:
     """Reads a recipe.
 
     Args:
@@ -128,10 +150,9 @@ def check(config: Any) -> None:
     Raises:
         UserError: the first value that no run can use.
     """
-    for part in dataclasses.fields(config):
-        value = getattr(config, part.name)
-        if hasattr(value, "check"):
-            value.check()
+    for part in (config, *(getattr(config, item.name) for item in dataclasses.fields(config))):
+        if hasattr(part, "check"):
+            part.check()
     if isinstance(config, Config) and 0 < config.model.max_length < config.data.sequence_length:
         raise UserError(
             f"data.sequence_length={config.data.sequence_length} exceeds the model's context",
@@ -167,12 +188,13 @@ def make_model(model: GPTConfig) -> nn.Module:
 def to_json(config: Any) -> str:
     """The config as JSON text, with its family and format version."""
     values = dataclasses.asdict(config)
-    values["objective"] = {"name": config.objective.name, **values["objective"]}
+    if isinstance(config, Config):
+        values["objective"] = {"name": config.objective.name, **values["objective"]}
     header = {"format_version": FORMAT_VERSION, "family": config.model.family}
     return json.dumps(header | values, indent=2) + "\n"
 
 
-def from_json(text: str) -> Config:
+def from_json(text: str) -> AnyConfig:
     """Reads what `to_json` wrote.
 
     Raises:
@@ -189,6 +211,8 @@ def from_json(text: str) -> Config:
         )
     if family not in FAMILIES:
         raise UserError(f"a config of the unknown family {family!r}", f"known are {', '.join(FAMILIES)}")
+    if FAMILIES[family] is NGramConfig:
+        return _from_values(CountConfig(), values, "")
     objective = values.get("objective", {}).pop("name", None)
     if objective not in OBJECTIVES:
         raise UserError(

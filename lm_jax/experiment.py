@@ -11,15 +11,17 @@ from typing import Any
 from lm_jax import config as config_module
 from lm_jax import evaluation, files, language_model, training
 from lm_jax.checkpoint import Checkpoints
-from lm_jax.config import Config
+from lm_jax.config import AnyConfig, Config, CountConfig
 from lm_jax.data import corpora, pipeline
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
 from lm_jax.evaluation import Row, Text
+from lm_jax.families import ngram
+from lm_jax.families.neural import NeuralLanguageModel
 from lm_jax.progress import Reporter
 
 
-def run(config: Config, workdir: pathlib.Path | str) -> list[Row]:
+def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
     """Trains by the recipe, or goes on where a run of it stopped, then evaluates the best checkpoint.
 
     Args:
@@ -41,21 +43,19 @@ def run(config: Config, workdir: pathlib.Path | str) -> list[Row]:
         return read_rows(workdir / "results.json")
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
-        data = _prepare_data(config)
-        resolved = config_module.resolve(config, data.tokenizer.vocab_size)
-        trainer = training.Trainer(resolved)
-        start = _initial_params(resolved)
-        # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
-        _write_facts(config, data, workdir)
-        if not training.fit(trainer, data, workdir, start):
+        if isinstance(config, CountConfig):
+            _count(config, workdir)
+        elif not _train(config, workdir):
             return []
-        return _evaluate(workdir)
+        return _evaluate(config, workdir)
 
 
-def is_finished(config: Config, workdir: pathlib.Path) -> bool:
+def is_finished(config: AnyConfig, workdir: pathlib.Path) -> bool:
     """Whether the directory holds the results of a run of at least the recipe's steps."""
     if not (workdir / "results.json").exists():
         return False
+    if isinstance(config, CountConfig):
+        return True
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return (checkpoints.latest_step() or 0) >= config.train.num_steps
 
@@ -97,7 +97,7 @@ def choose_text(path: str, text: str | None, documents: str) -> Text:
     return read_held_out(pathlib.Path(path), split)
 
 
-def _check_same_recipe(config: Config, workdir: pathlib.Path) -> None:
+def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if path.exists():
         changed = config_module.differences(config_module.from_json(path.read_text(encoding="utf-8")), config)
@@ -122,18 +122,32 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _prepare_data(config: Config) -> pipeline.Data:
+def _train(config: Config, workdir: pathlib.Path) -> bool:
+    """Trains to the end; False where a signal came first."""
     data_config = config.data
     if config.init_from:  # what was learned is about that run's tokens
         tokenizer = str(pathlib.Path(config.init_from) / "tokenizer")
         data_config = dataclasses.replace(data_config, tokenizer=tokenizer)
-    report = Reporter()
-    data = pipeline.prepare(data_config, progress=report)
-    report.close()
-    return data
+    with Reporter() as report:
+        data = pipeline.prepare(data_config, progress=report)
+    resolved = config_module.resolve(config, data.tokenizer.vocab_size)
+    trainer = training.Trainer(resolved)
+    start = _initial_params(resolved)
+    # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
+    _write_facts(config, data, workdir)
+    return training.fit(trainer, data, workdir, start)
 
 
-def _write_facts(config: Config, data: pipeline.Data, workdir: pathlib.Path) -> None:
+def _count(config: CountConfig, workdir: pathlib.Path) -> None:
+    """Counts and smooths."""
+    with Reporter() as report:
+        data = pipeline.prepare(config.data, progress=report)
+        model = ngram.fit(config.model, data, report)
+    _write_facts(config, data, workdir)
+    model.save(workdir / language_model.NGRAM_FILE)
+
+
+def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) -> None:
     """What evaluation needs beside the parameters: recipe, tokenizer, held-out texts and where they are from.
 
     Raises:
@@ -158,6 +172,8 @@ def _initial_params(config: Config) -> Any:
     if not config.init_from:
         return None
     source = language_model.load(config.init_from)
+    if not isinstance(source, NeuralLanguageModel):
+        raise UserError(f"init_from={config.init_from} is an n-gram model", "give the run of a neural one")
     if source.config.model != config.model:
         changed = config_module.differences(source.config, config)
         named = "; ".join(c for c in changed if c.startswith("model."))
@@ -168,18 +184,18 @@ def _initial_params(config: Config) -> Any:
     return source.params
 
 
-def _evaluate(workdir: pathlib.Path) -> list[Row]:
+def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     """Scores the held-out parts with the best checkpoint, and shows what it writes."""
     model = language_model.load(workdir)
-    rows, report = [], Reporter()
-    for split in ("valid", "test"):
-        if (workdir / f"{split}.jsonl").exists():
-            text = read_held_out(workdir, split)
-            rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
-    report.close()
-    train = model.config.train
-    if train.sample_tokens:
-        [sample] = model.generate([""], train.sample_tokens, temperature=0.8, top_k=50, seed=train.seed)
+    rows = []
+    with Reporter() as report:
+        for split in ("valid", "test"):
+            if (workdir / f"{split}.jsonl").exists():
+                text = read_held_out(workdir, split)
+                rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
+    settings = config if isinstance(config, CountConfig) else config.train
+    if settings.sample_tokens:
+        [sample] = model.generate([""], settings.sample_tokens, temperature=0.8, top_k=50, seed=settings.seed)
         files.write_text(workdir / "sample.txt", sample.text + "\n")
     files.write_json(workdir / "results.json", [row.as_json() for row in rows])
     return rows

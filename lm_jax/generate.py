@@ -14,6 +14,7 @@ if __name__ == "__main__":
     runtime.prepare()
 
 from lm_jax import errors, flags, language_model
+from lm_jax.families.base import LeftToRight
 
 
 def main(argv: list[str]) -> None:
@@ -51,9 +52,7 @@ def main(argv: list[str]) -> None:
         print(f"── {prompt!r}, sample {sample}\n{prompt}{generation.text}")
 
 
-def _stream(
-    model: language_model.NeuralLanguageModel, prompt: str, max_tokens: int, options: dict[str, Any]
-) -> None:
+def _stream(model: LeftToRight, prompt: str, max_tokens: int, options: dict[str, Any]) -> None:
     for text in itertools.chain([prompt], model.stream(prompt, max_tokens, **options)):
         print(text, end="", flush=True)
     print()

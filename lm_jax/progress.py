@@ -73,7 +73,8 @@ class Reporter:
     """
 
     def __init__(self) -> None:
-        self._description, self._line, self._start = "", None, 0.0
+        self._description, self._start = "", 0.0
+        self._line: LiveLine | None = None
 
     def __call__(self, description: str, done: int, total: int) -> None:
         if description != self._description:
@@ -91,6 +92,12 @@ class Reporter:
         if self._line is not None:
             self._line.close()
         self._line, self._description = None, ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
 
 class MetricWriter:

@@ -9,7 +9,7 @@ import pytest
 from lm_jax import evaluation
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
-from lm_jax.language_model import Scores
+from lm_jax.families.base import Scores
 
 
 class Uniform:

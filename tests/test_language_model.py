@@ -7,7 +7,7 @@ import tiny
 import lm_jax
 from lm_jax import experiment, tokenizers
 from lm_jax.errors import UserError
-from lm_jax.language_model import _windows
+from lm_jax.families.neural import _windows
 from lm_jax.metrics import likelihood
 
 

@@ -1,0 +1,39 @@
+"""n-gram models: counted in seconds, on the tokens that `configs/gpt.py` is trained on.
+
+    python train.py --config=configs/ngram.py
+    python eval.py --model=runs/ngram --model=runs/gpt
+
+Variants: `word` and `char` are the default with other tokens; `bigram_mle` is the textbook's; the rest name a
+smoothing.
+"""
+
+from lm_jax.config import CountConfig, unknown_variant
+from lm_jax.data.pipeline import DataConfig
+from lm_jax.ngram.smoothing import SMOOTHINGS, NGramConfig
+
+_FALLBACK = (
+    0.5,
+    1.0,
+    1.5,
+)  # where a small or character text gives no discounts, as lmplz --discount_fallback
+_WORDS = DataConfig(tokenizer="word", vocab_size=20_000)
+
+
+def get_config(variant: str = "") -> CountConfig:
+    """Modified Kneser-Ney of order 5; of order 6 on characters; or as the variant names."""
+    smoothed = {
+        s: CountConfig(model=NGramConfig(smoothing=s, discount_fallback=_FALLBACK)) for s in SMOOTHINGS
+    }
+    recipes = {
+        "": smoothed["modified_kneser_ney"],
+        "word": CountConfig(data=_WORDS, model=NGramConfig(order=3, discount_fallback=_FALLBACK)),
+        "char": CountConfig(
+            data=DataConfig(tokenizer="char", vocab_size=0),
+            model=NGramConfig(order=6, discount_fallback=_FALLBACK),
+        ),
+        "bigram_mle": CountConfig(data=_WORDS, model=NGramConfig(order=2, smoothing="maximum_likelihood")),
+        **smoothed,
+    }
+    if variant not in recipes:
+        raise unknown_variant(variant, list(recipes))
+    return recipes[variant]

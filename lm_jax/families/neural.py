@@ -1,0 +1,133 @@
+"""Flax models as language models."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lm_jax.config import Config
+from lm_jax.errors import UserError
+from lm_jax.families.base import LeftToRight, Scores
+from lm_jax.metrics import likelihood
+from lm_jax.tokenizers import Tokenizer
+
+_TOKENS_PER_BATCH = 8192  # of scoring: enough to keep a device busy, little enough for any vocabulary
+
+
+@dataclasses.dataclass
+class NeuralLanguageModel(LeftToRight):
+    """A left-to-right Flax model with its parameters and tokenizer.
+
+    Attributes:
+        config: the resolved recipe it was trained by.
+        model: the linen module.
+        params: its variables.
+        tokenizer: from text to ids.
+        step: the updates behind the parameters.
+    """
+
+    config: Config
+    model: nn.Module
+    params: Any
+    tokenizer: Tokenizer
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        self.family, self.objective = self.config.model.family, self.config.objective.name
+        self.documents = self.config.data.documents
+        self._scorer = jax.jit(partial(_log_probs, self.model))
+        # Kept, since decoders compile anew for functions that they have not seen.
+        self._prefill = partial(self.model.apply, method="prefill")
+        self._step = partial(self.model.apply, method="step")
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model can look at."""
+        return self.config.model.max_length
+
+    def describe_context(self, stride: int | None = None) -> dict[str, Any]:
+        """Length of the windows that texts are scored in, and how far each lies from the last."""
+        return {"window": self.context, "stride": stride or _default_stride(self.context)}
+
+    def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
+        """Log-probabilities of each text after an end-of-text token, each token scored once.
+
+        A text longer than the context is read in windows that overlap: each starts `stride` tokens after the
+        last and scores what that did not reach, so that a token has at least context − stride tokens before
+        it, or the whole text so far.
+
+        Args:
+            texts: the texts.
+            stride: tokens from window to window, 1..context; half the context by default.
+
+        Raises:
+            UserError: a stride out of range, or a text that the tokenizer refuses.
+        """
+        stride = stride or _default_stride(self.context)
+        if not 1 <= stride <= self.context:
+            raise UserError(f"stride={stride} with a context of {self.context}", f"choose 1..{self.context}")
+        encodings = self.tokenizer.encode_batch(list(texts))
+        end = np.array([self.tokenizer.end_id], np.int32)
+        streams = [np.concatenate([end, e.ids, end]) for e in encodings]
+        nats = self._score_streams(streams, stride)
+        return [self._scores(*parts) for parts in zip(texts, encodings, nats, strict=True)]
+
+    def _score_streams(self, streams: list[np.ndarray], stride: int) -> list[np.ndarray]:
+        """Log-probability of every token of each stream but the first, which is only read."""
+        results = [np.empty(len(stream) - 1) for stream in streams]
+        for length, windows in _windows(streams, self.context, stride).items():
+            rows = max(1, _TOKENS_PER_BATCH // length)
+            for first in range(0, len(windows), rows):
+                group = windows[first : first + rows]
+                inputs_BT, targets_BT = np.zeros((2, rows, length), np.int32)
+                for row, (i, start, _, stop) in enumerate(group):
+                    inputs_BT[row, : stop - start] = streams[i][start:stop]
+                    targets_BT[row, : stop - start] = streams[i][start + 1 : stop + 1]
+                log_probs_BT = np.asarray(self._scorer(self.params, inputs_BT, targets_BT))
+                for row, (i, start, fresh, stop) in enumerate(group):
+                    results[i][fresh:stop] = log_probs_BT[row, fresh - start : stop - start]
+        return results
+
+    def _decoder(self) -> dict[str, Any]:
+        return {
+            "prefill": self._prefill,
+            "step": self._step,
+            "params": self.params,
+            "context_length": self.context,
+        }
+
+
+class _Window(NamedTuple):
+    stream: int  # which stream
+    start: int  # the first token read
+    fresh: int  # the first prediction that no earlier window made
+    stop: int  # where reading ends
+
+
+def _windows(streams: list[np.ndarray], context: int, stride: int) -> dict[int, list[_Window]]:
+    """Windows that make every prediction once, by the padded length that they are read in.
+
+    Lengths are the context and the powers of two below it, so that few shapes are compiled.
+    """
+    by_length: dict[int, list[_Window]] = {}
+    for i, stream in enumerate(streams):
+        end, start, fresh = len(stream) - 1, 0, 0
+        while fresh < end:
+            stop = min(start + context, end)
+            length = min(context, max(16, 1 << (stop - start - 1).bit_length()))
+            by_length.setdefault(length, []).append(_Window(i, start, fresh, stop))
+            fresh, start = stop, start + stride
+    return by_length
+
+
+def _default_stride(context: int) -> int:
+    return max(1, context // 2)
+
+
+def _log_probs(model: nn.Module, params: Any, inputs_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    logits_BTV, _ = model.apply(params, inputs_BT)
+    return likelihood.token_log_probs(logits_BTV, targets_BT)
