@@ -8,14 +8,13 @@ taken in pieces that stay in a core's cache and sorted there by 16-bit radix sor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.ngram import memory, vocabulary
-from lm_jax.ngram.trie import Trie
+from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS, EOS, Report, Source, Vocabulary
 
 MAX_ORDER = 8
@@ -230,25 +229,6 @@ class _Splitter:
                 piece[:] = ids.take(piece + 1)
             found.append(places)
         return found
-
-
-def pieces(starts: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Cut consecutive groups into pieces of about `most` members, and of a whole group at least.
-
-    Args:
-        starts: where each group's members begin, and where the last group's end.
-        most: how many members a piece of several groups may have.
-
-    Yields:
-        The first group of a piece and the one behind its last.
-    """
-    first = 0
-    while first < len(starts) - 1:
-        # Of the array's own type, as searchsorted would convert the whole array.
-        limit = starts.dtype.type(min(int(starts[first]) + most, int(starts[-1])))
-        end = max(int(np.searchsorted(starts, limit, "right")) - 1, first + 1)
-        yield first, end
-        first = end
 
 
 def _sort_by_word(stream: np.ndarray, counts: np.ndarray) -> np.ndarray:

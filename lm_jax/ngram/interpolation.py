@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lm_jax.ngram.counts import pieces
+from lm_jax.ngram.trie import pieces
 
 _PIECE = 1 << 13  # n-grams at a time: what is computed of them stays in a core's cache
 

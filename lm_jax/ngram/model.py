@@ -87,31 +87,26 @@ class NGramModel:
             UserError: an id is not of this vocabulary.
         """
         stream = self._check(stream)
-        scores = Scores(np.empty(len(stream)), np.empty(len(stream), np.int8), stream == UNK)
+        scores = Scores(np.zeros(len(stream)), np.zeros(len(stream), np.int8), stream == UNK)
         for piece, ids in self._matcher.match(stream):
-            log10, matched = self.log10_probs[0].take(ids[0][1:]), np.ones(len(ids[0]) - 1, np.int8)
-            for order in range(2, self.order + 1):
-                self._lengthen(order, ids[order - 2][:-1], ids[order - 1][1:], log10, matched)
-            begins = stream[piece] == BOS
-            log10[begins] = matched[begins] = 0
-            scores.log_probs[piece] = log10.astype(np.float64) * LN_10
-            scores.matched[piece] = matched
+            rows = np.flatnonzero(stream[piece] != BOS)
+            log10, matched = scores.log_probs[piece], scores.matched[piece]
+            for order in range(self.order, 1, -1):
+                # Words whose n-gram of this order is not in the model pass on to a shorter one, at a cost.
+                found, histories = ids[order - 1][1:].take(rows), ids[order - 2].take(rows)
+                is_found = found >= 0
+                hits = np.flatnonzero(is_found)
+                log10[rows.take(hits)] += self.log10_probs[order - 1].take(found.take(hits))
+                matched[rows.take(hits)] = order
+                if self.log10_unseen:
+                    log10[rows[(histories == UNSEEN) & (found != OUTSIDE)]] += self.log10_unseen
+                pays = np.flatnonzero((histories >= 0) & ~is_found)
+                log10[rows.take(pays)] += self.log10_backoffs[order - 2].take(histories.take(pays))
+                rows = rows.compress(~is_found)
+            log10[rows] += self.log10_probs[0].take(ids[0][1:].take(rows))
+            matched[rows] = 1
+            log10 *= LN_10
         return scores
-
-    def _lengthen(
-        self, order: int, histories: np.ndarray, found: np.ndarray, log10: np.ndarray, matched: np.ndarray
-    ) -> None:
-        """Bring log10 p(w | h') and the matched orders to those of p(w | h), in place.
-
-        `histories` are the ids of h, of order - 1 words, and `found` those of hw, or UNSEEN or OUTSIDE.
-        """
-        if self.log10_unseen:
-            log10[(histories == UNSEEN) & (found != OUTSIDE)] += np.float32(self.log10_unseen)
-        rows = np.flatnonzero((histories >= 0) & (found == UNSEEN))
-        log10[rows] += self.log10_backoffs[order - 2].take(histories.take(rows))
-        rows = np.flatnonzero(found >= 0)
-        log10[rows] = self.log10_probs[order - 1].take(found.take(rows))
-        matched[rows] = order
 
     def next_distribution(self, history: Sequence[int] | np.ndarray) -> np.ndarray:
         """p(w | history) of every word of the vocabulary, float64; 0 for `<s>`.

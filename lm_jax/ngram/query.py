@@ -7,25 +7,49 @@ from collections.abc import Iterator
 import numpy as np
 
 from lm_jax.ngram.hashing import IdTable, mix
-from lm_jax.ngram.trie import Trie
+from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS
 
 UNSEEN, OUTSIDE = -1, -2  # instead of an id: the n-gram is not in the tree; it would begin before the <s>
-_PIECE = 1 << 14  # words of text at a time
+_PIECE = 1 << 16  # words of text at a time
 _INDEX_FROM = 1 << 14  # words of text from which on the hash tables are worth making
 _WORD_BITS = np.uint64(32)
+
+
+class Index:
+    """Finds the n-grams of one order by a hash table from their context and last word to their id."""
+
+    def __init__(self, last_words: np.ndarray, first_child: np.ndarray):
+        """Make the table for n-grams with these last words, whose contexts' children begin at `first_child`."""
+        self._keys = np.empty(len(last_words), np.uint64)
+        self._table = IdTable(len(last_words))
+        for first, end in pieces(first_child, _PIECE):
+            here = slice(int(first_child[first]), int(first_child[end]))
+            contexts = np.repeat(np.arange(first, end), np.diff(first_child[first : end + 1]))
+            self._keys[here] = _key(contexts, last_words[here])
+            self._table.insert(mix(self._keys[here]), np.arange(here.start, here.stop, dtype=np.int32))
+
+    def find(self, contexts: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """The int32 ids of n-grams by their contexts' ids and their last words, UNSEEN where there is none."""
+        keys = _key(contexts, words)
+
+        def is_match(ids: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+            return (self._keys.take(ids, mode="wrap") == (keys if rows is None else keys.take(rows))) & (
+                ids >= 0
+            )
+
+        return self._table.find(mix(keys), is_match)
 
 
 class Matcher:
     """Finds the n-grams of a tree in text.
 
-    Short texts are matched by binary search among an n-gram's children; the first long one makes a hash
-    table an order, from an n-gram's context and last word to its id.
+    Short texts are matched by binary search among an n-gram's children. The first long one makes the indices.
     """
 
     def __init__(self, trie: Trie):
         self.trie = trie
-        self._tables: list[IdTable] = []
+        self._indices: list[Index] = []
 
     def match(self, stream: np.ndarray) -> Iterator[tuple[slice, list[np.ndarray]]]:
         """Match a stream piece by piece.
@@ -35,17 +59,19 @@ class Matcher:
                 matched without a history.
 
         Yields:
-            The words of the stream that a piece holds, and by order an integer array for one word more,
-            the one before the piece (OUTSIDE if there is none) in front: the id of the n-gram that ends at
-            each word, UNSEEN or OUTSIDE.
+            Which words of the stream a piece holds, and by order an int64 array of the ids of the n-grams
+            that end at each of them, or UNSEEN or OUTSIDE. In front of each array is the id for the word
+            before the piece, OUTSIDE if there is none.
         """
-        if len(stream) >= _INDEX_FROM and not self._tables:
-            self._tables = [self._index(order) for order in range(2, self.trie.order + 1)]
+        if len(stream) >= _INDEX_FROM and not self._indices:
+            self._indices = [
+                Index(*level) for level in zip(self.trie.words[1:], self.trie.first_child, strict=True)
+            ]
         for start in range(0, len(stream), _PIECE):
             end = min(start + _PIECE, len(stream))
             before = min(
                 start, self.trie.order
-            )  # so many words more, and all matches are those of the whole text
+            )  # so many words more, and all matches are as in the whole text
             ids = self._match_piece(stream[start - before : end])
             if before:
                 yield slice(start, end), [level[before - 1 :] for level in ids]
@@ -66,30 +92,10 @@ class Matcher:
         return ids
 
     def _find(self, order: int, contexts: np.ndarray, words: np.ndarray) -> np.ndarray:
-        if not self._tables:
-            return self.trie.find(order, contexts, words)
-        last_words, first_child = self.trie.words[order - 1], self.trie.first_child[order - 2]
-        low, high = first_child.take(contexts), first_child.take(contexts + 1)
-
-        def is_match(ids: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-            chosen = (
-                (words, low, high) if rows is None else (words.take(rows), low.take(rows), high.take(rows))
-            )
-            return (last_words.take(ids, mode="wrap") == chosen[0]) & (ids >= chosen[1]) & (ids < chosen[2])
-
-        return self._tables[order - 2].find(_hash(contexts, words), is_match)
-
-    def _index(self, order: int) -> IdTable:
-        """The hash table of the n-grams of one order."""
-        last_words, first_child = self.trie.words[order - 1], self.trie.first_child[order - 2]
-        table = IdTable(len(last_words))
-        for low in range(0, len(first_child) - 1, _PIECE):
-            starts = first_child[low : low + _PIECE + 1]
-            contexts = np.repeat(np.arange(low, low + len(starts) - 1), np.diff(starts))
-            hashes = _hash(contexts, last_words[starts[0] : starts[-1]])
-            table.insert(hashes, np.arange(starts[0], starts[-1], dtype=np.int32))
-        return table
+        if self._indices:
+            return self._indices[order - 2].find(contexts, words)
+        return self.trie.find(order, contexts, words)
 
 
-def _hash(contexts: np.ndarray, words: np.ndarray) -> np.ndarray:
-    return mix((contexts.astype(np.uint64) << _WORD_BITS) | words.astype(np.uint64))
+def _key(contexts: np.ndarray, words: np.ndarray) -> np.ndarray:
+    return (contexts.astype(np.uint64) << _WORD_BITS) | words.astype(np.uint64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -77,3 +78,22 @@ class Trie(NamedTuple):
                 node = int(low) + at
             ids.append(node)
         return ids
+
+
+def pieces(starts: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Cut consecutive groups into pieces of about `most` members, and of a whole group at least.
+
+    Args:
+        starts: where each group's members begin, and where the last group's end.
+        most: how many members a piece of several groups may have.
+
+    Yields:
+        The first group of a piece and the one behind its last.
+    """
+    first = 0
+    while first < len(starts) - 1:
+        # Of the array's own type, as searchsorted would convert the whole array.
+        limit = starts.dtype.type(min(int(starts[first]) + most, int(starts[-1])))
+        end = max(int(np.searchsorted(starts, limit, "right")) - 1, first + 1)
+        yield first, end
+        first = end

@@ -58,14 +58,14 @@ def _is_one_word(word: bytes) -> bool:
     return 0 < len(word) == len(word.translate(None, _DELIMITERS + b"\n"))
 
 
-def _eight_bytes(text: bytes | bytearray) -> np.ndarray:
+def eight_bytes(text: bytes | bytearray) -> np.ndarray:
     """A view of the eight bytes, as a little-endian integer, that begin at each byte of the text."""
     return np.ndarray(len(text) - 8, "<u8", buffer=text, strides=(1,))
 
 
 def _keys(words: Words, seed: int = 0) -> np.ndarray:
     """uint64 keys; `seed` chooses another hash for the words longer than eight bytes."""
-    windows = _eight_bytes(words.text)
+    windows = eight_bytes(words.text)
     keys = windows[words.starts]
     keys &= _LOW_BYTES.take(np.minimum(words.sizes, 8))
     long = np.flatnonzero(words.sizes > 8)
@@ -145,7 +145,7 @@ class WordTable:
         rows = rows.compress(ids.take(rows) >= 0)
         if not len(rows):
             return rows
-        here, there = _eight_bytes(words.text), _eight_bytes(self._long_words)
+        here, there = eight_bytes(words.text), eight_bytes(self._long_words)
         known, sizes, starts = ids.take(rows), words.sizes.take(rows), words.starts.take(rows)
         mistaken = self._sizes.take(known) != sizes
         same = np.flatnonzero(~mistaken)

@@ -1,0 +1,233 @@
+"""ARPA files, the text format that every n-gram toolkit reads and writes."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Callable
+from typing import IO, NoReturn
+
+import numpy as np
+
+from lm_jax.errors import UserError
+from lm_jax.ngram import decimals
+from lm_jax.ngram.arpa_closure import Section, close
+from lm_jax.ngram.arpa_writer import write
+from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.query import UNSEEN, Index
+from lm_jax.ngram.trie import Trie
+from lm_jax.ngram.vocabulary import SPECIALS, Report, Vocabulary, open_binary
+from lm_jax.ngram.word_table import END_MARK, Words, WordTable, split
+
+__all__ = ["read", "write"]
+_BLOCK = 1 << 20  # bytes read at a time
+_LONGEST_LINE = 1 << 24
+_ROWS = 1 << 15  # n-grams looked up at a time
+_MISSING_UNK = -100.0  # log10 p(<unk>) where the file has none, as in KenLM
+
+
+def read(path: str | os.PathLike, report: Report | None = None) -> NGramModel:
+    """Read an ARPA file, packed where its name ends in .gz.
+
+    Words get ids in the order of the file, behind the three specials. A file without `<unk>` gives unknown
+    words 10^-100. Where the beginning or the end of an n-gram is not in the file, as after pruning by
+    entropy, it is added with the probability that back-offs give it.
+
+    Raises:
+        UserError: the file cannot be read, or a line, which is named, is not as it should be.
+    """
+    with open_binary(path) as file:
+        lines = _Lines(file, os.fspath(path))
+        sizes = _read_sizes(lines)
+        vocabulary, unigrams = _read_unigrams(lines, sizes[0])
+        table = WordTable(vocabulary.words, {})
+        sections = [unigrams]
+        for n, size in enumerate(sizes[1:], 2):
+            sections.append(_read_section(lines, n, size, table.find))
+            if report:
+                report(f"reading {n}-grams", sum(sizes[:n]) / sum(sizes))
+        if np.any(sections[-1].log10_backoffs):
+            row = int(np.argmax(sections[-1].log10_backoffs != 0))
+            lines.fail("a back-off behind an n-gram of the highest order", sections[-1].line + row)
+        lines.expect("\\end\\")
+    levels = _build(lines, sections) or _build(lines, close(sections))
+    assert levels is not None  # a closed model has all beginnings and ends
+    trie, log10_probs, log10_backoffs = levels
+    return NGramModel(vocabulary, trie, log10_probs, log10_backoffs[:-1])
+
+
+class _Lines:
+    """The lines of a file, one or many at a time.
+
+    Attributes:
+        number: of the line read last.
+    """
+
+    def __init__(self, file: IO[bytes], name: str):
+        self.number = 0
+        self._file, self._name, self._text = file, name, b""
+
+    def fail(self, cause: str, line: int | None = None) -> NoReturn:
+        """Say what is wrong with a line, the last one where it is not given."""
+        where = f"{self._name}, line {self.number if line is None else line}"
+        raise UserError(f"{where}: {cause}", "mend the file, or let its toolkit write it again")
+
+    def take(self, most: int) -> bytes:
+        """One whole line at least and `most` at most; none at the end of the file."""
+        try:
+            while b"\n" not in self._text[-_BLOCK:] and (more := self._file.read(_BLOCK)):
+                self._text += more
+                if len(self._text) > _LONGEST_LINE:
+                    self.fail("the next line does not end; is this an ARPA file?")
+        except (EOFError, OSError, zlib.error) as error:
+            self.fail(f"the packed file is damaged or cut short behind it ({error})")
+        if self._text and b"\n" not in self._text:
+            self._text += b"\n"
+        ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n"))[:most]
+        end = int(ends[-1]) + 1 if len(ends) else 0
+        taken, self._text = self._text[:end], self._text[end:]
+        self.number += len(ends)
+        return taken
+
+    def next(self) -> str:
+        """The next line that is not empty, without white space around it; empty at the end of the file."""
+        while line := self.take(1):
+            if line.strip():
+                break
+        return line.strip().decode(errors="replace")
+
+    def expect(self, text: str) -> None:
+        """Read over a line of this text, and empty ones before it."""
+        line = self.next()
+        if line != text:
+            self.fail(
+                f"expected {text}, found {line[:60]!r}"
+                if line
+                else f"the file ends where {text} should follow"
+            )
+
+
+def _read_sizes(lines: _Lines) -> list[int]:
+    """How many n-grams of each order the header announces."""
+    while (line := lines.next()).startswith("#"):
+        pass
+    if line != "\\data\\":
+        lines.fail(f"expected \\data\\, found {line[:60]!r}")
+    sizes: list[int] = []
+    while line := lines.take(1).strip():
+        match = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", line)
+        if not match or int(match[1]) != len(sizes) + 1:
+            lines.fail(
+                f"expected 'ngram {len(sizes) + 1}=' and a number, found {line[:60].decode(errors='replace')!r}"
+            )
+        sizes.append(int(match[2]))
+    if not sizes:
+        lines.fail("no line 'ngram 1=' and a number follows \\data\\")
+    return sizes
+
+
+def _read_section(lines: _Lines, n: int, size: int, find: Callable[[Words], np.ndarray]) -> Section:
+    """Read the n-grams of one order."""
+    lines.expect(f"\\{n}-grams:")
+    start, got, parts = lines.number + 1, 0, []
+    while got < size:
+        text = lines.take(size - got)
+        if not text:
+            lines.fail(f"the file ends after {got} of {size} {n}-grams")
+        parts.append(_parse(lines, text, n, start + got, find))
+        got += len(parts[-1][1])
+    if not parts:
+        parts = [(np.zeros((0, n), np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))]
+    return Section(*(np.concatenate(column) for column in zip(*parts, strict=True)), line=start)
+
+
+def _parse(
+    lines: _Lines, text: bytes, n: int, line: int, find: Callable[[Words], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The words, probabilities and back-offs of some lines, of which the first has the number `line`."""
+    fields = split(text)
+    is_end = (fields.sizes == 1) & (np.frombuffer(fields.text, np.uint8)[fields.starts] == END_MARK[0])
+    ends = np.flatnonzero(is_end)
+    begins = np.concatenate([[0], ends[:-1] + 2])  # a line's end is two marks
+    has_backoff = ends - begins == n + 2
+
+    def refuse(wrong: np.ndarray, cause: str) -> None:
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            found = text.split(b"\n", row + 1)[row].decode(errors="replace")
+            lines.fail(f"{cause} in {found[:80]!r}", line + row)
+
+    refuse((ends - begins != n + 1) & ~has_backoff, f"no probability, {n} words and perhaps a back-off")
+    probs, wrong = decimals.parse(fields.select(begins))
+    refuse(wrong, "the probability is not a number")
+    refuse(probs > 0, "a logarithm of a probability above 0")
+    backoffs = np.zeros(len(begins), np.float32)
+    wrong = np.zeros(len(begins), np.bool_)
+    backoffs[has_backoff], wrong[has_backoff] = decimals.parse(fields.select(begins[has_backoff] + n + 1))
+    refuse(wrong | np.isinf(backoffs), "the back-off is not a number")
+    ids = find(fields.select((begins[:, None] + np.arange(1, n + 1)).ravel())).reshape(-1, n)
+    refuse((ids < 0).any(axis=1), "a word that is not among the 1-grams")
+    return ids, probs, backoffs
+
+
+def _read_unigrams(lines: _Lines, size: int) -> tuple[Vocabulary, Section]:
+    """The vocabulary, and the unigrams in its order."""
+    names: list[bytes] = []
+
+    def name(words: Words) -> np.ndarray:
+        names.extend(words.tolist())
+        return np.arange(len(names) - len(words.starts), len(names), dtype=np.int32)
+
+    section = _read_section(lines, 1, size, name)
+    place = {word: i for i, word in enumerate(names)}
+    for i, word in enumerate(names):
+        if place[word] != i:
+            lines.fail(
+                f"{word.decode(errors='replace')!r} is a 1-gram a second time", section.line + place[word]
+            )
+    if missing := [word for word in SPECIALS[1:] if word not in place]:
+        lines.fail(f"{missing[0].decode()} is not among the 1-grams")
+    order = [place.get(word, len(names)) for word in SPECIALS]
+    order += [i for i, word in enumerate(names) if word not in SPECIALS]
+    probs = np.append(section.log10_probs, np.float32(_MISSING_UNK))[order]
+    backoffs = np.append(section.log10_backoffs, np.float32(0))[order]
+    words = np.arange(len(order), dtype=np.int32)[:, None]
+    return Vocabulary([*SPECIALS, *(names[i] for i in order[3:])]), Section(
+        words, probs, backoffs, section.line
+    )
+
+
+def _build(lines: _Lines, sections: list[Section]) -> tuple[Trie, list[np.ndarray], list[np.ndarray]] | None:
+    """The n-grams as a tree, and their numbers in its order; None if some lack their beginning or their end."""
+    trie = Trie([sections[0].words[:, 0]], [])
+    log10_probs, log10_backoffs = [sections[0].log10_probs], [sections[0].log10_backoffs]
+    indices: list[Index] = []
+    for n, section in enumerate(sections[1:], 2):
+        contexts = _find_all(indices, section.words[:, :-1])
+        if UNSEEN in contexts or UNSEEN in _find_all(indices, section.words[:, 1:]):
+            return None
+        keys = (contexts.astype(np.int64) << 32) | section.words[:, -1]
+        order = np.argsort(keys, kind="stable")
+        if len(twice := np.flatnonzero(np.diff(keys[order]) == 0)):
+            lines.fail(f"an {n}-gram a second time", section.line + int(order[twice + 1].min()))
+        starts = np.zeros(len(trie.words[-1]) + 1, np.int32)
+        np.cumsum(np.bincount(contexts, minlength=len(starts) - 1), out=starts[1:])
+        trie.words.append(np.ascontiguousarray(section.words[order, -1]))
+        trie.first_child.append(starts)
+        log10_probs.append(section.log10_probs[order])
+        log10_backoffs.append(section.log10_backoffs[order])
+        indices.append(Index(trie.words[-1], starts))
+    return trie, log10_probs, log10_backoffs
+
+
+def _find_all(indices: list[Index], rows: np.ndarray) -> np.ndarray:
+    """The ids of n-grams, given as rows of their words; UNSEEN where there is none."""
+    ids = np.empty(len(rows), np.int32)
+    for low in range(0, len(rows), _ROWS):
+        piece = rows[low : low + _ROWS]
+        found = piece[:, 0]
+        for index, words in zip(indices, piece.T[1:], strict=False):
+            found = index.find(found, words)
+        ids[low : low + _ROWS] = found
+    return ids
