@@ -1,8 +1,9 @@
 """Which tokens of two texts match: n-gram counts and longest common subsequences, for a batch of pairs.
 
-The equality of every pair of positions is kept as bits, 32 to a word, so that an n-gram comparison is one
-shift and one AND, and a column of the dynamic programme one addition. The pairs lie innermost, where they
-vectorise.
+The equality of two positions is a bit, and 32 of them are a word, so that an n-gram comparison is one shift
+and one AND, and a column of the dynamic programme one addition. The pairs lie innermost, to vectorise. Bits
+are counted in the loop over words that makes them: left to itself, XLA on a CPU fuses the making of all words
+with their counting into scalar code, ten times slower.
 
 B: pairs. T: positions of the first text. S: positions of the second. W: words of 32 of these positions; bit k
 of word w stands for position 32 w + k. Ids are integers [B, T]; a negative id is padding, which matches
@@ -45,25 +46,21 @@ def ngram_occurrences(a_BT: Array, b_BS: Array, max_order: int) -> list[Occurren
     """The occurrences of the n-grams of a, for n = 1 to `max_order`."""
     a_TB, b_SB = _pairs_last(a_BT, b_BS)
     position_T1 = jnp.arange(a_TB.shape[0])[:, None]
-    before_TW1 = _pack(_words(position_T1)[None] < position_T1[:, :, None, None])
-    here1_TWB = here_TWB = _match_bits(a_TB, a_TB)
-    there1_TWB = there_TWB = _match_bits(a_TB, b_SB)
-    occurrences = []
-    for n in range(1, max_order + 1):
-        if n > 1:  # n-grams match where their first tokens do and, one position later, their (n − 1)-grams
-            here_TWB = here1_TWB & _one_later(here_TWB)
-            there_TWB = there1_TWB & _one_later(there_TWB)
-        valid_TB = position_T1 + n <= lengths(a_BT)[None]
-        counts_TB = (valid_TB, _count(here_TWB & before_TW1), _count(there_TWB))
-        occurrences.append(Occurrences(*(x_TB.T for x_TB in counts_TB)))
-    return occurrences
+    valid = [position_T1 + n <= lengths(a_BT)[None] for n in range(1, max_order + 1)]
+    earlier = _count_ngrams(a_TB, a_TB, max_order, before=True)
+    elsewhere = _count_ngrams(a_TB, b_SB, max_order, before=False)
+    return [Occurrences(*(x_TB.T for x_TB in of_order)) for of_order in zip(valid, earlier, elsewhere)]
 
 
 def lcs_length(a_BT: Array, b_BS: Array) -> jax.Array:
     """Length of a longest common subsequence of each pair, [B] (Hyyrö 2004, figure 5)."""
-    match_TWB = _match_bits(*_pairs_last(a_BT, b_BS))
-    column_WB = jnp.full(match_TWB.shape[1:], ~jnp.uint32(0))
-    column_WB, _ = jax.lax.scan(lambda *args: (_next_column(*args), None), column_WB, match_TWB)
+    a_TB, b_SB = _pairs_last(a_BT, b_BS)
+    words_WKB = _words(b_SB)
+
+    def add_token(column_WB, token_B):
+        return _next_column(column_WB, _match(token_B[None], words_WKB)), None
+
+    column_WB, _ = jax.lax.scan(add_token, _ones(words_WKB), a_TB)
     return _count(~column_WB)
 
 
@@ -75,25 +72,26 @@ def lcs_mask(a_BT: Array, b_BS: Array) -> jax.Array:
     choice for a the reference, and that of `rouge` for a the hypothesis.
     """
     a_TB, b_SB = _pairs_last(a_BT, b_BS)
-    match_SWB = _match_bits(b_SB, a_TB)
+    words_WKB = _words(a_TB)
+    ones_WB = _ones(words_WKB)
 
-    def forward(column_WB, match_WB):
-        column_WB = _next_column(column_WB, match_WB)
+    def forward(column_WB, token_B):
+        column_WB = _next_column(column_WB, _match(token_B[None], words_WKB))
         return column_WB, column_WB
 
     def backward(carry, step):
         left_WB, chosen_WB = carry  # positions of a not yet passed, and those found to be on the subsequence
-        column_WB, match_WB, is_token_B = step
+        column_WB, token_B = step
+        match_WB = _match(token_B[None], words_WKB)
         # Going back in a ends at the last match, or where the table steps up (a zero of the column).
         upto_WB = _fill_below_highest((match_WB | ~column_WB) & left_WB)
         taken_WB = upto_WB & ~_one_down(upto_WB) & match_WB
-        left_WB = jnp.where(is_token_B[None], upto_WB & ~taken_WB, left_WB)
+        left_WB = jnp.where(token_B[None] >= 0, upto_WB & ~taken_WB, left_WB)
         return (left_WB, chosen_WB | taken_WB), None
 
-    ones_WB = jnp.full(match_SWB.shape[1:], ~jnp.uint32(0))
-    _, column_SWB = jax.lax.scan(forward, ones_WB, match_SWB)
+    _, column_SWB = jax.lax.scan(forward, ones_WB, b_SB)
     carry = (ones_WB, jnp.zeros_like(ones_WB))
-    (_, chosen_WB), _ = jax.lax.scan(backward, carry, (column_SWB, match_SWB, b_SB >= 0), reverse=True)
+    (_, chosen_WB), _ = jax.lax.scan(backward, carry, (column_SWB, b_SB), reverse=True)
     bits_WKB = chosen_WB[:, None] >> jnp.arange(_WORD, dtype=jnp.uint32)[None, :, None] & 1
     return bits_WKB.reshape(-1, a_TB.shape[1])[: a_TB.shape[0]].T.astype(bool)
 
@@ -105,25 +103,56 @@ def _pairs_last(a_BT: Array, b_BS: Array) -> tuple[jax.Array, jax.Array]:
             f"ids of shapes {a_BT.shape} and {b_BS.shape} are no pairs of texts",
             "give [B, T] and [B, S], padded with negative ids",
         )
-    return a_BT.T, b_BS.T
+    return jnp.where(a_BT < 0, -1, a_BT).T, jnp.where(b_BS < 0, -1, b_BS).T
 
 
 def _words(x_SB: jax.Array) -> jax.Array:
-    """[S, B] -> [W, 32, B], the last word filled with padding."""
+    """[S, B] -> [W, 32, B]; −2 for padding, which is −1 in what it is compared with."""
     padded_SB = jnp.pad(x_SB, [(0, -x_SB.shape[0] % _WORD), (0, 0)], constant_values=-2)
-    return padded_SB.reshape(-1, _WORD, x_SB.shape[1])
+    return jnp.where(padded_SB < 0, -2, padded_SB).reshape(-1, _WORD, x_SB.shape[1])
 
 
-def _pack(flags_WKB: jax.Array) -> jax.Array:
-    """Booleans [..., W, 32, B] to bits [..., W, B]."""
-    place_K1 = jnp.arange(_WORD, dtype=jnp.uint32).reshape((1,) * (flags_WKB.ndim - 2) + (_WORD, 1))
-    return (flags_WKB.astype(jnp.uint32) << place_K1).sum(axis=-2, dtype=jnp.uint32)
+def _ones(words_WKB: jax.Array) -> jax.Array:
+    return jnp.full((words_WKB.shape[0], words_WKB.shape[2]), ~jnp.uint32(0))
 
 
-def _match_bits(a_TB: jax.Array, b_SB: jax.Array) -> jax.Array:
-    """[T, W, B]: bit k of word w at i says whether a[i] == b[32 w + k], both being tokens."""
-    a_TB, b_SB = jnp.where(a_TB < 0, -1, a_TB), jnp.where(b_SB < 0, -2, b_SB)
-    return _pack(a_TB[:, None, None] == _words(b_SB)[None])
+def _match(a_XB: jax.Array, words_XKB: jax.Array) -> jax.Array:
+    """[X, B] bits: whether a equals each of the 32 ids; X is 1, or the same, on either side."""
+    place_1K1 = jnp.arange(_WORD, dtype=jnp.uint32)[None, :, None]
+    return ((a_XB[:, None] == words_XKB).astype(jnp.uint32) << place_1K1).sum(axis=1, dtype=jnp.uint32)
+
+
+def _count_ngrams(a_TB: jax.Array, b_SB: jax.Array, max_order: int, before: bool) -> list[jax.Array]:
+    """How often the n-gram at each position of a occurs in b, at an earlier position where `before`, [T, B].
+
+    A list over n. The words of b are taken from the last to the first. n-grams match where their first tokens
+    do and, one position later in both texts, their (n − 1)-grams; the latter's last bit is in the word after.
+    """
+    T, B = a_TB.shape
+    longer_TB = jnp.pad(a_TB, [(0, max_order - 1), (0, 0)], constant_values=-1)
+    words_WKB = _words(b_SB)
+
+    def add_word(carry, word):
+        after, counts = carry  # for each order, the bits of the word after, and the counts so far
+        word_KB, start = word
+        bits = [_match(longer_TB, word_KB[None])]
+        for of_word_after in after:
+            one_later = bits[-1][1:] >> 1 | of_word_after[1:] << (_WORD - 1)
+            bits.append(bits[0][: len(one_later)] & one_later)
+        of_text = (x[:T] & _ones_below(jnp.arange(T) - start)[:, None] if before else x[:T] for x in bits)
+        counts = [c + jax.lax.population_count(x).astype(jnp.int32) for c, x in zip(counts, of_text)]
+        return (bits[:-1], counts), None
+
+    after = [jnp.zeros((T + max_order - n, B), jnp.uint32) for n in range(1, max_order)]
+    counts = [jnp.zeros((T, B), jnp.int32)] * max_order
+    starts_W = jnp.arange(len(words_WKB)) * _WORD
+    return jax.lax.scan(add_word, (after, counts), (words_WKB, starts_W), reverse=True)[0][1]
+
+
+def _ones_below(position: jax.Array) -> jax.Array:
+    """Words with ones before the position, which may lie before or after the word."""
+    bit = jnp.uint32(1) << jnp.clip(position, 0, _WORD - 1).astype(jnp.uint32)
+    return jnp.where(position < _WORD, bit - 1, ~jnp.uint32(0))
 
 
 def _count(bits_WB: jax.Array) -> jax.Array:
@@ -135,11 +164,6 @@ def _one_down(bits_WB: jax.Array) -> jax.Array:
     """Bits [..., W, B] with each moved to the position before."""
     after_WB = jnp.concatenate([bits_WB[..., 1:, :], jnp.zeros_like(bits_WB[..., :1, :])], axis=-2)
     return bits_WB >> 1 | after_WB << (_WORD - 1)
-
-
-def _one_later(bits_TWB: jax.Array) -> jax.Array:
-    """Whether the positions after i and j matched, in place of i and j."""
-    return _one_down(jnp.concatenate([bits_TWB[1:], jnp.zeros_like(bits_TWB[:1])]))
 
 
 def _next_column(column_WB: jax.Array, match_WB: jax.Array) -> jax.Array:

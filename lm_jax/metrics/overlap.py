@@ -153,15 +153,19 @@ class Rouge(NamedTuple):
 
 def rouge_n(hypotheses_BT: Array, references_BS: Array, n: int, *, distinct: bool = False) -> Overlap:
     """ROUGE-N (Lin 2004, section 2): common n-grams, each as often as in both; once each where `distinct`."""
-    occurrences = ngram_occurrences(hypotheses_BT, references_BS, n)[-1]
-    if not distinct:
-        in_reference_B = jnp.maximum(lengths(references_BS) - n + 1, 0)
-        return Overlap(_common(occurrences), occurrences.valid.sum(axis=-1), in_reference_B)
-    first_BT = occurrences.valid & (occurrences.earlier == 0)
-    in_reference_B = distinct_ngrams(references_BS, n)
-    return Overlap(
-        (first_BT & (occurrences.elsewhere > 0)).sum(axis=-1), first_BT.sum(axis=-1), in_reference_B
-    )
+    return rouge_orders(hypotheses_BT, references_BS, n, distinct=distinct)[-1]
+
+
+def rouge_orders(
+    hypotheses_BT: Array, references_BS: Array, max_order: int, *, distinct: bool = False
+) -> list[Overlap]:
+    """ROUGE-1 to ROUGE-`max_order` at the cost of the last."""
+    of_hypothesis = ngram_occurrences(hypotheses_BT, references_BS, max_order)
+    if distinct:
+        own = (ngram_occurrences(ids, ids, max_order) for ids in (hypotheses_BT, references_BS))
+        return [Overlap(*map(_common_distinct, of_order)) for of_order in zip(of_hypothesis, *own)]
+    in_reference = (jnp.maximum(lengths(references_BS) - n, 0) for n in range(max_order))
+    return [Overlap(_common(h), h.valid.sum(axis=-1), r) for h, r in zip(of_hypothesis, in_reference)]
 
 
 def rouge_l(hypotheses_BT: Array, references_BS: Array) -> Overlap:
@@ -200,8 +204,7 @@ def precision_recall_f(overlap: Overlap, *, beta: float = 1.0, epsilon: float = 
 
 def distinct_ngrams(ids_BT: Array, n: int) -> jax.Array:
     """The number of different n-grams of each text, [B]."""
-    occurrences = ngram_occurrences(ids_BT, ids_BT, n)[-1]
-    return ((occurrences.elsewhere > 0) & (occurrences.earlier == 0)).sum(axis=-1)
+    return _common_distinct(ngram_occurrences(ids_BT, ids_BT, n)[-1])
 
 
 def _as_floats(statistics: BleuStatistics) -> BleuStatistics:
@@ -246,6 +249,11 @@ def _weights(counts: Counts, weights: Array | None, effective_order: bool) -> ja
 def _common(occurrences: Occurrences) -> jax.Array:
     """The n-grams of a that b has too, each as often as in both, [B]."""
     return (occurrences.earlier < occurrences.elsewhere).sum(axis=-1)
+
+
+def _common_distinct(occurrences: Occurrences) -> jax.Array:
+    """The different n-grams of a that b has too, [B]."""
+    return ((occurrences.elsewhere > 0) & (occurrences.earlier == 0)).sum(axis=-1)
 
 
 def _union_of_subsequences(a_BKT: jax.Array, b_BLS: jax.Array) -> jax.Array:

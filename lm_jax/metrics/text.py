@@ -229,14 +229,11 @@ _bleu_statistics = jax.jit(overlap.bleu_statistics, static_argnames=("max_order"
 
 @functools.partial(jax.jit, static_argnames=("types", "distinct", "beta", "epsilon"))
 def _rouge_whole(hypotheses_BT, references_BS, types, distinct, beta, epsilon):
-    scores = {}
-    for t in types:
-        if t == "rougeL":
-            common = overlap.rouge_l(hypotheses_BT, references_BS)
-        else:
-            common = overlap.rouge_n(hypotheses_BT, references_BS, int(t[5:]), distinct=distinct)
-        scores[t] = overlap.precision_recall_f(common, beta=beta, epsilon=epsilon)
-    return scores
+    common = {"rougeL": overlap.rouge_l(hypotheses_BT, references_BS)} if "rougeL" in types else {}
+    if orders := [int(t[5:]) for t in types if t != "rougeL"]:
+        by_order = overlap.rouge_orders(hypotheses_BT, references_BS, max(orders), distinct=distinct)
+        common |= {f"rouge{n}": by_order[n - 1] for n in orders}
+    return {t: overlap.precision_recall_f(common[t], beta=beta, epsilon=epsilon) for t in types}
 
 
 @functools.partial(jax.jit, static_argnames=("distinct", "beta", "epsilon"))
