@@ -82,20 +82,22 @@ class _Stemmed:
         return [self.stem(token) if len(token) > 3 else token for token in self.tokens(word)]
 
 
-_WESTERN_RULES = [
-    (re.compile(r"([ !-&(-+:-@\[-`{-~/])"), r" \1 "),  # ASCII punctuation but for ' , - .
-    (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
-    (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
-    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
-]
+_SPACED = str.maketrans({c: f" {c} " for c in '!"#$%&()*+/:;<=>?@[\\]^_`{|}~'})  # all of ASCII's but ' , - .
+_STOP_AFTER_NON_DIGIT = re.compile(r"([^0-9])([.,])")
+_STOP_BEFORE_NON_DIGIT = re.compile(r"([.,])([^0-9])")
+_DASH_AFTER_DIGIT = re.compile(r"([0-9])(-)")
 
 
 def _western_tokens(word: str) -> Sequence[str]:
     """The rules of mteval-v13a, which look at one character on either side: `word` brings its spaces."""
     if (bare := word.strip()).isalnum():
         return (bare,)
-    for pattern, replacement in _WESTERN_RULES:
-        word = pattern.sub(replacement, word)
+    word = word.translate(_SPACED)
+    if "." in word or "," in word:
+        word = _STOP_AFTER_NON_DIGIT.sub(r"\1 \2 ", word)
+        word = _STOP_BEFORE_NON_DIGIT.sub(r" \1 \2", word)
+    if "-" in word:
+        word = _DASH_AFTER_DIGIT.sub(r"\1 \2 ", word)
     return word.split()
 
 
