@@ -118,9 +118,8 @@ def _read_sizes(lines: _Lines) -> list[int]:
     while line := lines.take(1).strip():
         match = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", line)
         if not match or int(match[1]) != len(sizes) + 1:
-            lines.fail(
-                f"expected 'ngram {len(sizes) + 1}=' and a number, found {line[:60].decode(errors='replace')!r}"
-            )
+            found = line[:60].decode(errors="replace")
+            lines.fail(f"expected 'ngram {len(sizes) + 1}=' and a number, found {found!r}")
         sizes.append(int(match[2]))
     if not sizes:
         lines.fail("no line 'ngram 1=' and a number follows \\data\\")
@@ -152,7 +151,7 @@ def _parse(
     begins = np.concatenate([[0], ends[:-1] + 2])  # a line's end is two marks
     has_backoff = ends - begins == n + 2
 
-    def refuse(wrong: np.ndarray, cause: str) -> None:
+    def refuse(wrong: np.ndarray | np.bool_, cause: str) -> None:
         if wrong.any():
             row = int(np.argmax(wrong))
             found = text.split(b"\n", row + 1)[row].decode(errors="replace")
@@ -165,7 +164,7 @@ def _parse(
     backoffs = np.zeros(len(begins), np.float32)
     wrong = np.zeros(len(begins), np.bool_)
     backoffs[has_backoff], wrong[has_backoff] = decimals.parse(fields.select(begins[has_backoff] + n + 1))
-    refuse(wrong | np.isinf(backoffs), "the back-off is not a number")
+    refuse(np.logical_or(wrong, np.isinf(backoffs)), "the back-off is not a number")
     ids = find(fields.select((begins[:, None] + np.arange(1, n + 1)).ravel())).reshape(-1, n)
     refuse((ids < 0).any(axis=1), "a word that is not among the 1-grams")
     return ids, probs, backoffs
@@ -199,7 +198,7 @@ def _read_unigrams(lines: _Lines, size: int) -> tuple[Vocabulary, Section]:
 
 
 def _build(lines: _Lines, sections: list[Section]) -> tuple[Trie, list[np.ndarray], list[np.ndarray]] | None:
-    """The n-grams as a tree, and their numbers in its order; None if some lack their beginning or their end."""
+    """The n-grams as a tree, with their numbers; None if some lack their beginning or their end."""
     trie = Trie([sections[0].words[:, 0]], [])
     log10_probs, log10_backoffs = [sections[0].log10_probs], [sections[0].log10_backoffs]
     indices: list[Index] = []

@@ -54,10 +54,8 @@ def _rows(trie: Trie, n: int, here: slice) -> np.ndarray:
     if n == 1:
         return trie.words[0][here, None].astype(np.int64)
     starts = trie.first_child[n - 2]
-    first, end = np.searchsorted(starts, np.array([here.start, here.stop - 1], starts.dtype), "right") + (
-        -1,
-        0,
-    )
+    first, end = np.searchsorted(starts, np.array([here.start, here.stop - 1], starts.dtype), "right")
+    first -= 1
     sizes = np.diff(np.clip(starts[first : end + 1], here.start, here.stop))
     return np.column_stack(
         [_rows(trie, n - 1, slice(first, end)).repeat(sizes, axis=0), trie.words[n - 1][here]]

@@ -20,7 +20,7 @@ class Index:
     """Finds the n-grams of one order by a hash table from their context and last word to their id."""
 
     def __init__(self, last_words: np.ndarray, first_child: np.ndarray):
-        """Make the table for n-grams with these last words, whose contexts' children begin at `first_child`."""
+        """Make the table for n-grams by their last words and where each context's children begin."""
         self._keys = np.empty(len(last_words), np.uint64)
         self._table = IdTable(len(last_words))
         for first, end in pieces(first_child, _PIECE):
@@ -30,7 +30,7 @@ class Index:
             self._table.insert(mix(self._keys[here]), np.arange(here.start, here.stop, dtype=np.int32))
 
     def find(self, contexts: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """The int32 ids of n-grams by their contexts' ids and their last words, UNSEEN where there is none."""
+        """int32 ids of n-grams by their contexts' ids and their last words, UNSEEN where there is none."""
         keys = _key(contexts, words)
 
         def is_match(ids: np.ndarray, rows: np.ndarray | None) -> np.ndarray:

@@ -212,8 +212,8 @@ class _Smoothing:
 def _to_log10(probs: np.ndarray) -> np.ndarray:
     """Turn float32 probabilities into their common logarithms, 0 at most, in place.
 
-    The steps are those of log10f in fdlibm (e_log10f.c), the ancestor of the C libraries lmplz was built with:
-    with a correctly rounded logarithm, two numbers in five would differ from lmplz's in their last bit.
+    The steps are those of log10f in fdlibm (e_log10f.c), which the GNU C library took over up to its 2.40:
+    with a correctly rounded logarithm up to two numbers in five would differ from lmplz's in their last bit.
     """
     single = np.float32
     with np.errstate(divide="ignore"):
