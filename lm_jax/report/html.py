@@ -57,7 +57,6 @@ def _table(rows: Sequence[Row]) -> str:
         "per word",
         "bits per byte",
         "95 % interval",
-        "to the first",
     )
     lines = [
         (
@@ -70,7 +69,6 @@ def _table(rows: Sequence[Row]) -> str:
             number(row.word_perplexity, ".2f"),
             number(row.bits_per_byte, ".4f"),
             interval(row),
-            difference(row),
         )
         for row in rows
     ]
@@ -89,8 +87,7 @@ def _details(rows: Sequence[Row]) -> str:
             f"text sha256 {row.text_sha256[:16]}…",
             *(f"{k} {v}" for k, v in row.context.items()),
         ]
-        if row.why:
-            facts.append(row.why)
+        facts.extend(filter(None, (row.why, difference(row))))
         items.append(f"<li><b>{html.escape(row.model)}</b>: {html.escape('; '.join(facts))}</li>")
     return f"<ul class=note>{''.join(items)}</ul>"
 

@@ -13,15 +13,12 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     """One line a row: the model, the text, and how well the one predicts the other."""
     console = console or Console()
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("model", overflow="fold")
-    table.add_column("text", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=12)
+    table.add_column("text", overflow="fold", min_width=5)
     for name in ("docs", "tokens", "nats/token", "perplexity", "bits/byte", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    several = any(row.difference for row in rows)
-    if several:
-        table.add_column("to the first", justify="right", no_wrap=True)
     for row in rows:
-        cells = [
+        cells = (
             row.model,
             row.split,
             f"{row.documents:,}",
@@ -30,14 +27,13 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
             number(row.perplexity, ".2f"),
             number(row.bits_per_byte, ".4f"),
             interval(row),
-        ]
-        table.add_row(*cells, *([difference(row)] if several else []))
+        )
+        table.add_row(*cells)
     console.print(table)
     for row in rows:
-        if row.why:
-            console.print(
-                f"{row.model}, {row.split}: {row.why}", style="dim", highlight=False, soft_wrap=True
-            )
+        for note in filter(None, (row.why, difference(row))):
+            line = f"{row.model}, {row.split}: {note}"
+            console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
@@ -73,4 +69,5 @@ def difference(row: Row) -> str:
     """A row's difference to the first one, in bits per byte, with its p-value."""
     if row.difference is None:
         return ""
-    return f"{row.difference['bits_per_byte']:+.4f} (p {row.difference['p_value']:.3g})"
+    bits, p, first = (row.difference[name] for name in ("bits_per_byte", "p_value", "to"))
+    return f"{bits:+.4f} bits/byte beside {first} (paired bootstrap over documents, p = {p:.3g})"
