@@ -41,6 +41,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)
     model = language_model.load(arguments.model, arguments.step)
+    if not isinstance(model, LeftToRight):
+        raise errors.UserError(
+            f"a {model.family} model does not continue text", "give one that reads left to right"
+        )
     prompts = arguments.prompt or [""]
     options = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "seed")}
     if len(prompts) * arguments.num_samples == 1:

@@ -260,7 +260,14 @@ class _Text:
     context_length: int | None
 
     @classmethod
-    def start(cls, prompts, lengths, num_tokens, context_length, num_samples) -> "_Text":
+    def start(
+        cls,
+        prompts: np.ndarray,
+        lengths: np.ndarray,
+        num_tokens: int,
+        context_length: int | None,
+        num_samples: int,
+    ) -> "_Text":
         prompts, lengths = np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
         if (lengths < 1).any() or (lengths > prompts.shape[1]).any():
             raise UserError(
