@@ -149,6 +149,7 @@ def test_holm():
         lambda: bootstrap_interval(np.ones(0), np.ones(0)),
         lambda: bootstrap_interval(np.ones(3), confidence=95),
         lambda: bootstrap_interval(np.ones(3), resamples=np.zeros((5, 2), int)),
+        lambda: bootstrap_interval(np.ones(3), resamples=np.full((5, 3), 3)),
         lambda: bootstrap_interval(np.ones(3), num_resamples=0),
         lambda: bootstrap_interval(),
         lambda: paired_bootstrap(np.ones(3), np.ones(4)),

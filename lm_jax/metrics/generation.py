@@ -44,10 +44,10 @@ def corpus_distinct_n(ids_BT: Array, n: int) -> Sums:
     if ids_BT.ndim != 2:
         raise UserError(f"ids of shape {ids_BT.shape} are not texts", "give [B, T], padded with negative ids")
     if ids_BT.shape[1] < n:
-        return Sums(np.float64(0), np.float64(0))
+        return Sums(np.zeros(()), np.zeros(()))
     grams = np.lib.stride_tricks.sliding_window_view(ids_BT, n, axis=1).reshape(-1, n)
     grams = grams[(grams >= 0).all(axis=1)]
-    return Sums(np.float64(len(np.unique(grams, axis=0))), np.float64(len(grams)))
+    return Sums(np.array(len(np.unique(grams, axis=0))), np.array(len(grams)))
 
 
 class LengthStatistics(NamedTuple):
