@@ -6,10 +6,9 @@ spans are sums of their lengths; the library's own offsets count characters and 
 inside one.
 """
 
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ import numpy as np
 import tokenizers as huggingface
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from lm_jax.encoding import END, Tokenizer, grouped, tile, utf8
+from lm_jax.encoding import END, Tokenizer, cut_where, encode_pieces, tile, utf8
 from lm_jax.errors import UserError
 
 _ENDS = (END, "</s>", "<|end_of_text|>")  # GPT-2; RoBERTa and BART; Llama 3
-_PIECE = 1 << 17  # characters; longer texts are cut, so that every core has work
 # A lone newline between two characters that are no white space is a token of its own under GPT-2's pattern,
 # whatever stands around it: a text cut after it has the same tokens.
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
@@ -80,7 +78,7 @@ class ByteLevelBPE(Tokenizer):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        library.train_from_iterator((p for t in texts for p in _pieces(utf8(t).decode())), trainer)
+        library.train_from_iterator((p for t in texts for p in cut_where(utf8(t).decode(), _CUT)), trainer)
         return cls(library)
 
     @classmethod
@@ -105,9 +103,8 @@ class ByteLevelBPE(Tokenizer):
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         sizes = [len(utf8(text)) for text in texts]
-        pieces = [list(_pieces(text)) if self._can_cut else [text] for text in texts]
-        encoded = self._encode_pieces(itertools.chain.from_iterable(pieces))
-        results = [np.concatenate(list(itertools.islice(encoded, len(p)))) for p in pieces]
+        pieces = [list(cut_where(text, _CUT)) if self._can_cut else [text] for text in texts]
+        results = encode_pieces(self._library, pieces)
         for ids, size in zip(results, sizes):
             if self._lengths[ids].sum() != size:
                 raise UserError(
@@ -115,11 +112,6 @@ class ByteLevelBPE(Tokenizer):
                     "use a byte-level BPE whose added tokens strip no white space",
                 )
         return results
-
-    def _encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-        for group in grouped(pieces, len):
-            for encoding in self._library.encode_batch_fast(group, add_special_tokens=False):
-                yield np.array(encoding.ids, np.int32)
 
     def _definition(self) -> dict[str, Any]:
         return json.loads(self._library.to_str())
@@ -175,12 +167,3 @@ def _bytes_by_id(library: huggingface.Tokenizer) -> list[bytes]:
         elif _ALPHABET.keys() >= set(token):
             table[token_id] = bytes(_ALPHABET[c] for c in token)
     return table
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Cuts a long text where no token reaches across."""
-    start = 0
-    while len(text) - start > _PIECE and (match := _CUT.search(text, start + _PIECE)):
-        yield text[start : match.end()]
-        start = match.end()
-    yield text[start:]

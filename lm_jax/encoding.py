@@ -2,7 +2,9 @@
 
 import abc
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +17,7 @@ from lm_jax.errors import UserError
 END = "<|endoftext|>"
 FILE = "tokenizer.json"
 _GROUP = 1 << 22  # characters
+_PIECE = 1 << 17  # characters; longer texts are cut, so that every core has work
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ class Tokenizer(abc.ABC):
     """What every tokenizer offers. `encode` never adds an end token: that is for who joins documents to do.
 
     Attributes:
-        kind: byte, char, word or bpe.
+        kind: byte, char, word, bpe or wordpiece.
         end_id: closes a document, and stands before the first one as the beginning of a text.
         unknown_id: what stands for what the vocabulary lacks; None where it lacks nothing.
         lossless: a text whose ids hold no `unknown_id` comes back byte for byte, and its spans tile it.
@@ -144,3 +147,23 @@ def grouped(items: Iterable[T], size: Callable[[T], int], limit: int = _GROUP) -
             group, total = [], 0
     if group:
         yield group
+
+
+def cut_where(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
+    """Cuts a long text after matches, where no token reaches across."""
+    start = 0
+    while len(text) - start > _PIECE and (match := pattern.search(text, start + _PIECE)):
+        yield text[start : match.end()]
+        start = match.end()
+    yield text[start:]
+
+
+def encode_pieces(library: Any, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """The ids of texts that are cut in pieces, by a tokenizer of Hugging Face's library, on all cores."""
+    groups = grouped(itertools.chain.from_iterable(texts), len)
+    encoded = (
+        np.array(encoding.ids, np.int32)
+        for group in groups
+        for encoding in library.encode_batch_fast(group, add_special_tokens=False)
+    )
+    return [np.concatenate(list(itertools.islice(encoded, len(pieces)))) for pieces in texts]

@@ -1,4 +1,4 @@
-"""Text to token ids with byte spans, and back: bytes, characters, words, byte-level BPE.
+"""Text to token ids with byte spans, and back: bytes, characters, words, byte-level BPE, WordPiece.
 
 A *word* is what ASCII white space separates in the UTF-8 bytes of a text, as KenLM has it; Python's
 `str.split` would also cut at no-break spaces.
@@ -19,10 +19,11 @@ from lm_jax.encoding import END as END  # part of this module's interface, defin
 from lm_jax.encoding import FILE, Tokenizer, encoded, tile, utf8
 from lm_jax.encoding import Encoding as Encoding
 from lm_jax.errors import UserError
+from lm_jax.wordpiece import WordPiece
 
 UNKNOWN = "<unk>"
 SENTENCE_START, SENTENCE_END = "<s>", "</s>"
-KINDS = ("byte", "char", "word", "bpe")
+KINDS = ("byte", "char", "word", "bpe", "wordpiece", "wordpiece-uncased")
 _IS_SPACE = np.isin(np.arange(256), [*b" \t\n\r\v\f"])
 
 
@@ -30,10 +31,11 @@ def train(spec: str, texts: Iterable[str], vocab_size: int = 0, min_count: int =
     """Makes the tokenizer that a spec names.
 
     Args:
-        spec: byte, char, word or bpe, made from the texts; or bpe:PATH or PATH, which is loaded.
+        spec: byte, char, word, bpe, wordpiece or wordpiece-uncased (which drops case and accents), made from
+            the texts; or a path, with or without `bpe:` or `wordpiece:` before it, which is loaded.
         texts: the training part, nothing else; read once.
-        vocab_size: the most tokens, special ones included; 0: no limit (BPE needs one).
-        min_count: words and characters that are rarer are left out.
+        vocab_size: the most tokens, special ones included; 0: no limit (BPE and WordPiece need one).
+        min_count: words and characters that are rarer are left out; without effect on BPE.
 
     Raises:
         UserError: a spec that is neither, a vocabulary that is too small, or what `load` raises.
@@ -46,6 +48,8 @@ def train(spec: str, texts: Iterable[str], vocab_size: int = 0, min_count: int =
         return WordTokenizer.train(texts, vocab_size, min_count)
     if spec == "bpe":
         return ByteLevelBPE.train(texts, vocab_size)
+    if spec in ("wordpiece", "wordpiece-uncased"):
+        return WordPiece.train(texts, vocab_size, min_count, lowercase=spec.endswith("uncased"))
     return load(named_file(spec))
 
 
@@ -55,7 +59,7 @@ def named_file(spec: str) -> Path:
     Raises:
         UserError: there is nothing there.
     """
-    path = Path(spec.removeprefix("bpe:")).expanduser()
+    path = Path(spec.removeprefix("bpe:").removeprefix("wordpiece:")).expanduser()
     if not path.exists():
         near = difflib.get_close_matches(spec, KINDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else "check the path"
@@ -67,20 +71,24 @@ def load(path: str | Path) -> Tokenizer:
     """Reads a tokenizer.
 
     Args:
-        path: a directory with `tokenizer.json` (what `save` writes, or Hugging Face's) or with GPT-2's
-            `vocab.json` and `merges.txt`; or such a file itself.
+        path: a directory with `tokenizer.json` (what `save` writes, or Hugging Face's), with GPT-2's
+            `vocab.json` and `merges.txt`, or with BERT's `vocab.txt`; or such a file itself.
 
     Raises:
         UserError: no such file, a damaged one, or a kind that is not offered here.
     """
     path = Path(path)
     if path.is_dir():
-        names = [name for name in (FILE, "vocab.json") if (path / name).is_file()]
+        names = [name for name in (FILE, "vocab.json", "vocab.txt") if (path / name).is_file()]
         if not names:
-            raise UserError(f"no tokenizer in {path}", f"it needs {FILE}, or vocab.json and merges.txt")
+            raise UserError(
+                f"no tokenizer in {path}", f"it needs {FILE}, vocab.json and merges.txt, or vocab.txt"
+            )
         path /= names[0]
     if path.name == "merges.txt":
         path = path.with_name("vocab.json")
+    if path.suffix == ".txt":
+        return WordPiece.load(path)
     definition = files.read_json(path)
     makers = {
         "byte": lambda: ByteTokenizer(),
@@ -89,7 +97,11 @@ def load(path: str | Path) -> Tokenizer:
     }
     try:
         kind = definition.get("kind")
-        return makers[kind]() if kind in makers else ByteLevelBPE.load(path)
+        if kind in makers:
+            return makers[kind]()
+        model = definition.get("model")  # or a token of a vocab.json
+        is_wordpiece = isinstance(model, dict) and model.get("type") == "WordPiece"
+        return WordPiece.load(path) if is_wordpiece else ByteLevelBPE.load(path)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no tokenizer ({error!r})", "restore the file") from None
 
@@ -131,7 +143,7 @@ class CharacterTokenizer(Tokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 0, min_count: int = 0) -> "CharacterTokenizer":
         """Takes the most frequent characters, in the order of their code points."""
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for text in texts:
             counts.update(utf8(text).decode())
         return cls(sorted(_most_frequent(counts, vocab_size, min_count)))
@@ -170,7 +182,7 @@ class WordTokenizer(Tokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 0, min_count: int = 0) -> "WordTokenizer":
         """Takes the most frequent words, the most frequent first."""
-        counts = collections.Counter()
+        counts: collections.Counter[bytes] = collections.Counter()
         for text in texts:
             counts.update(utf8(text).split())
         for reserved in (SENTENCE_START, SENTENCE_END, UNKNOWN):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
-from lm_jax import byte_level_bpe, tokenizers
+from lm_jax import byte_level_bpe, encoding, tokenizers
 from lm_jax.errors import UserError
 
 TEXT = (
@@ -33,7 +33,7 @@ def gpt2(shared):
 
 
 def make(kind, bpe):
-    return bpe if kind == "bpe" else tokenizers.train(kind, [TEXT])
+    return bpe if kind == "bpe" else tokenizers.train(kind, [TEXT], vocab_size=300)
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe", "char"])
@@ -181,15 +181,15 @@ def test_gpt2_is_read_from_its_published_json_which_names_no_model_type(shared, 
 def test_no_token_reaches_across_where_a_text_is_cut(text):
     split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(byte_level_bpe, "_PIECE", 2)
-        pieces = list(byte_level_bpe._pieces(text))
+        patch.setattr(encoding, "_PIECE", 2)
+        pieces = list(encoding.cut_where(text, byte_level_bpe._CUT))
     assert "".join(pieces) == text
     assert [part for piece in pieces for part, _ in split(piece)] == [part for part, _ in split(text)]
 
 
 def test_long_texts_are_cut_and_put_together_again(bpe):
     text = "word\n" * 100_000
-    assert len(list(byte_level_bpe._pieces(text))) > 2
+    assert len(list(encoding.cut_where(text, byte_level_bpe._CUT))) > 2
     ids = [e.ids for e in bpe.encode_batch(["a", text, "", "b"])]
     assert ids[1].tolist() == bpe._library.encode(text).ids
     assert [bpe.decode(i) for i in (ids[0], ids[2], ids[3])] == ["a", "", "b"]
@@ -210,7 +210,7 @@ def test_saved_and_loaded_it_is_the_same(kind, bpe, tmp_path):
     tokenizer.save(tmp_path / "new")
     again = tokenizers.load(tmp_path / "new")
     assert (again.kind, again.vocab_size, again.end_id, again.unknown_id, again.lossless) == (
-        kind, tokenizer.vocab_size, tokenizer.end_id, tokenizer.unknown_id, tokenizer.lossless,
+        tokenizer.kind, tokenizer.vocab_size, tokenizer.end_id, tokenizer.unknown_id, tokenizer.lossless,
     )  # fmt: skip
     assert again.encode("The mat?<|endoftext|>\n").ids.tolist() == (
         tokenizer.encode("The mat?<|endoftext|>\n").ids.tolist()
