@@ -1,6 +1,7 @@
 """Corpora and splits: what is read, how it is cut, what is held out, and what is refused."""
 
 import ast
+import csv
 import hashlib
 import json
 import os
@@ -72,6 +73,38 @@ def test_json_lines(tmp_path):
     assert list(corpora.read(f"jsonl:{path}", "line"))[1] == ("a.jsonl:1:2", "b")
 
 
+def test_tab_separated_values(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes('id\ttext\tend\r\n1\t"a ""b\tx\r\n\r\n2\t\ty\n3\té\\n\u2028z\t\n'.encode())
+    assert list(corpora.read(f"tsv:{path}")) == [("a.tsv:2", '"a ""b'), ("a.tsv:5", "é\\n\u2028z")]
+    assert list(corpora.read(f"tsv:{path}#end")) == [("a.tsv:2", "x"), ("a.tsv:4", "y")]
+    assert [d.text for d in corpora.read(f"tsv:{path}#1")] == ["id", "1", "2", "3"]
+    assert [d.text for d in corpora.read(f"tsv:{tmp_path}/*.tsv#3")] == ["end", "x", "y"]
+
+
+def test_tab_separated_values_are_what_the_csv_module_reads_without_quotes(tmp_path):
+    rows = [["a", 'b "c" d', "e'f"], ["", " ", "\\t"], ["x", "naïve", ""]]
+    with (tmp_path / "a.tsv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None).writerows(rows)
+    for column in (1, 2, 3):
+        found = [d.text for d in corpora.read(f"tsv:{tmp_path}/a.tsv#{column}")]
+        assert found == [row[column - 1] for row in rows if row[column - 1]]
+
+
+def test_other_sources_are_read_as_the_corpus_is():
+    assert corpora.with_kind("b.tsv", "tsv:a.tsv#body") == "tsv:b.tsv#body"
+    assert corpora.with_kind("b.tsv#2", "tsv:a.tsv#body") == "tsv:b.tsv#2"
+    assert corpora.with_kind("b", "jsonl:a") == "jsonl:b"
+    assert corpora.with_kind("b", "nltk:brown") == "text:b"
+    assert corpora.with_kind("tsv:b", "text:a") == "tsv:b"
+
+
+def test_a_fingerprint_tells_columns_apart(tmp_path):
+    (tmp_path / "a").write_text("a\tb\n1\t2\n")
+    specs = [f"{kind}:{tmp_path}/a{column}" for kind in ("tsv", "jsonl") for column in ("#a", "#b")]
+    assert len({corpora.read(spec).fingerprint() for spec in specs}) == 4
+
+
 def test_a_fingerprint_tells_contents_names_and_cuts_apart(tmp_path):
     def fingerprint(documents="file"):
         return corpora.read(f"text:{tmp_path}/*.txt", documents).fingerprint()
@@ -102,6 +135,17 @@ def write(path, content):
         ("jsonl:{}", b'["a"]', "it has list"),
         ("jsonl:{}#body", b'{"text": "a"}', "no text in the field 'body'"),
         ("jsonl:{}", b'{"text": "\\ud83d"}', "half a character"),
+        ("tsv:{}#1", b"\n", "holds no text"),
+        ("tsv:{}", b"id\ttext\n1\ta\n2\n", r"a.txt, line 3, has 1 columns where the first line has 2; let"),
+        ("tsv:{}#2", b'a\t"b\n\n\tc"\td\n', "line 3, has 3 columns"),
+        (
+            "tsv:{}",
+            b"id\tbody\n",
+            r"has no column 'text' \(its first line is 'id', 'body'\); type tsv:GLOB#COL",
+        ),
+        ("tsv:{}#0", b"a\n", "no column '0'"),
+        ("tsv:{}#3", b"a\tb\n", "no column '3'"),
+        ("tsv:{}", b"text\n\xff\n", "is not UTF-8: byte 0xff at offset 5"),
     ],
 )
 def test_what_is_not_text_is_a_users_mistake(tmp_path, spec, content, message):

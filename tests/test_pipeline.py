@@ -37,7 +37,7 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "char", "word", "bpe"])
+@pytest.mark.parametrize("tokenizer", ["byte", "char", "word", "bpe", "wordpiece"])
 def test_a_split_is_its_documents_between_end_tokens(config, cache, tokenizer):
     data = pipeline.prepare(dataclasses.replace(config, tokenizer=tokenizer), cache)
     assert sorted(d.text for s in data.splits.values() for d in s.documents()) == sorted(PARAGRAPHS)
@@ -72,7 +72,7 @@ def test_provenance_names_the_text(config, cache):
     for split in ("hash:0.2,0.2", "tail:0.15", "tail:33chars,10chars"):
         provenance = pipeline.prepare(dataclasses.replace(config, split=split), cache).provenance
         assert provenance["sha256"] == whole
-        assert provenance["python_version"] is None
+        assert provenance["sources"] == {"train": {}}
         assert (provenance["corpus"], provenance["split"]) == (config.corpus, split)
         assert sum(facts["num_bytes"] for facts in provenance["splits"].values()) == len(
             "".join(PARAGRAPHS).encode()
@@ -121,7 +121,7 @@ def test_what_was_built_is_opened(config, cache, monkeypatch):
 def test_python_docs_are_not_parsed_twice(cache, monkeypatch):
     config = DataConfig(tokenizer="byte")
     first = pipeline.prepare(config, cache)
-    assert first.provenance["python_version"] == python_docs.VERSION
+    assert first.provenance["sources"] == {"train": {"python_version": python_docs.VERSION}}
     assert {"train", "valid", "test"} == set(first.splits)
     monkeypatch.setattr(python_docs, "documentation", None)
     assert pipeline.prepare(config, cache).provenance == first.provenance
@@ -231,6 +231,10 @@ def test_no_place_is_a_users_mistake(config, tmp_path, monkeypatch):
         ({"valid": "/no/such/file"}, "no file /no/such/file"),
         ({"documents": "page"}, "choose one of file"),
         ({"order": "random"}, "choose one of shuffled, contiguous"),
+        (
+            {"order": "contiguous", "separate_documents": True},
+            "carries a state .*; set data.separate_documents",
+        ),
         ({"sequence_length": 0}, "data.sequence_length=0; it must be 1 or more"),
         ({"vocab_size": -1}, "data.vocab_size=-1"),
         ({"min_count": -1}, "data.min_count=-1"),

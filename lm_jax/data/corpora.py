@@ -1,6 +1,5 @@
-"""Where text comes from: Python's own documentation, text files, JSON lines; read as documents."""
+"""Where text comes from: Python's own documentation, files, tensorflow-datasets, NLTK; read as documents."""
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -11,21 +10,21 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from lm_jax.data import python_docs
+from lm_jax.data import nltk_corpus, python_docs, tfds_corpus
+from lm_jax.data.documents import DOCUMENTS, Document, File, PathFile, cut, read_text
 from lm_jax.errors import UserError
 
-DOCUMENTS = ("file", "line", "paragraph")
-_FORMS = {"python-docs": "python-docs", "text": "text:GLOB", "jsonl": "jsonl:GLOB[#FIELD]"}
+_FORMS = {
+    "python-docs": "python-docs",
+    "text": "text:GLOB",
+    "jsonl": "jsonl:GLOB[#FIELD]",
+    "tsv": "tsv:GLOB[#COLUMN]",
+    "tfds": f"tfds:{tfds_corpus.FORM}",
+    "nltk": "nltk:NAME",
+}
 _LEAST_PYTHON_DOCS = 1_000_000  # bytes; a standard library without its sources has next to none
-
-
-class Document(NamedTuple):
-    """What is scored on its own, and what a bootstrap draws."""
-
-    name: str
-    text: str
 
 
 class Progress(Protocol):
@@ -41,31 +40,29 @@ class Corpus:
     Attributes:
         spec: as `read` took it.
         documents: what one document is: file, line or paragraph.
-        files: what is read, each with the name that its documents bear.
-        parse: (file, name) -> its documents, before they are cut.
+        files: what is read.
+        facts: what decides the documents beside the bytes of the files, for the record: versions, fields.
         least_bytes: less text than this is an error.
-        python_version: whose standard library `python-docs` reads.
         progress: hears how many bytes of the files have been read.
     """
 
     spec: str
     documents: str
-    files: tuple[tuple[Path, str], ...]
-    parse: Callable[[Path, str], Iterator[Document]]
+    files: tuple[File, ...]
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     least_bytes: int = 1
-    python_version: str | None = None
     progress: Progress | None = None
 
     def __iter__(self) -> Iterator[Document]:
         """The documents that have text.
 
         Raises:
-            UserError: a file that cannot be read, is not UTF-8 or not JSON; or too little text in all.
+            UserError: a file that cannot be read or is not what it should be; or too little text in all.
         """
-        sizes = [_size(path) for path, _ in self.files]
+        sizes = [file.size() for file in self.files]
         num_bytes = done = 0
-        for (path, name), size in zip(self.files, sizes):
-            for whole in self.parse(path, name):
+        for file, size in zip(self.files, sizes):
+            for whole in file.documents():
                 num_bytes += len(whole.text.encode())
                 pieces = cut(whole.text, self.documents)
                 if self.documents == "file":
@@ -84,16 +81,14 @@ class Corpus:
         Raises:
             UserError: a file that cannot be read.
         """
-        kind, _, pattern = self.spec.partition(":")
-        how = (kind, pattern.partition("#")[2], self.documents, self.python_version)
+        how = (self.spec.partition(":")[0], self.documents, sorted(self.facts.items()))
         digest = hashlib.sha256(repr(how).encode())
-        for path, name in self.files:
-            with _reading(path), path.open("rb") as file:
-                digest.update(repr((name, hashlib.file_digest(file, "sha256").digest())).encode())
+        for file in self.files:
+            digest.update(repr((file.name, file.sha256())).encode())
         return digest.hexdigest()
 
     def _too_little(self, num_bytes: int) -> UserError:
-        if self.python_version is None:
+        if self.spec != "python-docs":
             return UserError(f"{self.spec} holds no text", "name files that are not empty")
         return UserError(
             f"only {num_bytes:,} bytes of documentation in Python's standard library at {python_docs.root()}",
@@ -105,67 +100,72 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
     """Finds the files of a corpus.
 
     Args:
-        corpus: `python-docs`, `text:GLOB`, or `jsonl:GLOB[#FIELD]`, a JSON object a line with its text in
-            the field `text` unless another is named.
-        documents: what one document is: a whole `file` (or JSON object), a `line`, or a `paragraph`.
+        corpus: one of
+            `python-docs`;
+            `text:GLOB`;
+            `jsonl:GLOB[#FIELD]`, a JSON object a line, its text in the field `text` unless another is named;
+            `tsv:GLOB[#COLUMN]`, a record a line, its text in a column (see `_parse_tsv`);
+            `tfds:NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]` (see `tfds_corpus.read`);
+            `nltk:NAME` (see `nltk_corpus.read`).
+        documents: what one document is: a whole `file` (or record), a `line` of it, or a `paragraph`.
         progress: told of every file read.
 
     Raises:
-        UserError: an unknown corpus or kind of document, or no such file.
+        UserError: an unknown corpus or kind of document, or one that is not on this machine.
     """
     check(corpus, documents)
-    kind, _, pattern = corpus.partition(":")
+    kind, _, rest = corpus.partition(":")
     make = functools.partial(Corpus, corpus, documents, progress=progress)
     if kind == "python-docs":
         root = python_docs.root()
-        files = tuple((path, python_docs.module_name(path, root)) for path in python_docs.sources(root))
-        return make(files, _parse_module, _LEAST_PYTHON_DOCS, python_docs.VERSION)
+        names = [(path, python_docs.module_name(path, root)) for path in python_docs.sources(root)]
+        files = tuple(PathFile(path, name, _parse_module) for path, name in names)
+        return make(files, {"python_version": python_docs.VERSION}, _LEAST_PYTHON_DOCS)
     if kind == "text":
-        return make(_find(corpus, pattern), _parse_text)
-    pattern, _, field = pattern.partition("#")
-    return make(_find(corpus, pattern), functools.partial(_parse_jsonl, field=field or "text"))
+        return make(_find(corpus, rest, _parse_text))
+    if kind == "tfds":
+        return make(*tfds_corpus.read(rest))
+    if kind == "nltk":
+        return make(*nltk_corpus.read(rest))
+    pattern, _, field = rest.partition("#")
+    field = field or "text"
+    if kind == "jsonl":
+        return make(_find(corpus, pattern, functools.partial(_parse_jsonl, field=field)), {"field": field})
+    return make(_find(corpus, pattern, functools.partial(_parse_tsv, column=field)), {"column": field})
 
 
 def check(corpus: str, documents: str) -> None:
     """Raises UserError for a corpus or a kind of document that is not offered."""
-    kind, _, pattern = corpus.partition(":")
-    if corpus != "python-docs" and not (kind in ("text", "jsonl") and pattern):
+    kind, _, rest = corpus.partition(":")
+    if corpus != "python-docs" and not (kind in _FORMS and kind != "python-docs" and rest):
         near = difflib.get_close_matches(kind, _FORMS, n=1)
         remedy = f"did you mean {_FORMS[near[0]]}?" if near else f"type {', '.join(_FORMS.values())}"
         raise UserError(f"no corpus {corpus!r}", f"type text:{corpus}" if Path(corpus).exists() else remedy)
+    if kind == "tfds":
+        tfds_corpus.parse(rest)
     if documents not in DOCUMENTS:
         raise UserError(f"documents={documents!r}", f"choose one of {', '.join(DOCUMENTS)}")
 
 
 def with_kind(source: str, corpus: str) -> str:
-    """A source for validation or test, read as the corpus is unless it says how itself."""
+    """A source for validation or test, read as the corpus is unless it says how itself.
+
+    A path stands for files of the same kind with the same field or column, `@SPLIT` for another split of the
+    same data set of tensorflow-datasets.
+    """
+    kind, _, rest = corpus.partition(":")
     if source.partition(":")[0] in _FORMS:
         return source
-    return f"{'jsonl' if corpus.startswith('jsonl:') else 'text'}:{source}"
+    if kind == "tfds" and source.startswith("@"):
+        return f"tfds:{tfds_corpus.with_split(rest, source[1:])}"
+    if kind in ("jsonl", "tsv"):
+        return f"{kind}:{source}" + ("" if "#" in source else "".join(rest.partition("#")[1:]))
+    return f"text:{source}"
 
 
-def cut(text: str, documents: str) -> list[str]:
-    """Cuts a text into documents whose bytes add up to its own.
-
-    A line takes its newline along, a paragraph the blank lines after it (the first also those before it).
-
-    Raises:
-        UserError: an unknown kind of document.
-    """
-    if documents == "line":
-        return re.findall(r"[^\n]*\n|[^\n]+", text)
-    if documents == "paragraph":
-        edges = [m.end() for m in re.finditer(r"\n(?:[^\S\n]*\n)+(?:[^\S\n]*\Z)?", text)]
-        edges = [e for e in edges if e < len(text)]
-        if edges and not text[: edges[0]].strip():
-            del edges[0]
-        return [text[a:b] for a, b in zip([0, *edges], [*edges, len(text)]) if a < b]
-    if documents != "file":
-        raise UserError(f"documents={documents!r}", f"choose one of {', '.join(DOCUMENTS)}")
-    return [text] if text else []
-
-
-def _find(corpus: str, pattern: str) -> tuple[tuple[Path, str], ...]:
+def _find(
+    corpus: str, pattern: str, parse: Callable[[Path, str], Iterator[Document]]
+) -> tuple[PathFile, ...]:
     """The files of a glob in order, named from where its wildcards begin: the same wherever one stands."""
     path = Path(pattern).expanduser()
     if path.is_dir():
@@ -176,12 +176,7 @@ def _find(corpus: str, pattern: str) -> tuple[tuple[Path, str], ...]:
         raise UserError(f"no file {pattern}", f"check the path in {corpus}")
     fixed = itertools.takewhile(lambda part: not re.search(r"[*?[]", part), path.parts)
     root = path.parent if path.is_file() else Path(*fixed)
-    return tuple((p, p.relative_to(root).as_posix()) for p in files)
-
-
-def _size(path: Path) -> int:
-    with _reading(path):
-        return path.stat().st_size
+    return tuple(PathFile(p, p.relative_to(root).as_posix(), parse) for p in files)
 
 
 def _parse_module(path: Path, name: str) -> Iterator[Document]:
@@ -217,27 +212,38 @@ def _text_of(line: str, field: str, where: str) -> str:
     return record[field]
 
 
-def read_text(path: Path) -> str:
-    """The UTF-8 text of a file, its newlines and all else as they stand.
+def _parse_tsv(path: Path, name: str, column: str) -> Iterator[Document]:
+    """The texts of a column, by its name in the first line or, without a header, by its number from 1 on.
 
-    Raises:
-        UserError: no such file, no permission, or not UTF-8.
+    There is neither quoting nor escaping: a field is what stands between two tabs, quotation marks and
+    backslashes included, and no field holds a tab or a newline. Lines end with a newline or CR LF. Empty
+    lines are passed over; any other has as many fields as the first.
     """
-    try:
-        with _reading(path):
-            return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}",
-            f"convert it, such as by iconv -f latin1 -t utf-8 {path}",
-        ) from None
+    is_number, index, width = column.isdecimal(), 0, 0
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not (line := line.removesuffix("\r")):
+            continue
+        fields = line.split("\t")
+        if not width:
+            index, width = _place(fields, column, path), len(fields)
+            if not is_number:
+                continue
+        if len(fields) != width:
+            raise UserError(
+                f"{path}, line {number}, has {len(fields)} columns where the first line has {width}",
+                "let every line have the same number of tabs; quotation marks do not protect one",
+            )
+        yield Document(f"{name}:{number}", fields[index])
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
+def _place(fields: list[str], column: str, path: Path) -> int:
+    """Where a column stands, counted from 0."""
+    if column.isdecimal() and 0 < int(column) <= len(fields):
+        return int(column) - 1
+    if column.isdecimal() or column not in fields:
+        shown = ", ".join(map(repr, fields)) if len(fields) < 20 else f"{len(fields)} columns"
         raise UserError(
-            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
-        ) from None
+            f"{path} has no column {column!r} (its first line is {shown})",
+            "type tsv:GLOB#COLUMN, a name in the first line, or a number if that line is no header",
+        )
+    return fields.index(column)

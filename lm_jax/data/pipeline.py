@@ -30,16 +30,17 @@ _ORDERS = ("shuffled", "contiguous")
 class DataConfig:
     """Which text, what of it is held out, and how it becomes tokens and batches."""
 
-    corpus: str = "python-docs"  # python-docs, text:GLOB or jsonl:GLOB[#FIELD]
+    corpus: str = "python-docs"  # or text:GLOB, jsonl:GLOB[#FIELD], tsv:GLOB[#COLUMN], tfds:NAME, nltk:NAME
     documents: str = "file"  # what one document is: file, line or paragraph
     split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
-    valid: str = ""  # files for validation, instead of a part of the corpus
-    test: str = ""  # files for the test, instead of a part of the corpus
-    tokenizer: str = "bpe"  # byte, char, word or bpe; or the path of a tokenizer.json or of its directory
+    valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME
+    test: str = ""  # another source for the test
+    tokenizer: str = "bpe"  # byte, char, word, bpe, wordpiece, wordpiece-uncased; or the path of one
     vocab_size: int = 4096  # the most tokens that are learned, special ones included; 0: no limit
     min_count: int = 0  # words and characters that are rarer in the training part become <unk>
     sequence_length: int = 128  # tokens in a row of a batch
     order: str = "shuffled"  # shuffled windows, or contiguous streams for models that carry a state
+    separate_documents: bool = False  # attention and state start anew where a document begins within a row
 
     def check(self) -> None:
         """Raises UserError for a value that no run can use."""
@@ -52,6 +53,11 @@ class DataConfig:
             )
         if self.order not in _ORDERS:
             raise UserError(f"data.order={self.order!r}", f"choose one of {', '.join(_ORDERS)}")
+        if self.order == "contiguous" and self.separate_documents:
+            raise UserError(
+                "data.order=contiguous carries a state from row to row, across documents",
+                "set data.separate_documents=False, or data.order=shuffled",
+            )
         for name, least in (("vocab_size", 0), ("min_count", 0), ("sequence_length", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"data.{name}={getattr(self, name)}", f"it must be {least} or more")
@@ -103,7 +109,7 @@ def prepare(
     )
     tokenizer = tokenizers.load(tokens)
     read = {part: Split(part, texts, tokens) for part in parts}
-    return Data(tokenizer, read, _provenance(config, sources["train"], facts["sha256"], tokenizer, read))
+    return Data(tokenizer, read, _provenance(config, sources, facts["sha256"], tokenizer, read))
 
 
 def _sources(config: DataConfig, progress: Progress | None) -> dict[str, Corpus]:
@@ -152,13 +158,17 @@ def _tokenizer_key(config: DataConfig) -> list[Any]:
 
 
 def _provenance(
-    config: DataConfig, corpus: Corpus, sha256: str, tokenizer: Tokenizer, parts: dict[str, Split]
+    config: DataConfig,
+    sources: dict[str, Corpus],
+    sha256: str,
+    tokenizer: Tokenizer,
+    parts: dict[str, Split],
 ) -> dict[str, Any]:
     facts = ("num_documents", "num_bytes", "num_words", "num_tokens", "sha256")
     return {
         **{name: getattr(config, name) for name in ("corpus", "documents", "split", "valid", "test")},
         "sha256": sha256,
-        "python_version": corpus.python_version,
+        "sources": {part: corpus.facts for part, corpus in sources.items()},
         "tokenizer": {
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
@@ -182,7 +192,7 @@ def make_source(split: Split, config: DataConfig, batch_size: int, seed: int) ->
     """Batches for training, in the order that the config names."""
     if config.order == "contiguous":
         return Streams(split, batch_size, config.sequence_length)
-    return Windows(split, batch_size, config.sequence_length, seed)
+    return Windows(split, batch_size, config.sequence_length, seed, config.separate_documents)
 
 
 class Windows:
@@ -197,10 +207,20 @@ class Windows:
         batch_size: rows in a batch, over all processes.
         sequence_length: tokens in a row.
         seed: 0 or more.
+        separate_documents: whether batches have segments, which change where a document begins: its inputs
+            are the end token before it and its own, as if it stood alone.
     """
 
-    def __init__(self, split: Split, batch_size: int, sequence_length: int, seed: int):
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        sequence_length: int,
+        seed: int,
+        separate_documents: bool = False,
+    ):
         self._tokens = np.asarray(split.tokens)
+        self._beginnings = _beginnings(split) if separate_documents else None
         self._batch_size, self._length, self._seed = batch_size, sequence_length, seed
         self._num_windows = max(1, split.num_tokens // sequence_length)
         self.steps_per_epoch = -(-self._num_windows // batch_size)
@@ -217,7 +237,11 @@ class Windows:
         starts = np.empty_like(places)
         for epoch in range(epochs[0], epochs[-1] + 1):
             starts[epochs == epoch] = self._starts(epoch)[places[epochs == epoch]]
-        return _read_circle(self._tokens, starts, self._length)
+        batch = _read_circle(self._tokens, starts, self._length)
+        if self._beginnings is None:
+            return batch
+        places_BT = starts[:, None] + np.arange(self._length)
+        return batch._replace(segments=_segments(self._beginnings, places_BT, len(self._tokens) - 1))
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         random, circle = np.random.default_rng([self._seed, epoch]), len(self._tokens) - 1
@@ -255,11 +279,17 @@ class Streams:
 
 
 def evaluation_batches(
-    split: Split, batch_size: int, sequence_length: int, process_index: int = 0, process_count: int = 1
+    split: Split,
+    batch_size: int,
+    sequence_length: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    separate_documents: bool = False,
 ) -> Iterator[Batch]:
     """Batches of one shape whose weights are 1 once for each token and end of the split, and else 0.
 
     Row b of a batch begins where row b of the batch before ended, so that they serve a carried state too.
+    Segments are those of `Windows`.
 
     Raises:
         UserError: a batch that the processes cannot share evenly.
@@ -267,12 +297,14 @@ def evaluation_batches(
     num_tokens, tokens_N = split.num_tokens, np.asarray(split.tokens)
     num_batches = -(-num_tokens // (sequence_length * batch_size))
     rows = _share(batch_size, process_index, process_count)
+    beginnings = _beginnings(split) if separate_documents else None
     for number in range(num_batches):
         starts_B = (rows * num_batches + number) * sequence_length
         places_BT = starts_B[:, None] + np.arange(sequence_length)
         inputs = tokens_N[np.minimum(places_BT, num_tokens)].astype(np.int32)
         targets = tokens_N[np.minimum(places_BT + 1, num_tokens)].astype(np.int32)
-        yield Batch(inputs, targets, (places_BT < num_tokens).astype(np.float32))
+        segments = None if beginnings is None else _segments(beginnings, places_BT, num_tokens)
+        yield Batch(inputs, targets, (places_BT < num_tokens).astype(np.float32), segments)
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
@@ -291,6 +323,18 @@ def _read_circle(tokens_N: np.ndarray, starts_B: np.ndarray, length: int) -> Bat
     rows_BT = tokens_N[:-1].take(starts_B[:, None] + np.arange(length + 1), mode="wrap")
     inputs, targets = rows_BT[:, :-1].astype(np.int32), rows_BT[:, 1:].astype(np.int32)
     return Batch(inputs, targets, np.ones(inputs.shape, np.float32))
+
+
+def _beginnings(split: Split) -> np.ndarray:
+    """Where in the stream each document's inputs begin: at the end token before it."""
+    return np.asarray(split.document_offsets[:-1]) - 1
+
+
+def _segments(beginnings_D: np.ndarray, places_BT: np.ndarray, circle: int) -> np.ndarray:
+    """Which document each place belongs to, counted from the first of its row; round the stream and on."""
+    laps_BT, places_BT = np.divmod(places_BT, circle)
+    documents_BT = np.searchsorted(beginnings_D, places_BT, side="right") + laps_BT * len(beginnings_D)
+    return (documents_BT - documents_BT[:, :1]).astype(np.int32)
 
 
 class prefetch(Generic[Item]):  # noqa: N801 (a verb where it is used: `with prefetch(source, 0, 9) as batches`)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from lm_jax.data.corpora import Document
+from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
 from lm_jax.tokenizers import count_words
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from lm_jax import files
-from lm_jax.data.corpora import Document, Progress
+from lm_jax.data.corpora import Progress
+from lm_jax.data.documents import Document
 from lm_jax.encoding import Tokenizer, grouped
 from lm_jax.errors import UserError
 from lm_jax.tokenizers import count_words

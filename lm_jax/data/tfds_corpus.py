@@ -1,0 +1,141 @@
+"""Data sets of tensorflow-datasets, read from ArrayRecord files without TensorFlow."""
+
+import contextlib
+import difflib
+import functools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_jax.data.documents import Document, PathFile
+from lm_jax.errors import UserError
+
+FORM = "NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]"
+# Name, config and version as tensorflow-datasets writes them, but no namespace: it would be looked up online.
+_SPEC = re.compile(r"([A-Za-z]\w*(?:/[\w+.-]+)?(?::[\d*]+(?:\.[\d*]+){2})?)(?:@([^#]+))?(?:#(.+))?")
+_AT_ONCE = 256  # examples; one by one they take four times as long
+
+
+def parse(spec: str) -> tuple[str, str, str]:
+    """The name with its config and version, the split ("train" where none is named), the field (else "").
+
+    Raises:
+        UserError: another form.
+    """
+    match = _SPEC.fullmatch(spec)
+    if not match:
+        raise UserError(
+            f"tfds:{spec} names no data set", f"type tfds:{FORM}, such as tfds:imdb_reviews@unsupervised"
+        )
+    return match[1], match[2] or "train", match[3] or ""
+
+
+def with_split(spec: str, split: str) -> str:
+    """The spec of another split of the same data set."""
+    name, _, field = parse(spec)
+    return f"{name}@{split}" + (f"#{field}" if field else "")
+
+
+def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
+    """Finds the files of a data set that was prepared as ArrayRecord; each example is a document.
+
+    They lie in $TFDS_DATA_DIR, else where tensorflow-datasets keeps them, ~/tensorflow_datasets. Nothing is
+    ever downloaded here: without a network that would be retried for minutes before it failed.
+
+    Args:
+        spec: `NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]`. The split is `train` unless another is named, in the
+            language of tensorflow-datasets: `test`, `train[:10%]`, `train+test`. The field is `text` unless
+            another is named, or where it is the only text of an example.
+
+    Returns:
+        The files, and what they are: the full name with its version, the split and the field.
+
+    Raises:
+        UserError: no such data set, version, split or field; or one that is not prepared.
+    """
+    name, split, field = parse(spec)
+    builder = _prepared(name)
+    field = _choose_field(spec, builder.info.features, field)
+    with _reported(f"tfds:{spec}", "name one of its splits, such as tfds:NAME@test or tfds:NAME@train[:10%]"):
+        source = builder.as_data_source(split)
+        shards = builder.info.splits[split].file_instructions
+    files, first = [], 0
+    for shard in shards:
+        places = range(first, first + shard.take)
+        parse_shard = functools.partial(_parse, source=source, places=places, skip=shard.skip, field=field)
+        path = Path(shard.filename)
+        files.append(PathFile(path, path.name, parse_shard))
+        first += shard.take
+    return tuple(files), {"dataset": builder.info.full_name, "split": split, "field": field}
+
+
+def _prepared(name: str) -> Any:
+    """The builder of a data set whose files are there."""
+    import tensorflow_datasets as tfds
+
+    code = f"tfds.builder('{name}', file_format='array_record').download_and_prepare()"
+    command = f'python -c "import tensorflow_datasets as tfds; {code}"'
+    remedy = (
+        f"check config and version; if it lies there in another format, set TFDS_DATA_DIR and run {command}"
+    )
+    with _reported(f"tfds:{name}", remedy):
+        try:
+            data_dir = os.environ.get("TFDS_DATA_DIR")  # which the library looks at only when it is imported
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        except tfds.core.DatasetNotFoundError:
+            known = tfds.list_builders(with_community_datasets=False)
+            near = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=1)
+            remedy = f"did you mean tfds:{near[0]}?" if near else "set TFDS_DATA_DIR to where it was prepared"
+            raise UserError(f"no data set {name} in tensorflow-datasets", remedy) from None
+    if not builder.is_prepared():
+        cause = f"the data set tfds:{name} is not prepared: there is no {builder.data_dir}"
+        raise UserError(cause, f"run {command}")
+    return builder
+
+
+def _choose_field(spec: str, features: Any, field: str) -> str:
+    import tensorflow_datasets as tfds
+
+    texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
+    if not field:
+        field = texts[0] if len(texts) == 1 else "text"
+    if field not in texts:
+        shown = ", ".join(texts) or "none"
+        raise UserError(
+            f"tfds:{spec} has no text in the field {field!r} (its texts: {shown})", f"type tfds:{FORM}"
+        )
+    return field
+
+
+def _parse(path: Path, name: str, source: Any, places: range, skip: int, field: str) -> Iterator[Document]:
+    """The examples of a shard, numbered as they lie in it, whatever slice of it is read."""
+    for start in range(0, len(places), _AT_ONCE):
+        with _reported(str(path), "the file is damaged: prepare the data set again"):
+            examples = source.__getitems__(places[start : start + _AT_ONCE])
+        for number, example in enumerate(examples, skip + start + 1):
+            yield Document(f"{name}:{number}", _decode(example[field], f"{path}, example {number},"))
+
+
+def _decode(text: bytes, where: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8: byte 0x{text[error.start]:02x} at offset {error.start}",
+            "prepare the data set again with a text that is",
+        ) from None
+
+
+@contextlib.contextmanager
+def _reported(what: str, remedy: str) -> Iterator[None]:
+    """Makes a user's mistake, in one line, of what the library raises and explains at length."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AssertionError, LookupError, NotImplementedError, RuntimeError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0].rstrip(".")
+        cause = re.sub(r"^Failed to construct dataset .*?}\": ", "", first_line)
+        raise UserError(f"{what}: {cause}", remedy) from None
