@@ -16,13 +16,15 @@ _FALLBACK = (
     1.0,
     1.5,
 )  # where a small or character text gives no discounts, as lmplz --discount_fallback
+_TOKENS = DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=8192)  # those of configs/gpt.py
 _WORDS = DataConfig(tokenizer="word", vocab_size=20_000)
 
 
 def get_config(variant: str = "") -> CountConfig:
     """Modified Kneser-Ney of order 5; of order 6 on characters; or as the variant names."""
     smoothed = {
-        s: CountConfig(model=NGramConfig(smoothing=s, discount_fallback=_FALLBACK)) for s in SMOOTHINGS
+        name: CountConfig(data=_TOKENS, model=NGramConfig(smoothing=name, discount_fallback=_FALLBACK))
+        for name in SMOOTHINGS
     }
     recipes = {
         "": smoothed["modified_kneser_ney"],

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 
 from lm_jax.batch import Batch, Sums
 from lm_jax.errors import UserError
-from lm_jax.metrics import likelihood
+from lm_jax.metrics.chunked import chunked_cross_entropy
+from lm_jax.metrics.likelihood import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -20,20 +22,41 @@ class Causal:
     name: ClassVar[str] = "causal"
 
     label_smoothing: float = 0.0  # share of the target's probability spread over the vocabulary, in training
+    chunk_length: int = (
+        0  # positions of each row whose logits exist at a time, for large vocabularies; 0: all
+    )
 
     def check(self) -> None:
         """Raises UserError for a value that no run can use."""
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"objective.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
+        if self.chunk_length < 0:
+            raise UserError(f"objective.chunk_length={self.chunk_length}", "it must be 0 or more")
 
     def __call__(
         self, model: nn.Module, params: Any, batch: Batch, state: Any = None, rngs: dict | None = None
     ) -> tuple[Sums, Any]:
         """Sums of nats over the batch's weighted targets, and the model's next state."""
         train = rngs is not None
-        logits_BTV, state = model.apply(
-            params, batch.inputs, state, segments=batch.segments, train=train, rngs=rngs
+        hidden_BTD, state = model.apply(
+            params, batch.inputs, state, segments=batch.segments, train=train, rngs=rngs, method="hidden"
         )
+
+        def head(params: Any, hidden_BTD: jax.Array) -> jax.Array:
+            return model.apply(params, hidden_BTD, method="logits")
+
         smoothing = self.label_smoothing if train else 0.0
-        sums = likelihood.cross_entropy(logits_BTV, batch.targets, batch.weights, label_smoothing=smoothing)
+        if self.chunk_length:
+            sums = chunked_cross_entropy(
+                head,
+                params,
+                hidden_BTD,
+                batch.targets,
+                batch.weights,
+                chunk_length=self.chunk_length,
+                label_smoothing=smoothing,
+            )
+        else:
+            logits_BTV = head(params, hidden_BTD)
+            sums = cross_entropy(logits_BTV, batch.targets, batch.weights, label_smoothing=smoothing)
         return sums, state

@@ -64,6 +64,11 @@ def test_every_recipe_survives_json(path):
     assert config_module.from_json(config_module.to_json(config)) == config
 
 
+def test_the_ngram_recipe_reads_the_tokens_of_the_gpt_recipe():
+    gpt, ngram = (config_module.load(str(RECIPES[0].parent / f"{name}.py"))[1] for name in ("gpt", "ngram"))
+    assert gpt.data == ngram.data
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

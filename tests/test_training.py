@@ -56,6 +56,22 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(small):
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+def test_logits_a_chunk_at_a_time_change_nothing(small):
+    model, batch = make_model(small.model), one_batch(small)
+    batch.weights[:, -5:] = 0
+    params = training.init_state(model, optax.sgd(0.1), 0, 32).params
+
+    def loss(params, objective):
+        return objective(model, params, batch)[0].mean
+
+    values = [
+        jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, Causal(chunk_length=n))
+        for n in (0, 7, 32)
+    ]
+    for value in values[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), values[0], value)
+
+
 def test_padding_changes_neither_loss_nor_gradient(small):
     model, batch = make_model(small.model), one_batch(small)
     params = training.init_state(model, optax.sgd(0.1), 0, 32).params
