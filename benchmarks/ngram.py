@@ -1,0 +1,299 @@
+"""Speed of n-gram models beside KenLM: `python benchmarks/ngram.py`, about two minutes.
+
+Text of any length is made from a corpus by a walk that jumps, now and then, to another place where the last
+words are the same, and that replaces some words by new ones: the numbers of its n-grams and words grow as in
+real text. Ours and KenLM's programs take turns on it in processes of their own, all on one core; shown are
+medians over rounds. KenLM's programs are looked for in the folder KENLM_BIN and on the PATH; what is missing
+is said and skipped.
+
+    --corpus=text:GLOB     the text to walk on, as data.corpus; by default Python's own documentation
+    --tokens=6500000       how long to walk
+    --order=5              of the models
+    --rounds=3
+    --parts=estimate,score,load     and `growth`: ours alone, from one million tokens to `--tokens`
+"""
+
+import argparse
+import concurrent.futures
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_jax.data import corpora
+from lm_jax.ngram import arpa, counts
+from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.smoothing import NGramConfig, estimate
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+WITHOUT_AVX512 = {
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL"
+}  # numpy's AVX-512 sorts are slow on some chips
+FALLBACK = (0.5, 1.0, 1.5)
+OURS = f"""
+import sys
+from lm_jax.ngram import arpa, counts
+from lm_jax.ngram.smoothing import NGramConfig, estimate
+text, order, out = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+model = estimate(counts.from_text(text, order), NGramConfig(order=order, discount_fallback={FALLBACK}))
+for path in out:
+    arpa.write(model, path)
+"""
+
+
+def make_text(corpus: str, path: pathlib.Path, tokens: int, seed: int) -> int:
+    """Write a text of about so many words, and say how many they are.
+
+    In a process of its own: what a process was at its largest counts as the peak of those it starts.
+    """
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_make_text, corpus, path, tokens, seed).result()
+
+
+def _make_text(corpus: str, path: pathlib.Path, tokens: int, seed: int) -> int:
+    lines = "\n".join(document.text for document in corpora.read(corpus)).replace("<unk>", "UNK").split("\n")
+    text = walk("\n".join(" ".join(line.split()) for line in lines if line.split()).encode(), tokens, seed)
+    path.write_bytes(text)
+    return len(text.split())
+
+
+def walk(text: bytes, tokens: int, seed: int, walkers: int = 2048) -> bytes:
+    """Text of about so many words, whose words follow each other as in the given one."""
+    rng = np.random.default_rng(seed)
+    index: dict[bytes, int] = {}
+    ids = np.array(
+        [index.setdefault(word, len(index)) for word in text.replace(b"\n", b" \n ").split(b" ") if word]
+    )
+    words = np.array(list(index), "S32")
+    by_word, by_pair = Places(ids[1:]), Places(ids[:-1] * len(words) + ids[1:])
+    place = rng.integers(len(ids) - 1, size=walkers)
+    steps = []
+    for _ in range(tokens // walkers):
+        chance = rng.random(walkers)
+        place = np.where(chance < 0.5, by_pair.another(place, rng), place)
+        place = np.where(chance < 0.25, by_word.another(place, rng), place)
+        place = np.where(chance < 0.12, rng.integers(len(ids) - 1, size=walkers), place)
+        place = (place + 1) % (len(ids) - 1)
+        steps.append(ids[1 + place])
+    walked = np.stack(steps, axis=1).ravel()
+    new = np.flatnonzero((rng.random(len(walked)) < 0.03) & (words[walked] != b"\n"))
+    names = (rng.pareto(0.25, len(new)) + 1).clip(max=2**40).astype(np.int64)
+    out = words[walked]
+    out[new] = np.char.add("new", np.char.mod("%x", names)).astype("S32")
+    return b" ".join(out.tolist()).replace(b" \n ", b"\n") + b"\n"
+
+
+class Places:
+    """The places of a text by what is there."""
+
+    def __init__(self, keys: np.ndarray):
+        self.order = np.argsort(keys, kind="stable")
+        ranked = keys[self.order]
+        self.first, self.end = np.searchsorted(ranked, keys, "left"), np.searchsorted(ranked, keys, "right")
+
+    def another(self, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Some place with the same key."""
+        first, end = self.first[place], self.end[place]
+        return self.order[first + (rng.random(len(place)) * (end - first)).astype(np.int64)]
+
+
+def program(name: str) -> str | None:
+    """The path of one of KenLM's programs."""
+    folders = [os.environ.get("KENLM_BIN", ""), os.environ.get("PATH", "")]
+    path = shutil.which(name, path=os.pathsep.join(folders))
+    if path is None:
+        print(f"no {name} in the folder KENLM_BIN or on the PATH: its rows are left out")
+    return path
+
+
+class Run(NamedTuple):
+    """What a piece of work took: seconds on the clock and of the processor, and gibibytes at its peak."""
+
+    seconds: float
+    processor: float
+    memory: float
+
+
+def run(command: list[str], stdin: pathlib.Path | None = None, **env: str) -> Run:
+    """Run a command."""
+    with open(stdin or os.devnull, "rb") as text:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdin=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=os.environ | env,
+        )
+        output = process.stdout.read() if process.stdout else b""
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+    if status:
+        sys.exit(f"{' '.join(command[:3])} failed:\n{output.decode(errors='replace')}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
+
+
+def timed(work: Callable[[], object]) -> Run:
+    """Run a function."""
+    start, processor = time.perf_counter(), time.process_time()
+    work()
+    return Run(time.perf_counter() - start, time.process_time() - processor, float("nan"))
+
+
+def show(title: str, rows: dict[str, Callable[[], Run]], rounds: int, floor: float, words: int) -> None:
+    """Run all in turns; print medians, millions of words a second, and how often the last takes as long."""
+    runs: dict[str, list[Run]] = {name: [] for name in rows}
+    for _ in range(rounds):
+        for name, work in rows.items():
+            runs[name].append(work())
+    *_, peer = runs
+    print(f"\n{title:<42} {'seconds':>8} {'ratio':>6} {'CPU s':>8} {'ratio':>6} {'M/s':>6} {'GiB':>6}")
+    for name, results in runs.items():
+        cells = []
+        for field in ("seconds", "processor"):
+            ours, theirs = ([getattr(run, field) for run in some] for some in (results, runs[peer]))
+            ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+            cells.append(f"{statistics.median(ours):8.2f} {ratio:6.2f}")
+        rate = words / statistics.median(run.seconds for run in results) / 1e6
+        note = f"  floor {floor}" if name.startswith("ours") and name != peer else ""
+        print(f"{name:<42} {' '.join(cells)} {rate:6.2f} {max(run.memory for run in results):6.2f}{note}")
+
+
+def compare_estimation(text: pathlib.Path, tokens: int, order: int, rounds: int) -> None:
+    """From text to a model in memory, and to an ARPA file."""
+    ours = [sys.executable, "-c", OURS, str(text), str(order)]
+    lmplz = program("lmplz")
+    theirs = [
+        str(lmplz),
+        "-o",
+        str(order),
+        "-S",
+        "4G",
+        "-T",
+        str(text.parent),
+        "--discount_fallback",
+        "--text",
+        str(text),
+    ]
+    for title, our_out, their_out, floor in (
+        ("text to model", [], ["--intermediate", str(text.parent / "intermediate")], 2.5),
+        (
+            "text to ARPA file",
+            [str(text.parent / "ours.arpa")],
+            ["--arpa", str(text.parent / "theirs.arpa")],
+            1.8,
+        ),
+    ):
+        rows = {
+            "ours": lambda out=our_out: run(ours + out),
+            "ours without AVX-512": lambda out=our_out: run(ours + out, **WITHOUT_AVX512),
+        }
+        if lmplz:
+            rows["lmplz"] = lambda out=their_out: run(theirs + out)
+        show(f"{title}, order {order}, {tokens:,} words", rows, rounds, floor, tokens)
+
+
+def compare_scoring(model: NGramModel, text: pathlib.Path, tokens: int, rounds: int) -> None:
+    """From text to the log probability of every word, models loaded."""
+    lines = text.read_text().splitlines()
+    arpa_path, binary = text.parent / "model.arpa", text.parent / "model.binary"
+    arpa.write(model, arpa_path)
+    build, query = program("build_binary"), program("query")
+    if build:
+        run([build, "probing", str(arpa_path), str(binary)])
+
+    rows = {"ours": lambda: timed(lambda: model.score(model.vocabulary.encode(text)))}
+    rows["ours"]()  # makes the indices
+    if build and query:
+        command = [query, "-v", "summary", str(binary)]
+        rows["query"] = lambda: Run(*np.subtract(run(command, text), run(command)))  # less the time to load
+    if importlib.util.find_spec("kenlm"):
+        import kenlm
+
+        theirs = kenlm.Model(str(binary if build else arpa_path))
+        rows["kenlm.Model.score, sums only"] = lambda: timed(lambda: [theirs.score(line) for line in lines])
+        rows["kenlm.Model.full_scores"] = lambda: timed(
+            lambda: [log10 for line in lines for log10, _, _ in theirs.full_scores(line)]
+        )
+    else:
+        print("no Python module kenlm: its rows are left out")
+    show(f"text to scores, {tokens:,} words", rows, rounds, 2.0, tokens)
+
+
+def show_loading(model: NGramModel, folder: pathlib.Path) -> None:
+    """From a file to a model in memory, and to the first words."""
+    path = folder / "model"
+    model.save(path)
+    start = time.perf_counter()
+    loaded = NGramModel.load(path)
+    middle = time.perf_counter()
+    loaded.score(loaded.vocabulary.encode(b"a few words to begin with\n"))
+    end = time.perf_counter()
+    grams = sum(len(level) for level in model.log10_probs)
+    print(
+        f"\n{grams:,} n-grams in {path.stat().st_size / 2**20:.0f} MiB load in {middle - start:.3f} s",
+        end=", ",
+    )
+    print(f"and score a first sentence {end - middle:.3f} s later")
+
+
+def show_growth(corpus: str, folder: pathlib.Path, most: int, order: int) -> None:
+    """Seconds and memory from text to a model, as the text grows."""
+    print(f"\n{'words':>12} {'seconds':>8} {'ns/word':>8} {'CPU ns':>8} {'GiB':>6} {'bytes/word':>10}")
+    text, empty = folder / "growing", folder / "least"
+    empty.write_text("a\n")
+    least = run([sys.executable, "-c", OURS, str(empty), str(order)])
+    for tokens in (
+        size for size in (10**6, 2 * 10**6, 5 * 10**6, 10**7, 2 * 10**7, 5 * 10**7) if size <= most
+    ):
+        text.write_bytes(walk(corpus, tokens, seed=0))
+        seconds, memory = run([sys.executable, "-c", OURS, str(text), str(order)])
+        own = (seconds - least[0]) / tokens * 1e9, (memory - least[1]) / tokens * 2**30
+        print(f"{tokens:12,} {seconds:8.2f} {own[0]:8.0f} {memory:6.2f} {own[1]:10.1f}", flush=True)
+
+
+def main() -> None:
+    """Read the flags and run the parts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", default="python-docs")
+    parser.add_argument("--tokens", type=int, default=6_500_000)
+    parser.add_argument("--order", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", default="estimate,score,load")
+    flags = parser.parse_args()
+    parts = flags.parts.split(",")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])  # and of all that is started from here
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        train, test = folder / "train", folder / "test"
+        if "growth" in parts:
+            show_growth(flags.corpus, folder, flags.tokens, flags.order)
+        if "estimate" in parts:
+            words = make_text(flags.corpus, train, flags.tokens, 0)
+            compare_estimation(train, words, flags.order, flags.rounds)
+        if {"score", "load"} & set(parts):
+            make_text(flags.corpus, train, flags.tokens, 0)
+            config = NGramConfig(order=flags.order, discount_fallback=FALLBACK)
+            model = estimate(counts.from_text(train, flags.order), config)
+            if "score" in parts:
+                compare_scoring(model, test, make_text(flags.corpus, test, 2_000_000, 1), flags.rounds)
+            if "load" in parts:
+                show_loading(model, folder)
+
+
+if __name__ == "__main__":
+    main()
