@@ -17,7 +17,7 @@ from lm_jax.ngram.arpa_writer import write
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.query import UNSEEN, Index
 from lm_jax.ngram.trie import Trie
-from lm_jax.ngram.vocabulary import SPECIALS, Report, Vocabulary, open_binary
+from lm_jax.ngram.vocabulary import SPECIALS, Progress, Vocabulary, open_binary
 from lm_jax.ngram.word_table import END_MARK, Words, WordTable, split
 
 __all__ = ["read", "write"]
@@ -27,7 +27,7 @@ _ROWS = 1 << 15  # n-grams looked up at a time
 _MISSING_UNK = -100.0  # log10 p(<unk>) where the file has none, as in KenLM
 
 
-def read(path: str | os.PathLike, report: Report | None = None) -> NGramModel:
+def read(path: str | os.PathLike, progress: Progress | None = None) -> NGramModel:
     """Read an ARPA file, packed where its name ends in .gz.
 
     Words get ids in the order of the file, behind the three specials. A file without `<unk>` gives unknown
@@ -45,8 +45,8 @@ def read(path: str | os.PathLike, report: Report | None = None) -> NGramModel:
         sections = [unigrams]
         for n, size in enumerate(sizes[1:], 2):
             sections.append(_read_section(lines, n, size, table.find))
-            if report:
-                report(f"reading {n}-grams", sum(sizes[:n]) / sum(sizes))
+            if progress:
+                progress(f"reading {n}-grams", sum(sizes[:n]), sum(sizes))
         if np.any(sections[-1].log10_backoffs):
             row = int(np.argmax(sections[-1].log10_backoffs != 0))
             lines.fail("a back-off behind an n-gram of the highest order", sections[-1].line + row)

@@ -13,7 +13,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.trie import Trie
-from lm_jax.ngram.vocabulary import Report, open_binary
+from lm_jax.ngram.vocabulary import Progress, open_binary
 
 _ITEM = 32  # bytes stored at a time; of longer words the rest is stored one by one
 _LINES = 1 << 12  # lines put together at a time, so that they stay in the cache
@@ -22,7 +22,7 @@ _SPACE, _TAB, _LINE_FEED = range(3)
 _ZERO = -99.0  # what the format has for the logarithm of 0
 
 
-def write(model: NGramModel, path: str | os.PathLike, report: Report | None = None) -> None:
+def write(model: NGramModel, path: str | os.PathLike, progress: Progress | None = None) -> None:
     """Write a model as an ARPA file, packed where the name ends in .gz; numbers have eight decimals.
 
     Raises:
@@ -43,8 +43,8 @@ def write(model: NGramModel, path: str | os.PathLike, report: Report | None = No
                 here = slice(low, min(low + _LINES, size))
                 backoffs = model.log10_backoffs[n - 1][here] if n < model.order else None
                 file.write(tables.lines(model.log10_probs[n - 1][here], _rows(model.trie, n, here), backoffs))
-                if report:
-                    report(f"writing {n}-grams", here.stop / size)
+                if progress:
+                    progress(f"writing {n}-grams", here.stop, size)
             file.write(b"\n")
         file.write(b"\\end\\\n")
 

@@ -15,7 +15,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.ngram import memory, vocabulary
 from lm_jax.ngram.trie import Trie, pieces
-from lm_jax.ngram.vocabulary import BOS, EOS, Report, Source, Vocabulary
+from lm_jax.ngram.vocabulary import BOS, EOS, Progress, Source, Vocabulary
 
 MAX_ORDER = 8
 BYTES_PER_TOKEN = 15  # of memory, per order: an upper bound on what was measured at orders 1 to 8
@@ -53,7 +53,7 @@ def from_text(
     min_count: int = 1,
     max_size: int | None = None,
     literal_unk: bool = False,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> NGramCounts:
     """Count the n-grams of white-space separated text, each line a sentence.
 
@@ -63,26 +63,26 @@ def from_text(
         min_count: words seen less often become `<unk>`.
         max_size: how many words, the most frequent, are not `<unk>`.
         literal_unk: count `<unk>` in the text as the unknown word instead of refusing it.
-        report: told of progress.
+        progress: hears how far the work is.
 
     Raises:
         UserError: see `vocabulary.read` and `count`.
     """
     memory.check(vocabulary.estimate_tokens(source) * order * BYTES_PER_TOKEN, f"counting {order}-grams")
-    words, stream = vocabulary.read(source, literal_unk, report)
+    words, stream = vocabulary.read(source, literal_unk, progress)
     if min_count > 1 or max_size is not None:
         words, stream = vocabulary.limit(words, stream, min_count, max_size)
-    return count(stream, words, order, report)
+    return count(stream, words, order, progress)
 
 
-def count(stream: np.ndarray, words: Vocabulary, order: int, report: Report | None = None) -> NGramCounts:
+def count(stream: np.ndarray, words: Vocabulary, order: int, progress: Progress | None = None) -> NGramCounts:
     """Count the n-grams of a stream.
 
     Args:
         stream: ids of whole sentences, each `<s> word ... word </s>`; `vocabulary.mark` makes one.
         words: the vocabulary of the ids.
         order: the highest order, 1 to 8.
-        report: told of progress.
+        progress: hears how far the work is.
 
     Raises:
         UserError: the order is out of range, the stream is empty or not one, or the memory is too small.
@@ -94,9 +94,9 @@ def count(stream: np.ndarray, words: Vocabulary, order: int, report: Report | No
     splitter.levels[0].words.append(np.arange(len(words)))
     splitter.levels[0].counts.append(unigram_counts)
     if order > 1:  # by itself: its groups are small enough to make all further orders piece by piece
-        positions = splitter.split(positions, range(2, 3), report)
+        positions = splitter.split(positions, range(2, 3), progress)
     if order > 2:
-        splitter.split(positions, range(3, order + 1), report)
+        splitter.split(positions, range(3, order + 1), progress)
     trie = splitter.trie()
     counts = [level.counts.values for level in splitter.levels]
     return NGramCounts(words, trie, counts, splitter.suffixes(), trie.suffixes(_last_words(stream, order)))
@@ -161,13 +161,13 @@ class _Splitter:
         self.ids = [np.empty(len(stream), np.int32) for _ in range(2, order)]
         self._bits = (vocab_size - 1).bit_length()
 
-    def split(self, positions: np.ndarray, orders: range, report: Report | None) -> np.ndarray:
+    def split(self, positions: np.ndarray, orders: range, progress: Progress | None) -> np.ndarray:
         """Make the n-grams of some orders.
 
         Args:
             positions: those of all n-grams one order below, in their order; overwritten.
             orders: the orders to make, one after the other.
-            report: told of progress.
+            progress: hears how far the work is.
 
         Returns:
             The positions of all n-grams of the last order, in their order.
@@ -182,8 +182,8 @@ class _Splitter:
                 here, group, groups = self._split_piece(here, group, groups, n)
             positions[kept : kept + len(here)] = here
             kept += len(here)
-            if report:
-                report(f"counting {orders[-1]}-grams", starts[end] / len(positions))
+            if progress:
+                progress(f"counting {orders[-1]}-grams", int(starts[end]), len(positions))
         return positions[:kept]
 
     def _split_piece(

@@ -28,7 +28,7 @@ from lm_jax.ngram.counts import MAX_ORDER, NGramCounts
 from lm_jax.ngram.discounting import continuations, occurrences
 from lm_jax.ngram.interpolation import interpolate
 from lm_jax.ngram.model import NGramModel
-from lm_jax.ngram.vocabulary import BOS, UNK, Report
+from lm_jax.ngram.vocabulary import BOS, UNK, Progress
 
 SMOOTHINGS = (
     "maximum_likelihood",
@@ -83,7 +83,10 @@ def check(config: NGramConfig) -> None:
 
 
 def estimate(
-    counts: NGramCounts, config: NGramConfig, held_out: np.ndarray | None = None, report: Report | None = None
+    counts: NGramCounts,
+    config: NGramConfig,
+    held_out: np.ndarray | None = None,
+    progress: Progress | None = None,
 ) -> NGramModel:
     """Make a model of counts.
 
@@ -91,7 +94,7 @@ def estimate(
         counts: of the training text; they are not changed.
         config: the smoothing and its settings; its order must be that of the counts.
         held_out: a stream of other text, for the weights of jelinek_mercer.
-        report: told of progress.
+        progress: hears how far the work is.
 
     Raises:
         UserError: the settings are wrong, or the text gives no discounts (see `discounting`).
@@ -110,8 +113,8 @@ def estimate(
             log10_probs.append(_to_log10(below))
             log10_backoffs.append(_to_log10(gammas))
         below = probs
-        if report:
-            report(f"estimating {config.smoothing}", n / counts.order)
+        if progress:
+            progress(f"estimating {config.smoothing}", n, counts.order)
     log10_probs.append(_to_log10(below))
     vocabulary, trie = counts.vocabulary, counts.trie
     if keep is not None:

@@ -20,7 +20,7 @@ from lm_jax.ngram.word_table import BEGIN_MARK, END_MARK, Words, WordTable, spli
 UNK, BOS, EOS = 0, 1, 2
 SPECIALS = (b"<unk>", b"<s>", b"</s>")
 Source = bytes | str | os.PathLike
-Report = Callable[[str, float], None]  # what is being done, and the fraction of it that is behind us
+Progress = Callable[[str, int, int], None]  # what is done, how much of it is, and how much there is in all
 _MARKS = {END_MARK: EOS, BEGIN_MARK: BOS}
 _UNNAMED = (b"", b"", b"")  # in the place of the specials, whose names in a text are words like any other
 _PIECE = 1 << 18  # bytes of text at a time: what comes of them stays in a core's cache
@@ -66,18 +66,18 @@ class Vocabulary:
         strings = (word.encode() if isinstance(word, str) else word for word in words)
         return np.array([self._id_of.get(word, UNK) for word in strings], np.int32)
 
-    def encode(self, source: Source, report: Report | None = None) -> np.ndarray:
+    def encode(self, source: Source, progress: Progress | None = None) -> np.ndarray:
         """The stream of a text: one sentence a line, words parted by white space, UNK for unknown words.
 
         Args:
             source: the text as bytes, or the path of a file of it (.gz too).
-            report: told of progress.
+            progress: hears how far the work is.
         """
-        return _stream(source, lambda words: np.maximum(self._table.find(words), UNK), report)
+        return _stream(source, lambda words: np.maximum(self._table.find(words), UNK), progress)
 
 
 def read(
-    source: Source, literal_unk: bool = False, report: Report | None = None
+    source: Source, literal_unk: bool = False, progress: Progress | None = None
 ) -> tuple[Vocabulary, np.ndarray]:
     """Read text into a stream and the vocabulary of all its words, in the order of their first appearance.
 
@@ -87,13 +87,13 @@ def read(
     Args:
         source: the text as bytes, or the path of a file of it (.gz too).
         literal_unk: count `<unk>` in the text as the unknown word instead of refusing it.
-        report: told of progress.
+        progress: hears how far the work is.
 
     Raises:
         UserError: the file cannot be read, or the text holds `<s>`, `</s>` or `<unk>` as a word.
     """
     table = WordTable([SPECIALS[UNK] if literal_unk else b"", *_UNNAMED[1:]], _MARKS)
-    stream = _stream(source, table.find_or_add, report)
+    stream = _stream(source, table.find_or_add, progress)
     for i, word in enumerate(table.words[3:], 3):
         if word in SPECIALS:
             line = 1 + np.count_nonzero(stream[: np.argmax(stream == i)] == EOS)
@@ -162,15 +162,15 @@ def open_binary(path: str | os.PathLike, mode: str = "rb") -> IO[bytes]:
         raise UserError(f"cannot open {os.fspath(path)}: {error.strerror}", "check the path") from None
 
 
-def _stream(source: Source, find: Callable[[Words], np.ndarray], report: Report | None) -> np.ndarray:
+def _stream(source: Source, find: Callable[[Words], np.ndarray], progress: Progress | None) -> np.ndarray:
     with io.BytesIO(source) if isinstance(source, bytes) else open_binary(source) as file:
         size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
         chunks, done = [np.array([BOS], np.int32)], 0
         for piece in _pieces(file):
             chunks.append(find(split(piece)))
             done += len(piece)
-            if report:
-                report("reading text", min(done / size, 1.0))
+            if progress:
+                progress("reading text", min(done, size), size)
     return np.concatenate(chunks)[:-1]  # the end of the last sentence has begun another
 
 
