@@ -1,8 +1,7 @@
-"""Documents -> token store, built once -> batch(step), a pure function of the seed and the step."""
+"""Documents -> token store, built once -> a source of batches, made ahead by a thread."""
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import os
 import queue
@@ -10,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
-
-import numpy as np
+from typing import Any, Generic, Self, TypeVar
 
 from lm_jax import tokenizers
-from lm_jax.batch import Batch
 from lm_jax.data import corpora, splits, store
+from lm_jax.data.batches import Source, Streams, Windows
+from lm_jax.data.batches import evaluation_batches as evaluation_batches  # part of this module's interface
 from lm_jax.data.corpora import Corpus, Document, Progress
 from lm_jax.data.store import Split
 from lm_jax.errors import UserError
@@ -178,163 +176,11 @@ def _provenance(
     }
 
 
-class Source(Protocol):
-    """What training reads: a function from step to batch."""
-
-    steps_per_epoch: int
-
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """The rows that one of several processes holds of the batch of a step."""
-        ...
-
-
 def make_source(split: Split, config: DataConfig, batch_size: int, seed: int) -> Source:
     """Batches for training, in the order that the config names."""
     if config.order == "contiguous":
         return Streams(split, batch_size, config.sequence_length)
     return Windows(split, batch_size, config.sequence_length, seed, config.separate_documents)
-
-
-class Windows:
-    """Every epoch all windows of the stream, in another order and from another starting point.
-
-    The stream is read as a circle, for it ends with the token it begins with. An epoch begins at a random
-    place of it, so that the edges of windows move, and leaves out less than a window. Rows follow each other
-    across epochs: a batch may hold the last windows of one and the first of the next.
-
-    Args:
-        split: what to read.
-        batch_size: rows in a batch, over all processes.
-        sequence_length: tokens in a row.
-        seed: 0 or more.
-        separate_documents: whether batches have segments, which change where a document begins: its inputs
-            are the end token before it and its own, as if it stood alone.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        sequence_length: int,
-        seed: int,
-        separate_documents: bool = False,
-    ):
-        self._tokens = np.asarray(split.tokens)
-        self._beginnings = _beginnings(split) if separate_documents else None
-        self._batch_size, self._length, self._seed = batch_size, sequence_length, seed
-        self._num_windows = max(1, split.num_tokens // sequence_length)
-        self.steps_per_epoch = -(-self._num_windows // batch_size)
-        self._starts = functools.lru_cache(maxsize=2)(self._shuffle)
-
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """The rows of one process in the batch of a step, a pure function of the seed and the step.
-
-        Raises:
-            UserError: a batch that the processes cannot share evenly.
-        """
-        rows = _share(self._batch_size, process_index, process_count)
-        epochs, places = np.divmod(step * self._batch_size + rows, self._num_windows)
-        starts = np.empty_like(places)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            starts[epochs == epoch] = self._starts(epoch)[places[epochs == epoch]]
-        batch = _read_circle(self._tokens, starts, self._length)
-        if self._beginnings is None:
-            return batch
-        places_BT = starts[:, None] + np.arange(self._length)
-        return batch._replace(segments=_segments(self._beginnings, places_BT, len(self._tokens) - 1))
-
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        random, circle = np.random.default_rng([self._seed, epoch]), len(self._tokens) - 1
-        first, order = random.integers(circle), random.permutation(self._num_windows)
-        return (first + order * self._length) % circle
-
-
-class Streams:
-    """Rows that go on: row b of a step begins where row b of the step before ended, for a carried state.
-
-    The stream of tokens is read as a circle, for it ends with the token it begins with; the rows start at
-    even distances and go round it for ever. After `steps_per_epoch` steps each has reached where the next
-    one started, and no state ever meets a text that does not follow.
-
-    Args:
-        split: what to read.
-        batch_size: rows in a batch, over all processes.
-        sequence_length: tokens in a row of a step.
-    """
-
-    def __init__(self, split: Split, batch_size: int, sequence_length: int):
-        self._tokens = np.asarray(split.tokens)
-        self._batch_size, self._length = batch_size, sequence_length
-        self.steps_per_epoch = -(-split.num_tokens // (batch_size * sequence_length))
-
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """The rows of one process in the batch of a step.
-
-        Raises:
-            UserError: a batch that the processes cannot share evenly.
-        """
-        rows, circle = _share(self._batch_size, process_index, process_count), len(self._tokens) - 1
-        starts = (rows * circle // self._batch_size + step * self._length) % circle
-        return _read_circle(self._tokens, starts, self._length)
-
-
-def evaluation_batches(
-    split: Split,
-    batch_size: int,
-    sequence_length: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    separate_documents: bool = False,
-) -> Iterator[Batch]:
-    """Batches of one shape whose weights are 1 once for each token and end of the split, and else 0.
-
-    Row b of a batch begins where row b of the batch before ended, so that they serve a carried state too.
-    Segments are those of `Windows`.
-
-    Raises:
-        UserError: a batch that the processes cannot share evenly.
-    """
-    num_tokens, tokens_N = split.num_tokens, np.asarray(split.tokens)
-    num_batches = -(-num_tokens // (sequence_length * batch_size))
-    rows = _share(batch_size, process_index, process_count)
-    beginnings = _beginnings(split) if separate_documents else None
-    for number in range(num_batches):
-        starts_B = (rows * num_batches + number) * sequence_length
-        places_BT = starts_B[:, None] + np.arange(sequence_length)
-        inputs = tokens_N[np.minimum(places_BT, num_tokens)].astype(np.int32)
-        targets = tokens_N[np.minimum(places_BT + 1, num_tokens)].astype(np.int32)
-        segments = None if beginnings is None else _segments(beginnings, places_BT, num_tokens)
-        yield Batch(inputs, targets, (places_BT < num_tokens).astype(np.float32), segments)
-
-
-def _share(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
-    """The numbers of a process's rows."""
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"train.batch_size={batch_size} cannot be shared evenly by {process_count} processes",
-            f"make it a multiple of {process_count}",
-        )
-    size = batch_size // process_count
-    return np.arange(process_index * size, (process_index + 1) * size)
-
-
-def _read_circle(tokens_N: np.ndarray, starts_B: np.ndarray, length: int) -> Batch:
-    """Rows from their starts on, round a stream whose last token is its first."""
-    rows_BT = tokens_N[:-1].take(starts_B[:, None] + np.arange(length + 1), mode="wrap")
-    inputs, targets = rows_BT[:, :-1].astype(np.int32), rows_BT[:, 1:].astype(np.int32)
-    return Batch(inputs, targets, np.ones(inputs.shape, np.float32))
-
-
-def _beginnings(split: Split) -> np.ndarray:
-    """Where in the stream each document's inputs begin: at the end token before it."""
-    return np.asarray(split.document_offsets[:-1]) - 1
-
-
-def _segments(beginnings_D: np.ndarray, places_BT: np.ndarray, circle: int) -> np.ndarray:
-    """Which document each place belongs to, counted from the first of its row; round the stream and on."""
-    laps_BT, places_BT = np.divmod(places_BT, circle)
-    documents_BT = np.searchsorted(beginnings_D, places_BT, side="right") + laps_BT * len(beginnings_D)
-    return (documents_BT - documents_BT[:, :1]).astype(np.int32)
 
 
 class prefetch(Generic[Item]):  # noqa: N801 (a verb where it is used: `with prefetch(source, 0, 9) as batches`)
