@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
-from lm_jax import encoding, tokenizers
+from lm_jax import encoding, tokenizers, wordpiece
 from lm_jax.errors import UserError
 from lm_jax.wordpiece import WordPiece
 
@@ -124,6 +124,11 @@ def test_spans_are_the_bytes_that_pieces_were_made_of(kind, tokenizer, text):
     if not KINDS[kind]:  # all that is printed is in some span
         left = bytes(b for i, b in enumerate(data) if not ((spans[:, 0] <= i) & (i < spans[:, 1])).any())
         assert not normalized(left.decode(), False).strip()
+
+
+@given(text=st.text() | st.text("a\x7f\x80\u07ff\u0800\uffff\U00010000\U0010ffff"))
+def test_edges_of_characters_are_those_of_their_bytes(text):
+    assert np.diff(wordpiece._byte_edges(text)).tolist() == [len(c.encode()) for c in text]
 
 
 def test_the_first_token_of_a_character_has_it_whole(tmp_path):

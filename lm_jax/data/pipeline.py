@@ -68,7 +68,7 @@ class Data:
     Attributes:
         tokenizer: trained on the training part alone, or loaded.
         splits: train, valid, and test where there is one.
-        provenance: what the text was, for the record: hashes, Python's version, sizes.
+        provenance: what the text was, for the record: sources, versions, hashes, sizes.
     """
 
     tokenizer: Tokenizer

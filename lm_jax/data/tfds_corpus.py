@@ -15,7 +15,7 @@ from lm_jax.errors import UserError
 FORM = "NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]"
 # Name, config and version as tensorflow-datasets writes them, but no namespace: it would be looked up online.
 _SPEC = re.compile(r"([A-Za-z]\w*(?:/[\w+.-]+)?(?::[\d*]+(?:\.[\d*]+){2})?)(?:@([^#]+))?(?:#(.+))?")
-_AT_ONCE = 256  # examples; one by one they take four times as long
+_AT_ONCE = 256  # examples; one by one they take ten times as long
 
 
 def parse(spec: str) -> tuple[str, str, str]:
