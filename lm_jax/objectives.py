@@ -42,7 +42,7 @@ class Causal:
             params, batch.inputs, state, segments=batch.segments, train=train, rngs=rngs, method="hidden"
         )
 
-        def head(params: Any, hidden_BTD: jax.Array) -> jax.Array:
+        def head(params: Any, hidden_BTD: jax.Array) -> Any:
             return model.apply(params, hidden_BTD, method="logits")
 
         smoothing = self.label_smoothing if train else 0.0

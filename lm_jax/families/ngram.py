@@ -52,14 +52,11 @@ def fit(config: NGramConfig, data: Data, report: Progress) -> NGramModel:
         UserError: more memory needed than there is, or a text that gives the smoothing no discounts.
     """
 
-    def percent(description: str, fraction: float) -> None:
-        report(description, round(100 * fraction), 100)
-
     vocabulary = make_vocabulary(data.tokenizer)
     word_of = word_ids(data.tokenizer, vocabulary)
     stream, held_out = (make_stream(data.splits[part].tokens, word_of) for part in ("train", "valid"))
-    counted = counts.count(stream, vocabulary, config.order, percent)
-    return smoothing.estimate(counted, config, held_out, percent)
+    counted = counts.count(stream, vocabulary, config.order, report)
+    return smoothing.estimate(counted, config, held_out, report)
 
 
 @dataclasses.dataclass(eq=False)
