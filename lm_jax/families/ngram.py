@@ -51,7 +51,6 @@ def fit(config: NGramConfig, data: Data, report: Progress) -> NGramModel:
     Raises:
         UserError: more memory needed than there is, or a text that gives the smoothing no discounts.
     """
-
     vocabulary = make_vocabulary(data.tokenizer)
     word_of = word_ids(data.tokenizer, vocabulary)
     stream, held_out = (make_stream(data.splits[part].tokens, word_of) for part in ("train", "valid"))

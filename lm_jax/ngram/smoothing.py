@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -49,7 +50,7 @@ _PIECE = 1 << 14  # probabilities turned into logarithms at a time
 class NGramConfig:
     """What makes an n-gram model of counts."""
 
-    family: str = "ngram"
+    family: ClassVar[str] = "ngram"
     order: int = 5  # words in the longest n-gram, 1 to 8
     smoothing: str = "modified_kneser_ney"  # one of SMOOTHINGS
     prune: tuple[int, ...] = ()  # drop n-grams seen at most this often, by order; the last value goes on
