@@ -166,7 +166,12 @@ def _evaluate_and_save(
     line: LiveLine,
 ) -> None:
     config = trainer.config
-    batches = pipeline.evaluation_batches(valid, config.train.batch_size, config.data.sequence_length)
+    batches = pipeline.evaluation_batches(
+        valid,
+        config.train.batch_size,
+        config.data.sequence_length,
+        separate_documents=config.data.separate_documents,
+    )
     nats, weight = trainer.evaluate(state.params, batches)
     loss = nats / weight
     if not math.isfinite(loss):
