@@ -286,7 +286,9 @@ def test_estimation_leaves_the_counts_alone():
     before = [level.copy() for level in (*found.counts, *found.suffixes)]
     for smoothing in SMOOTHINGS:
         estimate(
-            found, NGramConfig(3 * "x", 3, smoothing, (0, 1), discount_fallback=(0.5,)), to_stream([[3, 4]])
+            found,
+            NGramConfig(order=3, smoothing=smoothing, prune=(0, 1), discount_fallback=(0.5,)),
+            to_stream([[3, 4]]),
         )
     for old, new in zip(before, (*found.counts, *found.suffixes), strict=True):
         np.testing.assert_array_equal(old, new)

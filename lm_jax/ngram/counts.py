@@ -8,6 +8,7 @@ taken in pieces that stay in a core's cache and sorted there by 16-bit radix sor
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,6 @@ from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS, EOS, Progress, Source, Vocabulary
 
 MAX_ORDER = 8
-BYTES_PER_TOKEN = 15  # of memory, per order: an upper bound on what was measured at orders 1 to 8
 _PIECE = 1 << 13  # positions that are sorted at a time
 
 
@@ -68,7 +68,7 @@ def from_text(
     Raises:
         UserError: see `vocabulary.read` and `count`.
     """
-    memory.check(vocabulary.estimate_tokens(source) * order * BYTES_PER_TOKEN, f"counting {order}-grams")
+    _check_memory(vocabulary.estimate_tokens(source), order)
     words, stream = vocabulary.read(source, literal_unk, progress)
     if min_count > 1 or max_size is not None:
         words, stream = vocabulary.limit(words, stream, min_count, max_size)
@@ -88,15 +88,10 @@ def count(stream: np.ndarray, words: Vocabulary, order: int, progress: Progress 
         UserError: the order is out of range, the stream is empty or not one, or the memory is too small.
     """
     stream = _check(stream, words, order)
-    unigram_counts = np.bincount(stream, minlength=len(words))
-    positions = _sort_by_word(stream, unigram_counts)
     splitter = _Splitter(stream, len(words), order)
-    splitter.levels[0].words.append(np.arange(len(words)))
-    splitter.levels[0].counts.append(unigram_counts)
-    if order > 1:  # by itself: its groups are small enough to make all further orders piece by piece
-        positions = splitter.split(positions, range(2, 3), progress)
-    if order > 2:
-        splitter.split(positions, range(3, order + 1), progress)
+    if order > 1:
+        positions = splitter.make_bigrams(progress)
+        splitter.make_longer(positions, progress)
     trie = splitter.trie()
     counts = [level.counts.values for level in splitter.levels]
     return NGramCounts(words, trie, counts, splitter.suffixes(), trie.suffixes(_last_words(stream, order)))
@@ -120,8 +115,13 @@ def _check(stream: np.ndarray, words: Vocabulary, order: int) -> np.ndarray:
         raise UserError(
             f"a text of {len(stream)} words is too long for 32-bit positions", "give a part of it"
         )
-    memory.check(len(stream) * order * BYTES_PER_TOKEN, f"counting {order}-grams")
+    _check_memory(len(stream), order)
     return np.ascontiguousarray(stream, np.int32)
+
+
+def _check_memory(tokens: int, order: int) -> None:
+    """Refuse more text than there is memory for, by an upper bound on what was measured at orders 1 to 8."""
+    memory.check(tokens * (10 + 15 * order), f"counting {order}-grams")
 
 
 class _Column:
@@ -146,9 +146,12 @@ class _Level:
     """
 
     def __init__(self, most: int):
-        self.size = 0
         self.words, self.counts, self.positions, self.first_child = (_Column(most + 1) for _ in range(4))
         self.first_child.append(np.zeros(1, np.int32))
+
+    def starts(self) -> np.ndarray:
+        """Where the positions of each n-gram start, of all positions in the order of the n-grams."""
+        return np.concatenate([[0], np.cumsum(self.counts.values)])
 
 
 class _Splitter:
@@ -157,39 +160,50 @@ class _Splitter:
     def __init__(self, stream: np.ndarray, vocab_size: int, order: int):
         self.stream = stream
         self.levels = [_Level(max(len(stream), vocab_size)) for _ in range(order)]
+        self.levels[0].words.append(np.arange(vocab_size))
+        self.levels[0].counts.append(np.bincount(stream, minlength=vocab_size))
         # By order from 2 to order - 1: the id of the n-gram that begins at each position.
         self.ids = [np.empty(len(stream), np.int32) for _ in range(2, order)]
         self._bits = (vocab_size - 1).bit_length()
 
-    def split(self, positions: np.ndarray, orders: range, progress: Progress | None) -> np.ndarray:
-        """Make the n-grams of some orders.
-
-        Args:
-            positions: those of all n-grams one order below, in their order; overwritten.
-            orders: the orders to make, one after the other.
-            progress: hears how far the work is.
-
-        Returns:
-            The positions of all n-grams of the last order, in their order.
-        """
-        sizes = self.levels[orders[0] - 2].counts.values
+    def make_bigrams(self, progress: Progress | None) -> np.ndarray:
+        """Make order 2, and give the int32 positions of all bigrams in their order."""
+        starts = self.levels[0].starts()
+        # A first rough sort by words: 256 buckets of successive words, of about as many positions each.
+        bucket_of = (starts[:-1] * 256 // len(self.stream)).astype(np.uint8)
+        edges = np.append(np.flatnonzero(np.diff(bucket_of, prepend=-1)), len(bucket_of)).tolist()
+        positions = np.argsort(bucket_of.take(self.stream), kind="stable").astype(np.int32)
         kept = 0
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        for first, end in pieces(starts, _PIECE):
+        for first, end in itertools.pairwise(edges):
             here = positions[starts[first] : starts[end]].astype(np.int64)
-            group, groups = np.repeat(np.arange(end - first), sizes[first:end]), end - first
-            for n in orders:
-                here, group, groups = self._split_piece(here, group, groups, n)
+            group = self.stream.take(here).astype(np.int64) - first
+            here, _ = self._split(here, group, end - first, 2)
             positions[kept : kept + len(here)] = here
             kept += len(here)
             if progress:
-                progress(f"counting {orders[-1]}-grams", int(starts[end]), len(positions))
+                progress("counting bigrams", int(starts[end]), len(positions))
         return positions[:kept]
 
-    def _split_piece(
+    def make_longer(self, positions: np.ndarray, progress: Progress | None) -> None:
+        """Make all higher orders from the positions of the bigrams, piece by piece."""
+        starts = self.levels[1].starts()
+        for first, end in pieces(starts, _PIECE):
+            here = positions[starts[first] : starts[end]].astype(np.int64)
+            group, groups = np.repeat(np.arange(end - first), np.diff(starts[first : end + 1])), end - first
+            for n in range(3, len(self.levels) + 1):
+                here, group = self._split(here, group, groups, n)
+                groups = int(group[-1]) + 1 if len(group) else 0
+            if progress:
+                progress("counting longer n-grams", int(starts[end]), len(positions))
+
+    def _split(
         self, here: np.ndarray, group: np.ndarray, groups: int, n: int
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Make the n-grams of one order at positions `here`, whose (n-1)-grams are numbered by `group`."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Make the n-grams at positions `here`, whose (n-1)-grams are numbered from 0 by `group`.
+
+        Returns:
+            The positions in the order of the n-grams, and the numbers of the n-grams there, from 0.
+        """
         word = self.stream.take(here + (n - 1), mode="wrap")  # behind the last </s> comes the first <s>
         inside = np.flatnonzero(word != BOS)
         if len(inside) < len(word):
@@ -197,20 +211,20 @@ class _Splitter:
         key = (group << self._bits) | word
         order = _radix_argsort(key)
         here, key = here.take(order), key.take(order)
-        is_new = np.ones(len(key), np.bool_)
-        np.not_equal(key[1:], key[:-1], out=is_new[1:])
-        new = np.flatnonzero(is_new)
-        key = key.take(new)
+        is_new = np.ones(len(key) + 1, np.bool_)
+        np.not_equal(key[1:], key[:-1], out=is_new[1:-1])
+        edges = np.flatnonzero(is_new)
+        key = key.take(edges[:-1])
         level, above = self.levels[n - 1], self.levels[n - 2]
+        size = len(level.words.values)
+        above.first_child.append(np.cumsum(np.bincount(key >> self._bits, minlength=groups)) + size)
         level.words.append(key & ((1 << self._bits) - 1))
-        level.counts.append(np.diff(new, append=len(here)))
-        level.positions.append(here.take(new))
-        above.first_child.append(np.cumsum(np.bincount(key >> self._bits, minlength=groups)) + level.size)
-        group = np.cumsum(is_new) - 1
-        if n - 2 < len(self.ids):
-            self.ids[n - 2][here] = group + level.size
-        level.size += len(new)
-        return here, group, len(new)
+        level.counts.append(edges[1:] - edges[:-1])
+        level.positions.append(here.take(edges[:-1]))
+        group = np.cumsum(is_new[:-1]) - 1
+        if n < len(self.levels):
+            self.ids[n - 2][here] = group + size
+        return here, group
 
     def trie(self) -> Trie:
         """All n-grams."""
@@ -229,19 +243,6 @@ class _Splitter:
                 piece[:] = ids.take(piece + 1)
             found.append(places)
         return found
-
-
-def _sort_by_word(stream: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The int32 positions of a stream, sorted by the word there."""
-    starts = np.cumsum(counts) - counts
-    bucket_of = (starts * 256 // len(stream)).astype(np.uint8)  # a first rough sort, of about equal parts
-    positions = np.argsort(bucket_of.take(stream), kind="stable").astype(np.int32)
-    buckets = np.flatnonzero(np.diff(bucket_of, prepend=-1))
-    for first, end in zip(starts[buckets], np.append(starts[buckets[1:]], len(stream)), strict=True):
-        here = positions[first:end]
-        word = stream.take(here)
-        here[:] = here.take(_radix_argsort(word - word.min(initial=len(counts))))
-    return positions
 
 
 def _radix_argsort(keys: np.ndarray) -> np.ndarray:

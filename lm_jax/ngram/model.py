@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Sequence
@@ -124,13 +125,17 @@ class NGramModel:
         nodes = self.trie.suffixes(history)
         factors = [float(level[node]) for level, node in zip(self.log10_backoffs, nodes, strict=False)]
         factors += [self.log10_unseen] * (len(history) - len(nodes))
-        probs = np.power(10.0, self.log10_probs[0] + np.sum(factors))
+        probs = self._unigrams * 10.0 ** sum(factors)
         for n, node in enumerate(nodes, 2):  # the n-grams that lengthen the last n - 1 words
             children = slice(*self.trie.first_child[n - 2][node : node + 2])
-            log10 = self.log10_probs[n - 1][children] + np.sum(factors[n - 1 :])
-            probs[self.trie.words[n - 1][children]] = np.power(10.0, log10)
+            log10 = self.log10_probs[n - 1][children] + sum(factors[n - 1 :])
+            probs[self.trie.words[n - 1][children]] = 10.0**log10
         probs[BOS] = 0.0
         return probs
+
+    @functools.cached_property
+    def _unigrams(self) -> np.ndarray:
+        return 10.0 ** self.log10_probs[0].astype(np.float64)
 
     def sample(
         self,

@@ -41,8 +41,6 @@ SMOOTHINGS = (
     "modified_kneser_ney",
     "stupid_backoff",
 )
-
-
 _PIECE = 1 << 14  # probabilities turned into logarithms at a time
 
 

@@ -46,7 +46,7 @@ class Vocabulary:
         self.words = [word.encode() if isinstance(word, str) else bytes(word) for word in words]
         if tuple(self.words[:3]) != SPECIALS:
             self.words[:0] = SPECIALS
-        if len(self._id_of) < len(self.words):
+        if len(set(self.words)) < len(self.words):
             twice = next(word for i, word in enumerate(self.words) if self._id_of[word] != i)
             raise UserError(f"{twice!r} occurs twice in the vocabulary", "give every word once")
 
