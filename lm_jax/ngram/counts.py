@@ -90,8 +90,7 @@ def count(stream: np.ndarray, words: Vocabulary, order: int, progress: Progress 
     stream = _check(stream, words, order)
     splitter = _Splitter(stream, len(words), order)
     if order > 1:
-        positions = splitter.make_bigrams(progress)
-        splitter.make_longer(positions, progress)
+        splitter.run(progress)
     trie = splitter.trie()
     counts = [level.counts.values for level in splitter.levels]
     return NGramCounts(words, trie, counts, splitter.suffixes(), trie.suffixes(_last_words(stream, order)))
@@ -149,10 +148,6 @@ class _Level:
         self.words, self.counts, self.positions, self.first_child = (_Column(most + 1) for _ in range(4))
         self.first_child.append(np.zeros(1, np.int32))
 
-    def starts(self) -> np.ndarray:
-        """Where the positions of each n-gram start, of all positions in the order of the n-grams."""
-        return np.concatenate([[0], np.cumsum(self.counts.values)])
-
 
 class _Splitter:
     """Splits groups of positions by the next word, order by order, and keeps what comes of it."""
@@ -166,43 +161,36 @@ class _Splitter:
         self.ids = [np.empty(len(stream), np.int32) for _ in range(2, order)]
         self._bits = (vocab_size - 1).bit_length()
 
-    def make_bigrams(self, progress: Progress | None) -> np.ndarray:
-        """Make order 2, and give the int32 positions of all bigrams in their order."""
-        starts = self.levels[0].starts()
+    def run(self, progress: Progress | None) -> None:
+        """Make orders 2 and above."""
+        sizes = self.levels[0].counts.values
+        starts = np.concatenate([[0], np.cumsum(sizes)])
         # A first rough sort by words: 256 buckets of successive words, of about as many positions each.
         bucket_of = (starts[:-1] * 256 // len(self.stream)).astype(np.uint8)
-        edges = np.append(np.flatnonzero(np.diff(bucket_of, prepend=-1)), len(bucket_of)).tolist()
+        edges = np.append(np.flatnonzero(np.diff(bucket_of, prepend=-1)), len(sizes)).tolist()
         positions = np.argsort(bucket_of.take(self.stream), kind="stable").astype(np.int32)
-        kept = 0
         for first, end in itertools.pairwise(edges):
             here = positions[starts[first] : starts[end]].astype(np.int64)
-            group = self.stream.take(here).astype(np.int64) - first
-            here, _ = self._split(here, group, end - first, 2)
-            positions[kept : kept + len(here)] = here
-            kept += len(here)
+            self._extend(here, self.stream.take(here).astype(np.int64) - first, end - first, 2)
             if progress:
-                progress("counting bigrams", int(starts[end]), len(positions))
-        return positions[:kept]
+                progress("counting n-grams", int(starts[end]), len(positions))
 
-    def make_longer(self, positions: np.ndarray, progress: Progress | None) -> None:
-        """Make all higher orders from the positions of the bigrams, piece by piece."""
-        starts = self.levels[1].starts()
-        for first, end in pieces(starts, _PIECE):
-            here = positions[starts[first] : starts[end]].astype(np.int64)
-            group, groups = np.repeat(np.arange(end - first), np.diff(starts[first : end + 1])), end - first
-            for n in range(3, len(self.levels) + 1):
-                here, group = self._split(here, group, groups, n)
-                groups = int(group[-1]) + 1 if len(group) else 0
-            if progress:
-                progress("counting longer n-grams", int(starts[end]), len(positions))
+    def _extend(self, here: np.ndarray, group: np.ndarray, groups: int, n: int) -> None:
+        """Make orders n and above at positions `here`, whose (n-1)-grams are numbered from 0 by `group`."""
+        here, group, edges = self._split(here, group, groups, n)
+        if n < len(self.levels):
+            for first, end in pieces(edges, _PIECE):
+                part = slice(int(edges[first]), int(edges[end]))
+                self._extend(here[part], group[part] - first, end - first, n + 1)
 
     def _split(
         self, here: np.ndarray, group: np.ndarray, groups: int, n: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Make the n-grams at positions `here`, whose (n-1)-grams are numbered from 0 by `group`.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Make the n-grams of order n at positions `here`, whose (n-1)-grams are numbered from 0 by `group`.
 
         Returns:
-            The positions in the order of the n-grams, and the numbers of the n-grams there, from 0.
+            The positions in the order of the n-grams; the numbers of the n-grams there, from 0; and where
+            the positions of each n-gram start, with the number of positions at the end.
         """
         word = self.stream.take(here + (n - 1), mode="wrap")  # behind the last </s> comes the first <s>
         inside = np.flatnonzero(word != BOS)
@@ -224,7 +212,7 @@ class _Splitter:
         group = np.cumsum(is_new[:-1]) - 1
         if n < len(self.levels):
             self.ids[n - 2][here] = group + size
-        return here, group
+        return here, group, edges
 
     def trie(self) -> Trie:
         """All n-grams."""

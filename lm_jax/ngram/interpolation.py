@@ -20,10 +20,10 @@ import numpy as np
 
 from lm_jax.ngram.trie import pieces
 
-_PIECE = 1 << 13  # n-grams at a time: what is computed of them stays in a core's cache
+_PIECE = 1 << 14  # n-grams at a time: what is computed of them stays in a core's cache
 
-ExtraMass = Callable[[np.ndarray, np.ndarray], np.ndarray | float]
-"""T of some histories, from the sum of their counts and the number of different words after them."""
+ExtraMass = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray | float]
+"""T of some histories, from the sum of counts of each, all counts, and the number of each count's history."""
 
 
 def interpolate(
@@ -47,36 +47,33 @@ def interpolate(
     probs, gammas = np.empty(len(values), np.float32), np.ones(len(starts) - 1, np.float32)
     for first, end in pieces(starts, _PIECE):
         here = slice(int(starts[first]), int(starts[end]))
+        count, keep = values[here], None if kept is None else kept[here]
         history = np.repeat(np.arange(end - first), np.diff(starts[first : end + 1]))
-        z, gamma = _normalisers(
-            values[here], history, None if kept is None else kept[here], discounts, extra_mass, end - first
-        )
-        gammas[first:end] = gamma
-        own = (values[here].astype(np.float32) - discounts.take(np.minimum(values[here], 3))) / z.take(
-            history
-        )
+        z, gamma = _normalisers(count, history, end - first, keep, discounts, extra_mass)
+        own = (count.astype(np.float32) - discounts.take(np.minimum(count, 3))) / z.take(history)
         probs[here] = own + gamma.take(history) * lower(here)
+        gammas[first:end] = gamma
     return probs, gammas
 
 
 def _normalisers(
     count: np.ndarray,
     history: np.ndarray,
-    kept: np.ndarray | None,
+    histories: int,
+    keep: np.ndarray | None,
     discounts: np.ndarray,
     extra_mass: ExtraMass,
-    histories: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Z and γ of the histories that some n-grams, numbered by `history`, have."""
     total = np.bincount(history, weights=count, minlength=histories)
     capped = np.minimum(count, 3)
     # Of each history, how many of its n-grams have a count of 0, 1, 2, and 3 or more; pruned ones count as 0.
-    kinds = history * 4 + (capped if kept is None else capped * kept)
+    kinds = history * 4 + (capped if keep is None else capped * keep)
     times = np.bincount(kinds, minlength=4 * histories).reshape(histories, 4).astype(np.float32)
     left = (discounts[1] * times[:, 1] + discounts[2] * times[:, 2]) + discounts[3] * times[:, 3]
-    if kept is not None:
-        left += np.bincount(history, weights=count * ~kept, minlength=histories).astype(np.float32)
-    extra = extra_mass(total, np.bincount(history, weights=count > 0, minlength=histories))
+    if keep is not None:
+        left += np.bincount(history, weights=count * ~keep, minlength=histories).astype(np.float32)
+    extra = extra_mass(total, count, history)
     z = (total + extra).astype(np.float32)
     gamma = np.ones(histories, np.float32)
     np.divide(left + extra, z, out=gamma, where=total > 0)

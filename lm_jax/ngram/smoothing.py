@@ -185,11 +185,13 @@ class _Smoothing:
             return discounting.absolute(values, n, fallback)
         return np.zeros(4, np.float32)
 
-    def _extra_mass(self, n: int, total: np.ndarray, different: np.ndarray) -> np.ndarray | float:
+    def _extra_mass(
+        self, n: int, total: np.ndarray, count: np.ndarray, history: np.ndarray
+    ) -> np.ndarray | float:
         if self.config.smoothing == "add_k":
             return self.config.add_k * self.num_words
         if self.config.smoothing == "witten_bell":
-            return different
+            return np.bincount(history, weights=count > 0, minlength=len(total))
         if self.config.smoothing == "jelinek_mercer":
             weight = self.weights[n - 1, jelinek_mercer.bucket(total)]
             return total * (1 - weight) / weight
