@@ -49,7 +49,7 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
         console.rule(characters="·")
     for line in (
         f"everything is in {workdir}: results.json, metrics.jsonl, checkpoints, tokenizer, held-out text",
-        f"next: python -m lm_jax.generate --model={workdir} --prompt='Return the'",
+        f"next: python -m lm_jax.generate --model={workdir} --prompt='The '",
         f"      python eval.py --model={workdir} --text=FILE",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
