@@ -56,7 +56,7 @@ def test_confusion_matrix(sklearn_metrics, num_classes, weighted):
     weights = weights if weighted else None
     confusion = classification.confusion_matrix(labels, predictions, weights=weights)
     expected = sklearn_metrics.confusion_matrix(labels, predictions, sample_weight=weights)
-    np.testing.assert_allclose(confusion, expected, rtol=1e-5)
+    np.testing.assert_allclose(confusion, expected, rtol=1e-12)
     halves = [
         classification.confusion_matrix(
             labels[s],
@@ -66,7 +66,7 @@ def test_confusion_matrix(sklearn_metrics, num_classes, weighted):
         )
         for s in (slice(150), slice(150, None))
     ]
-    np.testing.assert_allclose(sum(halves), confusion, rtol=1e-5)
+    np.testing.assert_allclose(sum(halves), confusion, rtol=1e-12)
 
 
 @pytest.mark.parametrize("zero_division", [0.0, 1.0, np.nan])
@@ -92,7 +92,7 @@ def test_precision_recall_f(sklearn_metrics, average, zero_division):
             ours = classification.precision_recall_f(
                 confusion, average=average, beta=beta, zero_division=zero_division
             )
-            np.testing.assert_allclose(np.array(ours), np.array(expected[:3], float), rtol=1e-6)
+            np.testing.assert_allclose(np.array(ours), np.array(expected[:3], float), rtol=1e-12)
 
 
 def test_functions_of_predictions(sklearn_metrics):
@@ -108,11 +108,11 @@ def test_functions_of_predictions(sklearn_metrics):
             functools.partial(sklearn_metrics.fbeta_score, beta=2.0),
         ),
     ]:
-        np.testing.assert_allclose(ours, theirs(labels, predictions, **expected), rtol=1e-5)
+        np.testing.assert_allclose(ours, theirs(labels, predictions, **expected), rtol=1e-12)
     np.testing.assert_allclose(
         classification.accuracy(labels, predictions, weights=weights),
         sklearn_metrics.accuracy_score(labels, predictions, sample_weight=weights),
-        rtol=1e-6,
+        rtol=1e-12,
     )
 
 
@@ -123,7 +123,7 @@ def test_matthews_correlation(sklearn_metrics, num_classes):
         np.testing.assert_allclose(
             classification.matthews_correlation(labels, predictions, weights=weights),
             sklearn_metrics.matthews_corrcoef(labels, predictions, sample_weight=weights),
-            atol=1e-6,
+            atol=1e-12,
         )
     assert classification.matthews_correlation([0, 1], [1, 1]) == 0
     assert classification.matthews_correlation([0, 1], [0, 1]) == 1
@@ -135,12 +135,12 @@ def test_log_loss(sklearn_metrics):
     np.testing.assert_allclose(
         classification.log_loss(labels, p, weights=weights),
         sklearn_metrics.log_loss(labels, p, sample_weight=weights),
-        rtol=1e-5,
+        rtol=1e-12,
     )
     np.testing.assert_allclose(
         classification.log_loss([0, 1, 1], [0.2, 0.7, 0.6]),
         sklearn_metrics.log_loss([0, 1, 1], [0.2, 0.7, 0.6]),
-        rtol=1e-6,
+        rtol=1e-12,
     )
     assert np.isfinite(classification.log_loss([0, 1], [1.0, 0.0]))
 
@@ -229,6 +229,21 @@ def test_one_class_only_has_no_area(sklearn_metrics):
     assert classification.average_precision([0, 0], [0.1, 0.2]) == expected == 0
     assert classification.average_precision([1, 1], [0.1, 0.2]) == 1
     assert np.isnan(classification.roc_curve([1, 1], [0.1, 0.2]).false_positive_rates).all()
+
+
+def test_under_jit_the_same():
+    labels, predictions, weights = _random_classes(5, 3)
+    p = np.random.default_rng(0).dirichlet(np.ones(3), len(labels))
+    for function, last, options in [
+        (classification.f1, predictions, {"average": "macro", "num_classes": 3}),
+        (classification.recall, predictions, {"average": "weighted", "num_classes": 3}),
+        (classification.matthews_correlation, predictions, {"num_classes": 3}),
+        (classification.accuracy, predictions, {}),
+        (classification.log_loss, p, {}),
+    ]:
+        host = function(labels, last, weights=weights, **options)
+        traced = jax.jit(functools.partial(function, **options))(labels, last, weights=weights)
+        np.testing.assert_allclose(traced, host, rtol=1e-5)
 
 
 def test_confusion_matrix_under_jit_and_its_interval():

@@ -6,20 +6,20 @@ metrics are functions of the confusion matrix, the sum over examples that adds u
     confusion = sum(confusion_matrix(labels, predictions, num_classes=C) for labels, predictions in batches)
     precision_recall_f(confusion, average="macro").f
 
-Under `jax.jit` give `num_classes`; elsewhere it is the largest id plus one, and at least 2.
+Concrete arrays are counted on the host, in float64. Under `jax.jit` give `num_classes`; elsewhere it is the
+largest id plus one, and at least 2.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from lm_jax.errors import UserError
 from lm_jax.metrics.curves import average_precision, precision_recall_curve, roc_auc, roc_curve
+from lm_jax.metrics.host import array, is_traced, library
 
 __all__ = [
     "PrecisionRecallF",
@@ -41,33 +41,39 @@ __all__ = [
 
 def confusion_matrix(
     labels: Any, predictions: Any, *, num_classes: int | None = None, weights: Any = None
-) -> jax.Array:
+) -> Any:
     """[C, C]: how many examples of each label (row) were given each prediction (column).
 
     Counts are integers, or sums of `weights` [N] where these are given. An id outside [0, C) is an error, and
     under `jax.jit`, where none can be raised, is not counted.
     """
-    ids = _class_ids(labels, predictions)
+    labels, predictions = _class_ids(labels, predictions)
     if num_classes is None:
-        num_classes = _num_classes(*ids)
-    _check_range(ids, num_classes)
-    labels, predictions = (jnp.where(jnp.asarray(x) < 0, num_classes, x) for x in ids)
-    weights = jnp.ones(labels.shape, int) if weights is None else jnp.asarray(weights, float)
-    if weights.shape != labels.shape:
+        num_classes = _num_classes(labels, predictions)
+    _check_range([labels, predictions], num_classes)
+    weights = None if weights is None else array(weights)
+    if weights is not None and weights.shape != labels.shape:
         raise UserError(
             f"{weights.shape} weights for {labels.shape} labels", "give one weight for each label"
         )
-    return (
-        jnp.zeros((num_classes, num_classes), weights.dtype).at[labels, predictions].add(weights, mode="drop")
+    cells = labels * num_classes + predictions
+    num_cells = num_classes**2
+    if not is_traced(cells, weights):
+        return np.bincount(cells, weights, num_cells).reshape(num_classes, num_classes)
+    in_range = (labels >= 0) & (labels < num_classes) & (predictions >= 0) & (predictions < num_classes)
+    counts = jnp.zeros(num_cells, int) if weights is None else jnp.zeros(num_cells)
+    counts = counts.at[jnp.where(in_range, cells, num_cells)].add(
+        1 if weights is None else weights, mode="drop"
     )
+    return counts.reshape(num_classes, num_classes)
 
 
 class PrecisionRecallF(NamedTuple):
     """Each a scalar, or [C] without averaging."""
 
-    precision: jax.Array
-    recall: jax.Array
-    f: jax.Array
+    precision: Any
+    recall: Any
+    f: Any
 
 
 def precision_recall_f(
@@ -90,7 +96,7 @@ def precision_recall_f(
         positive: the class of interest in "binary".
         zero_division: what 0 / 0 is. With NaN the means leave such classes out.
     """
-    confusion = jnp.asarray(confusion, float)
+    xp, confusion = library(confusion), array(confusion).astype(float)
     if average not in ("binary", "micro", "macro", "weighted", None):
         raise UserError(f"no average {average!r}", "use 'binary', 'micro', 'macro', 'weighted' or None")
     if average == "binary" and confusion.shape[-1] != 2:
@@ -98,7 +104,7 @@ def precision_recall_f(
             f"average='binary' of {confusion.shape[-1]} classes",
             "use average='macro', 'micro', 'weighted' or None",
         )
-    true_positives = jnp.diagonal(confusion, axis1=-2, axis2=-1)
+    true_positives = xp.diagonal(confusion, axis1=-2, axis2=-1)
     support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     if average == "micro":
         true_positives, support, predicted = (x.sum(axis=-1) for x in (true_positives, support, predicted))
@@ -115,7 +121,7 @@ def precision_recall_f(
     return PrecisionRecallF(*(_mean(x, weights, zero_division) for x in by_class))
 
 
-def precision(labels: Any, predictions: Any, **options: Any) -> jax.Array:
+def precision(labels: Any, predictions: Any, **options: Any) -> Any:
     """TP / (TP + FP), the share of the predictions of a class that are right.
 
     Options are those of `confusion_matrix` and `precision_recall_f`.
@@ -123,31 +129,30 @@ def precision(labels: Any, predictions: Any, **options: Any) -> jax.Array:
     return _from_predictions(labels, predictions, **options).precision
 
 
-def recall(labels: Any, predictions: Any, **options: Any) -> jax.Array:
+def recall(labels: Any, predictions: Any, **options: Any) -> Any:
     """TP / (TP + FN), the share of the labels of a class that are found. Options as for `precision`."""
     return _from_predictions(labels, predictions, **options).recall
 
 
-def f_beta(labels: Any, predictions: Any, beta: float, **options: Any) -> jax.Array:
+def f_beta(labels: Any, predictions: Any, beta: float, **options: Any) -> Any:
     """The weighted harmonic mean of precision and recall. Options as for `precision`."""
     return _from_predictions(labels, predictions, beta=beta, **options).f
 
 
-def f1(labels: Any, predictions: Any, **options: Any) -> jax.Array:
+def f1(labels: Any, predictions: Any, **options: Any) -> Any:
     """2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall. Options as for `precision`."""
     return f_beta(labels, predictions, 1.0, **options)
 
 
-def accuracy(labels: Any, predictions: Any, *, weights: Any = None) -> jax.Array:
+def accuracy(labels: Any, predictions: Any, *, weights: Any = None) -> Any:
     """The share of the predictions that equal the label, in [0, 1]."""
-    labels, predictions = (jnp.asarray(x) for x in _class_ids(labels, predictions))
-    correct = (labels == predictions).astype(float)
-    return correct.mean() if weights is None else jnp.average(correct, weights=jnp.asarray(weights, float))
+    labels, predictions = _class_ids(labels, predictions)
+    return _weighted_mean((labels == predictions).astype(float), weights)
 
 
 def matthews_correlation(
     labels: Any, predictions: Any, *, num_classes: int | None = None, weights: Any = None
-) -> jax.Array:
+) -> Any:
     """Correlation of labels and predictions, in [−1, 1]; 0 where either is constant.
 
     With the shares c_kl of the confusion matrix, its row sums t and column sums p,
@@ -158,17 +163,17 @@ def matthews_correlation(
     )
 
 
-def matthews_correlation_of(confusion: Any) -> jax.Array:
+def matthews_correlation_of(confusion: Any) -> Any:
     """`matthews_correlation` of a confusion matrix [..., C, C]."""
-    shares = jnp.asarray(confusion, float)
+    xp, shares = library(confusion), array(confusion).astype(float)
     shares = shares / shares.sum(axis=(-2, -1), keepdims=True)
     t, p = shares.sum(axis=-1), shares.sum(axis=-2)
-    covariance = jnp.trace(shares, axis1=-2, axis2=-1) - (t * p).sum(axis=-1)
-    variances = (1 - jnp.square(t).sum(axis=-1)) * (1 - jnp.square(p).sum(axis=-1))
-    return jnp.where(variances > 0, covariance / jnp.sqrt(jnp.where(variances > 0, variances, 1)), 0)
+    covariance = xp.trace(shares, axis1=-2, axis2=-1) - (t * p).sum(axis=-1)
+    variances = (1 - xp.square(t).sum(axis=-1)) * (1 - xp.square(p).sum(axis=-1))
+    return xp.where(variances > 0, covariance / xp.sqrt(xp.where(variances > 0, variances, 1)), 0)
 
 
-def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> jax.Array:
+def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> Any:
     """−Σ w_i ln p_i(label_i) / Σ w_i, in nats, at least 0.
 
     Args:
@@ -178,17 +183,16 @@ def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> jax.Arr
         weights: [N]; None: ones.
     """
     (labels,) = _class_ids(labels)
-    p = jnp.asarray(probabilities)
+    xp, p = library(labels, probabilities), array(probabilities)
     p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
     if p.ndim == 1:
-        p = jnp.stack([1 - p, p], axis=-1)
+        p = xp.stack([1 - p, p], axis=-1)
     if p.shape[:-1] != labels.shape:
         raise UserError(f"{p.shape} probabilities for {labels.shape} labels", "give a row for each label")
     _check_range([labels], p.shape[-1])
     epsilon = float(jnp.finfo(p.dtype).eps)
-    p_label = jnp.take_along_axis(p, jnp.asarray(labels)[:, None], axis=-1)[:, 0]
-    nats = -jnp.log(jnp.clip(p_label, epsilon, 1 - epsilon))
-    return nats.mean() if weights is None else jnp.average(nats, weights=jnp.asarray(weights, p.dtype))
+    p_label = xp.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
+    return _weighted_mean(-xp.log(xp.clip(p_label, epsilon, 1 - epsilon)), weights)
 
 
 def _from_predictions(
@@ -200,7 +204,7 @@ def _from_predictions(
 
 def _class_ids(*arrays: Any) -> list[Any]:
     """Arrays [N] of integers, of one length."""
-    ids = [x if isinstance(x, Tracer) else np.asarray(x) for x in arrays]
+    ids = [array(x) for x in arrays]
     shapes = [x.shape for x in ids]
     if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) != 1 or not shapes[0][0]:
         raise UserError(
@@ -215,27 +219,35 @@ def _class_ids(*arrays: Any) -> list[Any]:
 
 
 def _num_classes(*ids: Any) -> int:
-    if any(isinstance(x, Tracer) for x in ids):
+    if is_traced(*ids):
         raise UserError("the number of classes is not known under jax.jit", "give num_classes")
     return max(2, *(int(x.max()) + 1 for x in ids))
 
 
 def _check_range(ids: list[Any], num_classes: int) -> None:
     for x in ids:
-        if not isinstance(x, Tracer) and not 0 <= x.min() <= x.max() < num_classes:
+        if not is_traced(x) and not 0 <= x.min() <= x.max() < num_classes:
             raise UserError(
                 f"class ids range from {x.min()} to {x.max()}, not over 0 to {num_classes - 1}",
                 "number the classes from 0, and give num_classes where some are missing",
             )
 
 
-def _divide(numerator: jax.Array, denominator: jax.Array, zero_division: float) -> jax.Array:
-    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), zero_division)
+def _weighted_mean(values: Any, weights: Any) -> Any:
+    if weights is None:
+        return values.mean()
+    weights = array(weights)
+    return (values * weights).sum() / weights.sum()
 
 
-def _mean(values: jax.Array, weights: jax.Array, zero_division: float) -> jax.Array:
+def _divide(numerator: Any, denominator: Any, zero_division: float) -> Any:
+    xp, divides = library(numerator, denominator), denominator > 0
+    return xp.where(divides, numerator / xp.where(divides, denominator, 1), zero_division)
+
+
+def _mean(values: Any, weights: Any, zero_division: float) -> Any:
     """The mean over the last axis, without NaN; `zero_division` where nothing is weighed."""
-    weights = jnp.where(jnp.isnan(values), 0, weights)
-    return _divide(
-        (jnp.where(weights > 0, values, 0) * weights).sum(axis=-1), weights.sum(axis=-1), zero_division
-    )
+    xp = library(values, weights)
+    weights = xp.where(xp.isnan(values), 0, weights)
+    total = (xp.where(weights > 0, values, 0) * weights).sum(axis=-1)
+    return _divide(total, weights.sum(axis=-1), zero_division)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from lm_jax.errors import UserError
+from lm_jax.metrics.host import array, is_traced, library
 
 
 class RocCurve(NamedTuple):
@@ -91,12 +91,12 @@ def average_precision(labels: Any, scores: Any, *, weights: Any = None, average:
 
 
 def _by_class(area: Any, labels: Any, scores: Any, weights: Any, average: str | None) -> Any:
-    labels, scores = _array(labels), _array(scores)
+    labels, scores = array(labels), array(scores)
     if scores.ndim < 2:
         return _binary(area, labels, scores, weights)
     if average not in ("macro", "weighted", None):
         raise UserError(f"no average {average!r} of areas", "use 'macro', 'weighted' or None")
-    xp = _library(labels, scores)
+    xp = library(labels, scores)
     classes = np.arange(scores.shape[1])
     is_class_NC = labels[:, None] == classes[None]
     areas_C = xp.stack([_binary(area, is_class_NC[:, c], scores[:, c], weights) for c in classes])
@@ -111,7 +111,7 @@ def _by_class(area: Any, labels: Any, scores: Any, weights: Any, average: str | 
 
 def _binary(area: Any, labels: Any, scores: Any, weights: Any) -> Any:
     labels, scores, weights = _check(labels, scores, weights)
-    if _library(labels, scores, weights) is jnp:
+    if is_traced(labels, scores, weights):
         return area(*_points(labels, scores, weights), jnp)
     fp, tp, _ = _thresholds(labels, scores, weights)
     return area(fp, tp, np)
@@ -164,8 +164,8 @@ def _order_key(scores: jax.Array) -> jax.Array:
 
 def _check(labels: Any, scores: Any, weights: Any) -> tuple[Any, Any, Any]:
     """Labels as booleans, scores and weights of the same length; without NaN and weights of 0 on the host."""
-    labels, scores = _array(labels), _array(scores)
-    weights = None if weights is None else _array(weights)
+    labels, scores = array(labels), array(scores)
+    weights = None if weights is None else array(weights)
     lengths = [x.shape for x in (labels, scores, weights) if x is not None]
     if len(set(lengths)) != 1 or len(lengths[0]) != 1 or not lengths[0][0]:
         raise UserError(
@@ -173,7 +173,7 @@ def _check(labels: Any, scores: Any, weights: Any) -> tuple[Any, Any, Any]:
             + ("" if weights is None else f" with weights of shape {weights.shape}"),
             "give one label and one score for each of at least one example",
         )
-    if _library(labels, scores, weights) is jnp:
+    if is_traced(labels, scores, weights):
         return labels.astype(bool), scores, weights
     if not np.isin(labels, (0, 1)).all():
         raise UserError(
@@ -186,14 +186,6 @@ def _check(labels: Any, scores: Any, weights: Any) -> tuple[Any, Any, Any]:
         return labels, scores, None
     counts = weights != 0
     return labels[counts], scores[counts], weights[counts].astype(float)
-
-
-def _array(x: Any) -> Any:
-    return x if isinstance(x, Tracer) else np.asarray(x)
-
-
-def _library(*arrays: Any) -> Any:
-    return jnp if any(isinstance(x, Tracer) for x in arrays) else np
 
 
 def _ratio(counts: np.ndarray, total: float) -> np.ndarray:

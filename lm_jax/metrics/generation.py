@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.batch import Array, Sums
 from lm_jax.errors import UserError
-from lm_jax.metrics.matching import lengths
+from lm_jax.metrics.matching import are_ngrams, lengths
 from lm_jax.metrics.overlap import distinct_ngrams
 
 
@@ -23,7 +22,7 @@ def distinct_n(ids_BT: Array, n: int) -> Sums:
     Li et al. 2016, section 5, but for their denominator, which is tokens. Every text counts its own n-grams;
     `corpus_distinct_n` counts those of all texts together.
     """
-    return Sums(distinct_ngrams(ids_BT, n), jnp.maximum(lengths(ids_BT) - n + 1, 0))
+    return Sums(distinct_ngrams(ids_BT, n), are_ngrams(ids_BT, n).sum(axis=-1))
 
 
 def repetition_rate(ids_BT: Array, n: int = 4) -> Sums:

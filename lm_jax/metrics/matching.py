@@ -12,7 +12,7 @@ nothing and must come after the tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,45 +23,32 @@ from lm_jax.errors import UserError
 _WORD = 32
 
 
-class Occurrences(NamedTuple):
-    """For the n-gram that starts at each position of the first text, [B, T]; 0 where none fits.
-
-    Attributes:
-        valid: whether an n-gram fits there, padding aside.
-        earlier: how often it occurs before this position in the same text.
-        elsewhere: how often it occurs in the second text.
-    """
-
-    valid: jax.Array
-    earlier: jax.Array
-    elsewhere: jax.Array
-
-
 def lengths(ids_BT: Array) -> jax.Array:
     """The number of tokens of each text, [B], of ids [B, T] (or of any [..., T])."""
     return (jnp.asarray(ids_BT) >= 0).sum(axis=-1)
 
 
-def ngram_occurrences(a_BT: Array, b_BS: Array, max_order: int) -> list[Occurrences]:
-    """The occurrences of the n-grams of a, for n = 1 to `max_order`."""
-    a_TB, b_SB = _pairs_last(a_BT, b_BS)
-    position_T1 = jnp.arange(a_TB.shape[0])[:, None]
-    valid = [position_T1 + n <= lengths(a_BT)[None] for n in range(1, max_order + 1)]
-    earlier = _count_ngrams(a_TB, a_TB, max_order, before=True)
-    elsewhere = _count_ngrams(a_TB, b_SB, max_order, before=False)
-    return [Occurrences(*(x_TB.T for x_TB in of_order)) for of_order in zip(valid, earlier, elsewhere)]
+def are_ngrams(ids_BT: Array, n: int) -> jax.Array:
+    """Whether an n-gram without padding starts at each position, bool [B, T]."""
+    ids_BT = jnp.asarray(ids_BT)
+    longer = jnp.pad(ids_BT, [(0, 0), (0, n - 1)], constant_values=-1)
+    return jnp.stack([longer[:, k : k + ids_BT.shape[1]] >= 0 for k in range(n)]).all(axis=0)
+
+
+def count_earlier(ids_BT: Array, max_order: int) -> list[jax.Array]:
+    """How often the n-gram at each position occurs earlier in its text, int32 [B, T], n = 1 to `max_order`."""
+    ids_TB, _ = _pairs_last(ids_BT, ids_BT)
+    return [x_TB.T for x_TB in _count_ngrams(ids_TB, ids_TB, max_order, before=True)]
+
+
+def count_in(a_BT: Array, b_BS: Array, max_order: int) -> list[jax.Array]:
+    """How often the n-gram at each position of a occurs in b, int32 [B, T], n = 1 to `max_order`."""
+    return [x_TB.T for x_TB in _count_ngrams(*_pairs_last(a_BT, b_BS), max_order, before=False)]
 
 
 def lcs_length(a_BT: Array, b_BS: Array) -> jax.Array:
     """Length of a longest common subsequence of each pair, [B] (Hyyrö 2004, figure 5)."""
-    a_TB, b_SB = _pairs_last(a_BT, b_BS)
-    words_WKB = _words(b_SB)
-
-    def add_token(column_WB, token_B):
-        return _next_column(column_WB, _match(token_B[None], words_WKB)), None
-
-    column_WB, _ = jax.lax.scan(add_token, _ones(words_WKB), a_TB)
-    return _count(~column_WB)
+    return _lcs_length(*_pairs_last(a_BT, b_BS))
 
 
 def lcs_mask(a_BT: Array, b_BS: Array) -> jax.Array:
@@ -71,7 +58,22 @@ def lcs_mask(a_BT: Array, b_BS: Array) -> jax.Array:
     back in b where that loses nothing that going back in a keeps, t[i, j − 1] > t[i − 1, j]: rouge_score's
     choice for a the reference, and that of `rouge` for a the hypothesis.
     """
-    a_TB, b_SB = _pairs_last(a_BT, b_BS)
+    return _lcs_mask(*_pairs_last(a_BT, b_BS)).T
+
+
+@jax.jit
+def _lcs_length(a_TB, b_SB):
+    words_WKB = _words(b_SB)
+
+    def add_token(column_WB, token_B):
+        return _next_column(column_WB, _match(token_B[None], words_WKB)), None
+
+    column_WB, _ = jax.lax.scan(add_token, _ones(words_WKB), a_TB)
+    return _count(~column_WB)
+
+
+@jax.jit
+def _lcs_mask(a_TB, b_SB):
     words_WKB = _words(a_TB)
     ones_WB = _ones(words_WKB)
 
@@ -93,7 +95,7 @@ def lcs_mask(a_BT: Array, b_BS: Array) -> jax.Array:
     carry = (ones_WB, jnp.zeros_like(ones_WB))
     (_, chosen_WB), _ = jax.lax.scan(backward, carry, (column_SWB, b_SB), reverse=True)
     bits_WKB = chosen_WB[:, None] >> jnp.arange(_WORD, dtype=jnp.uint32)[None, :, None] & 1
-    return bits_WKB.reshape(-1, a_TB.shape[1])[: a_TB.shape[0]].T.astype(bool)
+    return bits_WKB.reshape(-1, a_TB.shape[1])[: a_TB.shape[0]].astype(bool)
 
 
 def _pairs_last(a_BT: Array, b_BS: Array) -> tuple[jax.Array, jax.Array]:
@@ -122,6 +124,7 @@ def _match(a_XB: jax.Array, words_XKB: jax.Array) -> jax.Array:
     return ((a_XB[:, None] == words_XKB).astype(jnp.uint32) << place_1K1).sum(axis=1, dtype=jnp.uint32)
 
 
+@functools.partial(jax.jit, static_argnames=("max_order", "before"))
 def _count_ngrams(a_TB: jax.Array, b_SB: jax.Array, max_order: int, before: bool) -> list[jax.Array]:
     """How often the n-gram at each position of a occurs in b, at an earlier position where `before`, [T, B].
 

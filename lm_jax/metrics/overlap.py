@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from lm_jax.batch import Array
 from lm_jax.errors import UserError
-from lm_jax.metrics.matching import Occurrences, lcs_length, lcs_mask, lengths, ngram_occurrences
+from lm_jax.metrics.matching import are_ngrams, count_earlier, count_in, lcs_length, lcs_mask, lengths
 from lm_jax.metrics.smoothing import SMOOTHINGS, Counts, orders_read
 
 
@@ -66,13 +66,13 @@ def bleu_statistics(
     num_references_B = jnp.full(B, R) if num_references_B is None else jnp.asarray(num_references_B)
     present_BR = jnp.arange(R)[None] < num_references_B[:, None]
 
-    by_reference = [ngram_occurrences(hypotheses_BT, references_BRS[:, r], max_order) for r in range(R)]
+    repeated = jnp.repeat(hypotheses_BT, R, axis=0)
+    found = count_in(repeated, references_BRS.reshape(B * R, -1), max_order)
     matches, totals = [], []
-    for n in range(max_order):
-        found_BTR = jnp.stack([occurrences[n].elsewhere for occurrences in by_reference], axis=-1)
-        allowed_BT = jnp.where(present_BR[:, None], found_BTR, 0).max(axis=-1)
-        matches.append((by_reference[0][n].earlier < allowed_BT).sum(axis=-1))
-        totals.append(jnp.maximum(by_reference[0][n].valid.sum(axis=-1), min_total))
+    for n, (earlier_BT, found_XT) in enumerate(zip(count_earlier(hypotheses_BT, max_order), found), 1):
+        allowed_BRT = jnp.where(present_BR[:, :, None], found_XT.reshape(B, R, -1), 0)
+        matches.append(_common(earlier_BT, allowed_BRT.max(axis=1)))
+        totals.append(jnp.maximum(are_ngrams(hypotheses_BT, n).sum(axis=-1), min_total))
 
     length_B, length_BR = lengths(hypotheses_BT), lengths(references_BRS)
     distance_BR = jnp.where(present_BR, jnp.abs(length_BR - length_B[:, None]), jnp.iinfo(jnp.int32).max)
@@ -160,12 +160,18 @@ def rouge_orders(
     hypotheses_BT: Array, references_BS: Array, max_order: int, *, distinct: bool = False
 ) -> list[Overlap]:
     """ROUGE-1 to ROUGE-`max_order` at the cost of the last."""
-    of_hypothesis = ngram_occurrences(hypotheses_BT, references_BS, max_order)
-    if distinct:
-        own = (ngram_occurrences(ids, ids, max_order) for ids in (hypotheses_BT, references_BS))
-        return [Overlap(*map(_common_distinct, of_order)) for of_order in zip(of_hypothesis, *own)]
-    in_reference = (jnp.maximum(lengths(references_BS) - n, 0) for n in range(max_order))
-    return [Overlap(_common(h), h.valid.sum(axis=-1), r) for h, r in zip(of_hypothesis, in_reference)]
+    earlier = count_earlier(hypotheses_BT, max_order)
+    found = count_in(hypotheses_BT, references_BS, max_order)
+    texts = (hypotheses_BT, references_BS)
+    overlaps = []
+    for n in range(1, max_order + 1):
+        if distinct:
+            common = ((earlier[n - 1] == 0) & (found[n - 1] > 0)).sum(axis=-1)
+            overlaps.append(Overlap(common, *(distinct_ngrams(ids, n) for ids in texts)))
+        else:
+            common = _common(earlier[n - 1], found[n - 1])
+            overlaps.append(Overlap(common, *(are_ngrams(ids, n).sum(axis=-1) for ids in texts)))
+    return overlaps
 
 
 def rouge_l(hypotheses_BT: Array, references_BS: Array) -> Overlap:
@@ -188,7 +194,7 @@ def rouge_lsum(hypotheses_BKT: Array, references_BLS: Array, *, distinct: bool =
         common = _union_of_subsequences(hypotheses_BKT, references_BLS)
         return Overlap(*(distinct_ngrams(ids, 1) for ids in (common, hypotheses, references)))
     common = _union_of_subsequences(references_BLS, hypotheses_BKT)
-    matches = _common(ngram_occurrences(common, hypotheses, 1)[0])
+    matches = _common(count_earlier(common, 1)[0], count_in(common, hypotheses, 1)[0])
     return Overlap(matches, lengths(hypotheses), lengths(references))
 
 
@@ -204,7 +210,7 @@ def precision_recall_f(overlap: Overlap, *, beta: float = 1.0, epsilon: float = 
 
 def distinct_ngrams(ids_BT: Array, n: int) -> jax.Array:
     """The number of different n-grams of each text, [B]."""
-    return _common_distinct(ngram_occurrences(ids_BT, ids_BT, n)[-1])
+    return (are_ngrams(ids_BT, n) & (count_earlier(ids_BT, n)[-1] == 0)).sum(axis=-1)
 
 
 def _as_floats(statistics: BleuStatistics) -> BleuStatistics:
@@ -246,14 +252,9 @@ def _weights(counts: Counts, weights: Array | None, effective_order: bool) -> ja
     return jnp.asarray(used / jnp.maximum(used.sum(axis=-1, keepdims=True), 1))
 
 
-def _common(occurrences: Occurrences) -> jax.Array:
-    """The n-grams of a that b has too, each as often as in both, [B]."""
-    return (occurrences.earlier < occurrences.elsewhere).sum(axis=-1)
-
-
-def _common_distinct(occurrences: Occurrences) -> jax.Array:
-    """The different n-grams of a that b has too, [B]."""
-    return ((occurrences.elsewhere > 0) & (occurrences.earlier == 0)).sum(axis=-1)
+def _common(earlier_BT: jax.Array, found_BT: jax.Array) -> jax.Array:
+    """The n-grams of a that b has too, each as often as in both: those with fewer before than b has; [B]."""
+    return (earlier_BT < found_BT).sum(axis=-1)
 
 
 def _union_of_subsequences(a_BKT: jax.Array, b_BLS: jax.Array) -> jax.Array:

@@ -1,0 +1,26 @@
+"""Where a metric of arrays runs: concrete ones on the host in numpy, those of `jax.jit` and `vmap` in jnp.
+
+The host keeps float64 as it is given, compiles nothing, and can refuse what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def is_traced(*arrays: Any) -> bool:
+    return any(isinstance(x, Tracer) for x in arrays)
+
+
+def array(x: Any) -> Any:
+    """A traced array as it is, anything else as a numpy array."""
+    return x if is_traced(x) else np.asarray(x)
+
+
+def library(*arrays: Any) -> Any:
+    """jax.numpy where any is traced, else numpy."""
+    return jnp if is_traced(*arrays) else np
