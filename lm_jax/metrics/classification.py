@@ -156,7 +156,7 @@ def matthews_correlation(
     """Correlation of labels and predictions, in [−1, 1]; 0 where either is constant.
 
     With the shares c_kl of the confusion matrix, its row sums t and column sums p,
-    (Σ c_kk − t · p) / √((1 − t · t) (1 − p · p)) (Gorodkin 2004, equation 8).
+    (Σ c_kk − t · p) / √((1 − t · t) (1 − p · p)) (Gorodkin 2004).
     """
     return matthews_correlation_of(
         confusion_matrix(labels, predictions, num_classes=num_classes, weights=weights)

@@ -3,7 +3,8 @@
 The equality of two positions is a bit, and 32 of them are a word, so that an n-gram comparison is one shift
 and one AND, and a column of the dynamic programme one addition. The pairs lie innermost, to vectorise. Bits
 are counted in the loop over words that makes them: left to itself, XLA on a CPU fuses the making of all words
-with their counting into scalar code, ten times slower.
+with their counting into scalar code, ten times slower. The additions are those of Hyyrö 2004, "Bit-parallel
+LCS-length computation revisited".
 
 B: pairs. T: positions of the first text. S: positions of the second. W: words of 32 of these positions; bit k
 of word w stands for position 32 w + k. Ids are integers [B, T]; a negative id is padding, which matches
@@ -36,18 +37,18 @@ def are_ngrams(ids_BT: Array, n: int) -> jax.Array:
 
 
 def count_earlier(ids_BT: Array, max_order: int) -> list[jax.Array]:
-    """How often the n-gram at each position occurs earlier in its text, int32 [B, T], n = 1 to `max_order`."""
+    """How often the n-gram at each position occurs before it in the text, for n = 1 to `max_order`, [B, T]."""
     ids_TB, _ = _pairs_last(ids_BT, ids_BT)
     return [x_TB.T for x_TB in _count_ngrams(ids_TB, ids_TB, max_order, before=True)]
 
 
 def count_in(a_BT: Array, b_BS: Array, max_order: int) -> list[jax.Array]:
-    """How often the n-gram at each position of a occurs in b, int32 [B, T], n = 1 to `max_order`."""
+    """How often the n-gram at each position of a occurs in b, for n = 1 to `max_order`, [B, T]."""
     return [x_TB.T for x_TB in _count_ngrams(*_pairs_last(a_BT, b_BS), max_order, before=False)]
 
 
 def lcs_length(a_BT: Array, b_BS: Array) -> jax.Array:
-    """Length of a longest common subsequence of each pair, [B] (Hyyrö 2004, figure 5)."""
+    """Length of a longest common subsequence of each pair, [B] (Hyyrö 2004)."""
     return _lcs_length(*_pairs_last(a_BT, b_BS))
 
 
