@@ -96,6 +96,14 @@ def test_scores_do_not_depend_on_pieces_and_hash_tables(monkeypatch, model, piec
     assert set(scores.matched) == {0, 1, 2, 3}
 
 
+def test_a_model_whose_highest_orders_are_all_pruned(monkeypatch):
+    monkeypatch.setattr(query, "_INDEX_FROM", 0)
+    config = NGramConfig(order=3, smoothing="witten_bell", prune=(0, 0, 9))
+    model = estimate(counts.from_text(TEXT, 3), config)
+    assert len(model.log10_probs[2]) == 0
+    assert model.score(model.vocabulary.encode(TEXT)).matched.max() == 2
+
+
 def test_text_without_a_beginning_is_scored_without_a_history(model):
     ids = model.vocabulary.ids(["sat", "on"])
     assert model.score(ids).matched.tolist() == [1, 2]

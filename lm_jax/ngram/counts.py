@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.ngram import memory, vocabulary
+from lm_jax.ngram import memory
 from lm_jax.ngram.trie import Trie, pieces
-from lm_jax.ngram.vocabulary import BOS, EOS, Progress, Source, Vocabulary
+from lm_jax.ngram.vocabulary import BOS, EOS, Progress, Source, Vocabulary, estimate_tokens, limit, read
 
 MAX_ORDER = 8
 _PIECE = 1 << 13  # positions that are sorted at a time
@@ -68,35 +68,39 @@ def from_text(
     Raises:
         UserError: see `vocabulary.read` and `count`.
     """
-    _check_memory(vocabulary.estimate_tokens(source), order)
-    words, stream = vocabulary.read(source, literal_unk, progress)
+    _check_memory(estimate_tokens(source), order)
+    vocabulary, stream = read(source, literal_unk, progress)
     if min_count > 1 or max_size is not None:
-        words, stream = vocabulary.limit(words, stream, min_count, max_size)
-    return count(stream, words, order, progress)
+        vocabulary, stream = limit(vocabulary, stream, min_count, max_size)
+    return count(stream, vocabulary, order, progress)
 
 
-def count(stream: np.ndarray, words: Vocabulary, order: int, progress: Progress | None = None) -> NGramCounts:
+def count(
+    stream: np.ndarray, vocabulary: Vocabulary, order: int, progress: Progress | None = None
+) -> NGramCounts:
     """Count the n-grams of a stream.
 
     Args:
         stream: ids of whole sentences, each `<s> word ... word </s>`; `vocabulary.mark` makes one.
-        words: the vocabulary of the ids.
+        vocabulary: the words of the ids.
         order: the highest order, 1 to 8.
         progress: hears how far the work is.
 
     Raises:
         UserError: the order is out of range, the stream is empty or not one, or the memory is too small.
     """
-    stream = _check(stream, words, order)
-    splitter = _Splitter(stream, len(words), order)
+    stream = _check(stream, len(vocabulary), order)
+    splitter = _Splitter(stream, len(vocabulary), order)
     if order > 1:
         splitter.run(progress)
     trie = splitter.trie()
     counts = [level.counts.values for level in splitter.levels]
-    return NGramCounts(words, trie, counts, splitter.suffixes(), trie.suffixes(_last_words(stream, order)))
+    return NGramCounts(
+        vocabulary, trie, counts, splitter.suffixes(), trie.suffixes(_last_words(stream, order))
+    )
 
 
-def _check(stream: np.ndarray, words: Vocabulary, order: int) -> np.ndarray:
+def _check(stream: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
     """The stream as int32, if all is well."""
     if not 1 <= order <= MAX_ORDER:
         raise UserError(f"order {order} is out of range", f"choose 1 to {MAX_ORDER}")
@@ -105,9 +109,9 @@ def _check(stream: np.ndarray, words: Vocabulary, order: int) -> np.ndarray:
     begins, ends = np.flatnonzero(stream == BOS), np.flatnonzero(stream == EOS)
     if begins[:1].tolist() != [0] or not np.array_equal(np.append(begins[1:], len(stream)), ends + 1):
         raise UserError("the ids are not sentences of <s> word ... word </s>", "join them by vocabulary.mark")
-    if stream.min() < 0 or stream.max() >= len(words):
+    if stream.min() < 0 or stream.max() >= vocab_size:
         raise UserError(
-            f"ids from {stream.min()} to {stream.max()} for a vocabulary of {len(words)} words",
+            f"ids from {stream.min()} to {stream.max()} for a vocabulary of {vocab_size} words",
             "give the vocabulary the ids were made with",
         )
     if len(stream) > np.iinfo(np.int32).max:
@@ -163,11 +167,10 @@ class _Splitter:
 
     def run(self, progress: Progress | None) -> None:
         """Make orders 2 and above."""
-        sizes = self.levels[0].counts.values
-        starts = np.concatenate([[0], np.cumsum(sizes)])
+        starts = np.concatenate([[0], np.cumsum(self.levels[0].counts.values)])
         # A first rough sort by words: 256 buckets of successive words, of about as many positions each.
-        bucket_of = (starts[:-1] * 256 // len(self.stream)).astype(np.uint8)
-        edges = np.append(np.flatnonzero(np.diff(bucket_of, prepend=-1)), len(sizes)).tolist()
+        bucket_of = np.minimum(starts[:-1] * 256 // len(self.stream), 255).astype(np.uint8)
+        edges = np.append(np.flatnonzero(np.diff(bucket_of, prepend=-1)), len(bucket_of)).tolist()
         positions = np.argsort(bucket_of.take(self.stream), kind="stable").astype(np.int32)
         for first, end in itertools.pairwise(edges):
             here = positions[starts[first] : starts[end]].astype(np.int64)

@@ -48,7 +48,7 @@ class IdTable:
         Args:
             hashes: uint64 hashes of the keys.
             is_match: given candidate ids and the rows they are for (None: all rows), says which are right.
-                A candidate of -1 must be answered with False.
+                The answer for a candidate of -1, which is none, does not matter.
         """
         slots = (hashes >> self._shift).view(np.int64)
         found = self._slots.take(slots)

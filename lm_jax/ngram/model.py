@@ -146,7 +146,7 @@ class NGramModel:
         temperature: float = 1.0,
         without: Sequence[int] = (UNK,),
     ) -> list[int]:
-        """Draw words one after the other, up to and with `</s>`.
+        """Draw words one after the other, up to and with `</s>`, or till there is none to draw.
 
         Args:
             history: ids of the words before; see `next_distribution`.
@@ -159,6 +159,8 @@ class NGramModel:
         while len(drawn) < max_words and drawn[-1:] != [EOS]:
             probs = self.next_distribution([*history, *drawn])
             probs[list(without)] = 0.0
+            if not probs.any():
+                break
             if temperature == 0:
                 drawn.append(int(probs.argmax()))
                 continue

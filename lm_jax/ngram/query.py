@@ -21,7 +21,7 @@ class Index:
 
     def __init__(self, last_words: np.ndarray, first_child: np.ndarray):
         """Make the table for n-grams by their last words and where each context's children begin."""
-        self._keys = np.empty(len(last_words), np.uint64)
+        self._keys = np.zeros(max(len(last_words), 1), np.uint64)  # one at least, to be looked at in vain
         self._table = IdTable(len(last_words))
         for first, end in pieces(first_child, _PIECE):
             here = slice(int(first_child[first]), int(first_child[end]))
@@ -34,9 +34,7 @@ class Index:
         keys = _key(contexts, words)
 
         def is_match(ids: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-            return (self._keys.take(ids, mode="wrap") == (keys if rows is None else keys.take(rows))) & (
-                ids >= 0
-            )
+            return self._keys.take(ids) == (keys if rows is None else keys.take(rows))
 
         return self._table.find(mix(keys), is_match)
 

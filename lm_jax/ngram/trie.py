@@ -44,20 +44,16 @@ class Trie(NamedTuple):
             int64 ids, -1 where there is no such n-gram.
         """
         last_words, first_child = self.words[order - 1], self.first_child[order - 2]
-        low, end = first_child[contexts].astype(np.int64), first_child[np.add(contexts, 1)].astype(np.int64)
+        low, end = first_child[contexts].astype(np.int64), first_child[contexts + 1].astype(np.int64)
         high = end.copy()
-        rows = np.flatnonzero(low < high)
-        while len(rows):
+        while len(rows := np.flatnonzero(low < high)):
             middle = (low[rows] + high[rows]) >> 1
-            before = last_words[middle] < words[rows]
-            low[rows], high[rows] = (
-                np.where(before, middle + 1, low[rows]),
-                np.where(before, high[rows], middle),
-            )
-            rows = rows[low[rows] < high[rows]]
+            is_before = last_words[middle] < words[rows]
+            low[rows[is_before]] = middle[is_before] + 1
+            high[rows[~is_before]] = middle[~is_before]
         rows = np.flatnonzero(low < end)
-        found = np.full(len(low), -1, np.int64)
         rows = rows[last_words[low[rows]] == words[rows]]
+        found = np.full(len(low), -1)
         found[rows] = low[rows]
         return found
 
@@ -69,11 +65,11 @@ class Trie(NamedTuple):
         ids: list[int] = []
         for order in range(1, min(self.order, len(words)) + 1):
             node = int(words[-order])
-            for depth in range(2, order + 1):
+            for depth, word in enumerate(words[len(words) - order + 1 :], 2):
                 low, high = self.first_child[depth - 2][node : node + 2]
                 children = self.words[depth - 1][low:high]
-                at = int(np.searchsorted(children, words[depth - 1 - order]))
-                if at == len(children) or children[at] != words[depth - 1 - order]:
+                at = int(np.searchsorted(children, children.dtype.type(word)))
+                if at == len(children) or children[at] != word:
                     return ids
                 node = int(low) + at
             ids.append(node)

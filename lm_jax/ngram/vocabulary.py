@@ -94,13 +94,13 @@ def read(
     """
     table = WordTable([SPECIALS[UNK] if literal_unk else b"", *_UNNAMED[1:]], _MARKS)
     stream = _stream(source, table.find_or_add, progress)
-    for i, word in enumerate(table.words[3:], 3):
-        if word in SPECIALS:
-            line = 1 + np.count_nonzero(stream[: np.argmax(stream == i)] == EOS)
+    for word in SPECIALS:
+        if word in table.words[3:]:
+            line = 1 + np.count_nonzero(stream[: np.argmax(stream == table.words.index(word, 3))] == EOS)
             raise UserError(
                 f"the text holds {word.decode()} as a word, first in line {line}",
                 "rename it or take it out"
-                + ", or count it as the unknown word: literal_unk" * (word == SPECIALS[UNK]),
+                + ("; literal_unk counts it as the unknown word" if word == SPECIALS[UNK] else ""),
             )
     return Vocabulary(table.words[3:]), stream
 
@@ -127,8 +127,7 @@ def limit(
     counts[: len(SPECIALS)] = np.iinfo(counts.dtype).max
     keep = counts >= min_count
     if max_size is not None:
-        most_frequent = np.argsort(-counts, kind="stable")[: max_size + len(SPECIALS)]
-        keep &= np.isin(np.arange(len(counts)), most_frequent)
+        keep[np.argsort(-counts, kind="stable")[max_size + len(SPECIALS) :]] = False
     new_ids = np.where(keep, np.cumsum(keep) - 1, UNK).astype(np.int32)
     return Vocabulary(vocabulary.words[i] for i in np.flatnonzero(keep)), new_ids[stream]
 

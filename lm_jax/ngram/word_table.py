@@ -1,4 +1,4 @@
-"""White-space separated words found in text and looked up, by numpy calls over a mebibyte at a time.
+"""White-space separated words found in text and looked up, many at a time by numpy calls.
 
 A word's first eight bytes, zero-padded, are its key, so that most words are found by one look into a hash
 table and one comparison. A longer word's key is a hash with a zero in its first byte, where no short word
@@ -136,7 +136,7 @@ class WordTable:
 
     def _find_keys(self, keys: np.ndarray) -> np.ndarray:
         def is_match(ids: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-            return self._keys.take(ids, mode="wrap") == (keys if rows is None else keys.take(rows))
+            return self._keys.take(ids) == (keys if rows is None else keys.take(rows))
 
         return self._table.find(mix(keys), is_match)
 
