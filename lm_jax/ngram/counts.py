@@ -19,7 +19,8 @@ from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS, EOS, Progress, Source, Vocabulary, estimate_tokens, limit, read
 
 MAX_ORDER = 8
-_PIECE = 1 << 13  # positions that are sorted at a time
+_BLOCK = 1 << 16  # positions that are sorted by their bytes at a time
+_PIECE = 1 << 13  # positions that are sorted by their words at a time
 
 
 class NGramCounts(NamedTuple):
@@ -170,13 +171,28 @@ class _Splitter:
         starts = np.concatenate([[0], np.cumsum(self.levels[0].counts.values)])
         # A first rough sort by words: 256 buckets of successive words, of about as many positions each.
         bucket_of = np.minimum(starts[:-1] * 256 // len(self.stream), 255).astype(np.uint8)
+        positions = self._sort_by_bucket(bucket_of, starts)
         edges = np.append(np.flatnonzero(np.diff(bucket_of, prepend=-1)), len(bucket_of)).tolist()
-        positions = np.argsort(bucket_of.take(self.stream), kind="stable").astype(np.int32)
         for first, end in itertools.pairwise(edges):
             here = positions[starts[first] : starts[end]].astype(np.int64)
             self._extend(here, self.stream.take(here).astype(np.int64) - first, end - first, 2)
             if progress:
                 progress("counting n-grams", int(starts[end]), len(positions))
+
+    def _sort_by_bucket(self, bucket_of: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """The int32 positions of the stream, in the order of the buckets of the words there."""
+        positions = np.empty(len(self.stream), np.int32)
+        filled = starts[
+            np.searchsorted(bucket_of, np.arange(256))
+        ]  # up to where each bucket's positions are in
+        for low in range(0, len(self.stream), _BLOCK):
+            bucket = bucket_of.take(self.stream[low : low + _BLOCK])
+            order = np.argsort(bucket, kind="stable")
+            sizes = np.bincount(bucket, minlength=256)
+            place = filled - (np.cumsum(sizes) - sizes)
+            positions[place.take(bucket.take(order)) + np.arange(len(order))] = order + low
+            filled += sizes
+        return positions
 
     def _extend(self, here: np.ndarray, group: np.ndarray, groups: int, n: int) -> None:
         """Make orders n and above at positions `here`, whose (n-1)-grams are numbered from 0 by `group`."""
