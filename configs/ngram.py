@@ -16,7 +16,7 @@ _FALLBACK = (
     1.0,
     1.5,
 )  # where a small or character text gives no discounts, as lmplz --discount_fallback
-_TOKENS = DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=8192)  # those of configs/gpt.py
+_TOKENS = DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=4096)  # those of configs/gpt.py
 _WORDS = DataConfig(tokenizer="word", vocab_size=20_000)
 
 

@@ -32,13 +32,15 @@ def _keep_freed_memory() -> None:
     """Lets glibc reuse what XLA frees after every step instead of returning it to the system.
 
     XLA's temporary buffers are otherwise mapped and page-faulted anew in each step: measured on one core,
-    a training step of a 4 x 128 GPT takes 89 ms with glibc's defaults and 63 ms with these.
+    a training step of a 4 x 128 GPT takes 89 ms with glibc's defaults and 63 ms with these. One arena for all
+    threads, since those of XLA's workers are trimmed all the same: on two cores 112 ms instead of 140.
     """
     if not sys.platform.startswith("linux"):
         return
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # <malloc.h>
+    m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # <malloc.h>
     try:
         libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_arena_max, 1)
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 256 << 20)
