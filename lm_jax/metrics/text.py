@@ -199,14 +199,14 @@ def token_ids(texts: Sequence[str], profile: str | Profile = "nltk") -> np.ndarr
 
 def disagreement(hypothesis: str, reference: str) -> dict[str, dict[str, float]]:
     """One pair under every profile: sentence BLEU, the F of ROUGE-1, 2 and L, and the reference's tokens."""
-    table = {}
+    table: dict[str, dict[str, float]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, profile in PROFILES.items():
             rouges = rouge(hypothesis, reference, profile)
             table[name] = {
                 "bleu": float(sentence_bleu(hypothesis, reference, profile)),
-                **{t: scores.f for t, scores in rouges.items()},
+                **{t: float(scores.f) for t, scores in rouges.items()},
                 "tokens": int(encode([reference], profile).lengths[0]),
             }
     return table

@@ -115,10 +115,10 @@ def _read_sizes(lines: _Lines) -> list[int]:
     if line != "\\data\\":
         lines.fail(f"expected \\data\\, found {line[:60]!r}")
     sizes: list[int] = []
-    while line := lines.take(1).strip():
-        match = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", line)
+    while entry := lines.take(1).strip():
+        match = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", entry)
         if not match or int(match[1]) != len(sizes) + 1:
-            found = line[:60].decode(errors="replace")
+            found = entry[:60].decode(errors="replace")
             lines.fail(f"expected 'ngram {len(sizes) + 1}=' and a number, found {found!r}")
         sizes.append(int(match[2]))
     if not sizes:
@@ -138,7 +138,8 @@ def _read_section(lines: _Lines, n: int, size: int, find: Callable[[Words], np.n
         got += len(parts[-1][1])
     if not parts:
         parts = [(np.zeros((0, n), np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))]
-    return Section(*(np.concatenate(column) for column in zip(*parts, strict=True)), line=start)
+    words, log10_probs, log10_backoffs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Section(words, log10_probs, log10_backoffs, start)
 
 
 def _parse(

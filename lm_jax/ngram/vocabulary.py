@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -155,8 +155,8 @@ def open_binary(path: str | os.PathLike, mode: str = "rb") -> IO[bytes]:
     """Open a file of bytes, compressed where its name ends in .gz, or say what is in the way."""
     try:
         if os.fspath(path).endswith(".gz"):
-            return gzip.open(path, mode, compresslevel=6)  # pyright: ignore[reportReturnType]
-        return open(path, mode)
+            return cast(IO[bytes], gzip.open(path, mode, compresslevel=6))
+        return cast(IO[bytes], open(path, mode))
     except OSError as error:
         raise UserError(f"cannot open {os.fspath(path)}: {error.strerror}", "check the path") from None
 
