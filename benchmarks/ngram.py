@@ -251,16 +251,19 @@ def show_loading(model: NGramModel, folder: pathlib.Path) -> None:
 def show_growth(corpus: str, folder: pathlib.Path, most: int, order: int) -> None:
     """Seconds and memory from text to a model, as the text grows."""
     print(f"\n{'words':>12} {'seconds':>8} {'ns/word':>8} {'CPU ns':>8} {'GiB':>6} {'bytes/word':>10}")
-    text, empty = folder / "growing", folder / "least"
-    empty.write_text("a\n")
-    least = run([sys.executable, "-c", OURS, str(empty), str(order)])
-    for tokens in (
-        size for size in (10**6, 2 * 10**6, 5 * 10**6, 10**7, 2 * 10**7, 5 * 10**7) if size <= most
-    ):
-        text.write_bytes(walk(corpus, tokens, seed=0))
-        seconds, memory = run([sys.executable, "-c", OURS, str(text), str(order)])
-        own = (seconds - least[0]) / tokens * 1e9, (memory - least[1]) / tokens * 2**30
-        print(f"{tokens:12,} {seconds:8.2f} {own[0]:8.0f} {memory:6.2f} {own[1]:10.1f}", flush=True)
+    text, command = folder / "growing", [sys.executable, "-c", OURS, str(folder / "growing"), str(order)]
+    text.write_text("a\n")
+    least = run(command)
+    for size in (million * 10**6 for million in (1, 2, 5, 10, 20, 50)):
+        if size <= most:
+            words = make_text(corpus, text, size, 0)
+            ours = run(command)
+            seconds, processor, memory = np.subtract(ours, least) / words
+            print(
+                f"{words:12,} {ours.seconds:8.2f} {seconds * 1e9:8.0f} {processor * 1e9:8.0f}"
+                f" {ours.memory:6.2f} {memory * 2**30:10.1f}",
+                flush=True,
+            )
 
 
 def main() -> None:
