@@ -1,6 +1,7 @@
 """What every family of language models speaks, and what the left-to-right ones share."""
 
 import abc
+import codecs
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -158,13 +159,14 @@ class LeftToRight(abc.ABC):
         """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character."""
         options = Sampling(temperature, top_k, top_p)
         request, [prompt_ids] = self._request([prompt], max_tokens, options, seed, 1)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tokens, shown = np.empty(0, np.int32), 0
         for made in sampling.stream(**request):
             tokens = np.concatenate([tokens, made.tokens[0, : made.lengths[0]]])
-            text = self._continuation(prompt_ids, tokens).decode(errors="ignore")
-            yield text[shown:]
+            text = self._continuation(prompt_ids, tokens)
+            yield decoder.decode(text[shown:])
             shown = len(text)
-        yield self._continuation(prompt_ids, tokens).decode(errors="replace")[shown:]
+        yield decoder.decode(b"", final=True)
 
     def _continuation(self, prompt_ids: np.ndarray, tokens: np.ndarray) -> bytes:
         """The bytes that tokens add to a prompt; a word adds a space too, which it alone would not show."""

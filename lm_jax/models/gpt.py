@@ -164,7 +164,7 @@ class GPT(nn.Module):
         if state is None:
             return x_BTD, None
         x_BTD = jnp.where((position_BT < capacity)[:, :, None], x_BTD, jnp.nan)
-        return x_BTD, KeyValueCache(tuple(caches), state.position_B + T)
+        return x_BTD, KeyValueCache(tuple(c for c in caches if c is not None), state.position_B + T)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]; the head is tied."""
