@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> Config:
     return Config(
         data=DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=4096, sequence_length=128),
         model=GPTConfig(num_layers=4, num_heads=4, d_model=128),
-        # A small text is read three times: a high rate and much decay.
+        # A small text is read four times: a high rate and much decay.
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=100, weight_decay=0.3),
-        train=TrainConfig(num_steps=1700, batch_size=8, eval_every=425, checkpoint_every=425),
+        train=TrainConfig(num_steps=2000, batch_size=8, eval_every=500, checkpoint_every=500),
     )

@@ -37,7 +37,7 @@ def are_ngrams(ids_BT: Array, n: int) -> jax.Array:
 
 
 def count_earlier(ids_BT: Array, max_order: int) -> list[jax.Array]:
-    """How often the n-gram at each position occurs before it in the text, for n = 1 to `max_order`, [B, T]."""
+    """How often the n-gram at each position occurs before in the text, for n = 1 to `max_order`, [B, T]."""
     ids_TB, _ = _pairs_last(ids_BT, ids_BT)
     return [x_TB.T for x_TB in _count_ngrams(ids_TB, ids_TB, max_order, before=True)]
 
