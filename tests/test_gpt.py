@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-from functools import cache, partial
 
 import flax.linen as nn
 import flax.traverse_util
@@ -10,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_gpt import EVERYTHING, apply, continue_greedily, random_tokens, shapes, tiny
 
-from lm_jax.decoding.sampling import Sampling, generate
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "gpt2.npz"
-GREEDY = Sampling(temperature=0)
+
+# What holds of any decoder holds of GPT-2 and of all that may be changed in it.
+any_fields = pytest.mark.parametrize("fields", [{}, EVERYTHING], ids=["gpt2", "everything"])
 
 
 def from_transformers(weights, num_layers):
@@ -35,33 +36,6 @@ def from_transformers(weights, num_layers):
             leaf = "scale" if "norm" in ours and leaf == "kernel" else leaf
             flat[f"{ours}/{leaf}"] = jnp.asarray(weights[f"{theirs}.{name}"])
     return {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
-
-
-@partial(jax.jit, static_argnums=0, static_argnames=("method", "train", "capacity"))
-def apply(model, params, *args, **kwargs):
-    """Compiled, and once for all tests of a model and shapes."""
-    return model.apply(params, *args, **kwargs)
-
-
-@cache
-def tiny(**fields):
-    """A small GPT with random parameters, large enough that every part of it shows in the logits."""
-    shape = {"vocab_size": 17, "max_length": 16, "num_layers": 2, "num_heads": 2, "d_model": 8}
-    model = GPT(GPTConfig(**(shape | fields)))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    rng = np.random.default_rng(0)
-    return model, jax.tree.map(lambda x: jnp.float32(rng.normal(scale=0.3, size=x.shape)), shapes)
-
-
-def random_tokens(*shape, seed=0, vocab_size=17):
-    return np.random.default_rng(seed).integers(vocab_size, size=shape)
-
-
-def continue_greedily(model, params, prompts, lengths, num_tokens):
-    prefill, step = partial(model.apply, method="prefill"), partial(model.apply, method="step")
-    return generate(
-        prefill, step, params, prompts, lengths, num_tokens, GREEDY, context_length=model.config.max_length
-    )
 
 
 def test_equals_the_golden_file():
@@ -92,8 +66,7 @@ def test_equals_transformers():
     )  # fmt: skip
     weights = theirs.transformer.state_dict()
     params = from_transformers(weights, num_layers=3)
-    expected = jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes(ours))
 
     tokens_BT = random_tokens(4, 40, vocab_size=97)
     with torch.no_grad():
@@ -109,8 +82,7 @@ def test_equals_transformers():
 
 def test_the_published_shape_has_the_published_number_of_parameters():
     config = GPTConfig(vocab_size=50257, max_length=1024, num_layers=12, num_heads=12, d_model=768)
-    params = jax.eval_shape(GPT(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    assert sum(x.size for x in jax.tree.leaves(params)) == 124_439_808
+    assert sum(x.size for x in jax.tree.leaves(shapes(GPT(config)))) == 124_439_808
 
 
 def test_first_parameters_are_as_gpt2s():
@@ -142,13 +114,15 @@ def sensitivity(model, params, T, segments=None):
     return (jacobian_TVD[:, :T] != 0).any(axis=2)
 
 
-def test_no_position_depends_on_a_later_token():
-    model, params = tiny()
+@any_fields
+def test_no_position_depends_on_a_later_token(fields):
+    model, params = tiny(**fields)
     np.testing.assert_array_equal(sensitivity(model, params, 9), np.tri(9, dtype=bool))
 
 
-def test_no_position_depends_on_another_segment():
-    model, params = tiny()
+@any_fields
+def test_no_position_depends_on_another_segment(fields):
+    model, params = tiny(**fields)
     segments = jnp.array([[0, 0, 0, 1, 1, 0, 0, 2]])  # the second 0 is not the first
     expected = np.zeros((8, 8), bool)
     for start, stop in ((0, 3), (3, 5), (5, 7), (7, 8)):
@@ -156,8 +130,9 @@ def test_no_position_depends_on_another_segment():
     np.testing.assert_array_equal(sensitivity(model, params, 8, segments), expected)
 
 
-def test_cached_pieces_equal_the_full_pass():
-    model, params = tiny()
+@any_fields
+def test_cached_pieces_equal_the_full_pass(fields):
+    model, params = tiny(**fields)
     tokens = random_tokens(3, 16)
     full_BTV, none = apply(model, params, tokens)
     assert none is None
@@ -169,8 +144,9 @@ def test_cached_pieces_equal_the_full_pass():
     np.testing.assert_array_equal(state.position_B, [16, 16, 16])
 
 
-def test_rows_of_unequal_length_go_on_from_their_own_position():
-    model, params = tiny()
+@any_fields
+def test_rows_of_unequal_length_go_on_from_their_own_position(fields):
+    model, params = tiny(**fields)
     tokens, lengths = random_tokens(3, 16), np.array([2, 9, 5])
     full_BTV, _ = apply(model, params, tokens)
     padded = np.where(np.arange(9) < lengths[:, None], tokens[:, :9], 3)
@@ -182,8 +158,9 @@ def test_rows_of_unequal_length_go_on_from_their_own_position():
         lengths = lengths + 1
 
 
-def test_a_full_cache_is_nan_and_what_came_before_is_right():
-    model, params = tiny()
+@any_fields
+def test_a_full_cache_is_nan_and_what_came_before_is_right(fields):
+    model, params = tiny(**fields)
     tokens = random_tokens(2, 12)
     full_BTV, _ = apply(model, params, tokens)
     _, state = apply(model, params, tokens[:, :5], model.init_state(2, 8))
@@ -194,9 +171,10 @@ def test_a_full_cache_is_nan_and_what_came_before_is_right():
     assert jnp.isnan(logits_BTV).all()
 
 
-def test_greedy_text_goes_on_past_the_context():
+@any_fields
+def test_greedy_text_goes_on_past_the_context(fields):
     """As reading anew, for each token, all that the row's context holds; rows slide one by one."""
-    model, params = tiny(max_length=8)
+    model, params = tiny(max_length=8, **fields)
     prompts, lengths = random_tokens(3, 8), np.array([8, 1, 5])
     made = continue_greedily(model, params, prompts, lengths, 20)
     for prompt, length, tokens in zip(prompts, lengths, made.tokens, strict=True):
@@ -210,14 +188,15 @@ def test_greedy_text_goes_on_past_the_context():
             context.append(token)
 
 
-def test_bfloat16_is_close_to_float32():
-    model, params = tiny()
+@any_fields
+def test_bfloat16_is_close_to_float32(fields):
+    model, params = tiny(**fields)
     half = GPT(GPTConfig(**{**vars(model.config), "dtype": "bfloat16"}))
     tokens = random_tokens(2, 16)
     exact, (logits, _) = apply(model, params, tokens)[0], apply(half, params, tokens)
     assert logits.dtype == jnp.float32
     assert apply(half, params, tokens, method="hidden")[0].dtype == jnp.bfloat16
-    assert half.init_state(1, 4).layers[0].k_BSHK.dtype == jnp.bfloat16
+    assert half.init_state(1, 4).layers[0].k_BSGK.dtype == jnp.bfloat16
     made = jax.eval_shape(half.init, jax.random.key(0), tokens)
     assert {x.dtype for x in jax.tree.leaves(made)} == {jnp.dtype("float32")}
     assert 0 < abs(logits - exact).max() < 0.05 * exact.std()
@@ -281,10 +260,12 @@ def test_misuse_is_one_line(call, line):
     [
         {"num_layers": 0}, {"num_heads": 0}, {"d_model": 0}, {"vocab_size": -1}, {"max_length": -1},
         {"d_ff": -1}, {"num_heads": 3}, {"dropout": 1.0}, {"dropout": -0.1}, {"layer_norm_epsilon": 0.0},
-        {"dtype": "float16"},
+        {"dtype": "float16"}, {"num_kv_heads": -1}, {"num_kv_heads": 3}, {"position": "sinusoidal"},
+        {"position": "rope", "d_model": 12}, {"rope_theta": 0.0}, {"norm": "batch"}, {"mlp": "relu"},
+        {"attention": "flash"}, {"attention": "fused", "dropout": 0.1},
     ],
 )  # fmt: skip
 def test_check_names_the_field(fields):
     GPTConfig().check()
-    with pytest.raises(UserError, match=f"model.{next(iter(fields))}"):
+    with pytest.raises(UserError, match=rf"model\.{next(iter(fields))}\b"):
         GPTConfig(**fields).check()

@@ -1,25 +1,39 @@
-"""GPT-2: a causal transformer language model (Radford et al. 2019; Vaswani et al. 2017)."""
+"""GPT-2, a causal transformer language model, and by its config's other fields what came after it.
 
+Radford et al. 2019 (GPT-2); Touvron et al. 2023 (LLaMA: rope, rms, swiglu); Chowdhery et al. 2022 (PaLM:
+parallel blocks, no biases). Every field stands alone, so that an ablation changes one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from operator import itemgetter
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
-from lm_jax.models.layers import (
-    MLP,
+from lm_jax.models.attention import (
+    ATTENTIONS,
     KeyValueCache,
     LayerCache,
-    LayerNorm,
     SelfAttention,
     causal_mask,
-    matmul,
     segment_mask,
 )
+from lm_jax.models.layers import MLP, LayerNorm, SwiGLU, matmul
 
 _normal = nn.initializers.normal
+_MLPS = {"gelu": MLP, "swiglu": SwiGLU}
+_CHOICES = {
+    "position": ("learned", "rope"),
+    "norm": ("layer", "rms"),
+    "mlp": tuple(_MLPS),
+    "attention": tuple(ATTENTIONS),
+    "dtype": ("float32", "bfloat16"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,35 +45,86 @@ class GPTConfig:
     max_length: int = 0  # longest context, in tokens; 0: data.sequence_length
     num_layers: int = 4  # number of blocks
     num_heads: int = 4  # attention heads in a block; divides d_model
+    num_kv_heads: int = 0  # heads of keys and values, shared by groups of the others; 0: num_heads
     d_model: int = 128  # width of the residual stream
-    d_ff: int = 0  # width inside the MLP; 0: 4 * d_model
+    d_ff: int = 0  # width inside the MLP; 0: 4 * d_model, or 2/3 of that with swiglu: as many parameters
+    position: str = "learned"  # learned: an embedding is added, or rope: queries and keys are rotated
+    rope_theta: float = 10000.0  # rope's base: its slowest pair turns once in about 2π times as many tokens
+    norm: str = "layer"  # layer, or rms: no mean taken out and no bias
+    mlp: str = "gelu"  # gelu, or swiglu: gated hidden units
+    parallel_block: bool = False  # attention and MLP read the same norm and are added together
+    tied_head: bool = True  # the head is the token embedding
+    use_bias: bool = True  # of products and layer norms
     dropout: float = 0.0  # of embeddings, attention probabilities and residual branches
-    layer_norm_epsilon: float = 1e-5  # added to the variance
+    layer_norm_epsilon: float = 1e-5  # added to the variance, or to rms's mean square
     dtype: str = "float32"  # of computation, or bfloat16; parameters are float32
+    attention: str = (
+        "full"  # full, block_causal: skips what is later, or fused: cuDNN's for bfloat16 on a GPU
+    )
+    scan_layers: bool = False  # layers are one stacked parameter tree and compile once
+    remat: bool = False  # backward recomputes blocks and keeps less; on a CPU that needs scan_layers too
+
+    @property
+    def head_width(self) -> int:
+        """Width of an attention head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """`num_kv_heads`, or what 0 stands for."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """`d_ff`, or what 0 stands for; with swiglu rounded up to a multiple of 8."""
+        return self.d_ff or (8 * math.ceil(self.d_model / 3) if self.mlp == "swiglu" else 4 * self.d_model)
 
     def check(self) -> None:
-        """Raises UserError for a value that no model can have."""
+        """Raises UserError for a value that no model can have, or two that do not go together."""
+        for name, options in _CHOICES.items():
+            if getattr(self, name) not in options:
+                raise UserError(f"model.{name}={getattr(self, name)!r}", f"choose {' or '.join(options)}")
         for name in ("num_layers", "num_heads", "d_model"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}", "it must be 1 or more")
-        for name in ("vocab_size", "max_length", "d_ff"):
+        for name in ("vocab_size", "max_length", "num_kv_heads", "d_ff"):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name}={getattr(self, name)}", "it must be 0 or more")
-        if self.d_model % self.num_heads:
-            raise UserError(
-                f"model.d_model={self.d_model} does not divide into model.num_heads={self.num_heads}",
-                "make it a multiple",
-            )
+        for name in ("layer_norm_epsilon", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"model.{name}={getattr(self, name)}", "it must be above 0")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout}", "it must lie in [0, 1)")
-        if self.layer_norm_epsilon <= 0:
-            raise UserError(f"model.layer_norm_epsilon={self.layer_norm_epsilon}", "it must be above 0")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"model.dtype={self.dtype!r}", "choose float32 or bfloat16")
+        self._check_combinations()
+
+    def check_resolved(self) -> None:
+        """Raises UserError where a size is still left to the tokenizer or the data."""
+        for name in ("vocab_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)}", "a model itself needs 1 or more")
+
+    def _check_combinations(self) -> None:
+        for whole, part in (("d_model", "num_heads"), ("num_heads", "num_kv_heads")):
+            if getattr(self, part) and getattr(self, whole) % getattr(self, part):
+                raise UserError(
+                    f"model.{whole}={getattr(self, whole)} does not divide into "
+                    f"model.{part}={getattr(self, part)}",
+                    "make it a multiple",
+                )
+        if self.position == "rope" and self.head_width % 2:
+            raise UserError(
+                f"model.position=rope turns pairs of features, but a head has {self.head_width} of them",
+                "make model.d_model / model.num_heads even",
+            )
+        if self.attention == "fused" and self.dropout:
+            raise UserError(
+                f"model.attention=fused cannot drop probabilities, but model.dropout={self.dropout}",
+                "set model.dropout=0 or model.attention=full",
+            )
 
 
 class Block(nn.Module):
-    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); or both at once from one norm."""
 
     config: GPTConfig
 
@@ -67,9 +132,10 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        mask_BHTS: jax.Array,
         cache: LayerCache | None,
+        mask_BHTS: jax.Array | None,
         position_BT: jax.Array,
+        is_causal: bool,
         train: bool,
     ) -> tuple[jax.Array, LayerCache | None]:
         """Returns [B, T, D] and the layer's cache, which is None where none was given."""
@@ -77,33 +143,64 @@ class Block(nn.Module):
         # Keeps the residual stream's variance from growing with depth (Radford et al. 2019, section 2.3).
         out_init = _normal(0.02 * (2 * c.num_layers) ** -0.5)
         drop = nn.Dropout(c.dropout, deterministic=not train)
+        attention = SelfAttention(
+            c.num_heads,
+            dtype,
+            c.dropout,
+            out_init,
+            num_kv_heads=c.num_kv_heads,
+            use_bias=c.use_bias,
+            rope_theta=c.rope_theta if c.position == "rope" else 0.0,
+            core=ATTENTIONS[c.attention],
+            name="attention",
+        )
+        mlp = _MLPS[c.mlp](c.mlp_width, dtype, out_init, c.use_bias, name="mlp")
 
-        h_BTD = LayerNorm(c.layer_norm_epsilon, dtype, name="attention_norm")(x_BTD)
-        attention = SelfAttention(c.num_heads, dtype, c.dropout, out_init, name="attention")
-        h_BTD, cache = attention(h_BTD, mask_BHTS, cache, position_BT, train)
+        if c.parallel_block:
+            h_BTD = _norm(c, "norm")(x_BTD)
+            a_BTD, cache = attention(h_BTD, mask_BHTS, cache, position_BT, is_causal, train)
+            return x_BTD + drop(a_BTD) + drop(mlp(h_BTD)), cache
+        h_BTD = _norm(c, "attention_norm")(x_BTD)
+        h_BTD, cache = attention(h_BTD, mask_BHTS, cache, position_BT, is_causal, train)
         x_BTD += drop(h_BTD)
-
-        h_BTD = LayerNorm(c.layer_norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        h_BTD = MLP(c.d_ff or 4 * c.d_model, dtype, out_init, name="mlp")(h_BTD)
+        h_BTD = mlp(_norm(c, "mlp_norm")(x_BTD))
         return x_BTD + drop(h_BTD), cache
 
 
+def _norm(config: GPTConfig, name: str | None = None) -> nn.Module:
+    dtype = jnp.dtype(config.dtype)
+    if config.norm == "rms":
+        return nn.RMSNorm(config.layer_norm_epsilon, dtype, name=name)
+    return LayerNorm(config.layer_norm_epsilon, dtype, use_bias=config.use_bias, name=name)
+
+
 class GPT(nn.Module):
-    """GPT-2. Its state is a `KeyValueCache` (see `init_state`), or None to read rows from their start."""
+    """A GPT. Its state is a `KeyValueCache` (see `init_state`), or None to read rows from their start.
+
+    The layers' parameters are `layer_0`, `layer_1`, ...; with `scan_layers` they are `layers`, stacked along
+    a first axis. `convert_layers` makes either from the other. Decode unrolled: a scan copies the cache.
+    """
 
     config: GPTConfig
 
     def setup(self):
         """Makes the layers, named as parameters are."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        for name in ("vocab_size", "max_length"):
-            if getattr(c, name) < 1:
-                raise UserError(f"model.{name}={getattr(c, name)}", "a model itself needs 1 or more")
+        c.check()
+        c.check_resolved()
         self.token_embedding = nn.Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
-        self.position_embedding = nn.Embed(c.max_length, c.d_model, dtype, embedding_init=_normal(0.02))
+        if c.position == "learned":
+            self.position_embedding = nn.Embed(c.max_length, c.d_model, dtype, embedding_init=_normal(0.02))
         self.drop = nn.Dropout(c.dropout)
-        self.layers = [Block(c, name=f"layer_{i}") for i in range(c.num_layers)]
-        self.final_norm = LayerNorm(c.layer_norm_epsilon, dtype)
+        block = _rematerialised(c) if c.remat else Block
+        self.layers: Any = (
+            _scanned(block, c.num_layers)(c)
+            if c.scan_layers
+            else [block(c, name=f"layer_{i}") for i in range(c.num_layers)]
+        )
+        self.final_norm = _norm(c)
+        if not c.tied_head:
+            self.head = nn.Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
 
     def __call__(
         self,
@@ -144,31 +241,40 @@ class GPT(nn.Module):
             raise UserError(f"{T} tokens exceed a context of {capacity}", "shorten them or raise max_length")
         if state is None:
             position_BT = jnp.arange(T)[None]
-            mask_BHTS = causal_mask(position_BT, T)
-            if segments is not None:
-                mask_BHTS &= segment_mask(segments)
+            mask_BHTS = None if segments is None else segment_mask(segments)
         else:
             if segments is not None:
                 raise UserError("a key/value cache holds one segment", "pass segments or state, not both")
             position_BT = state.position_B[:, None] + jnp.arange(T)[None]
             mask_BHTS = causal_mask(position_BT, capacity)
 
-        caches = []
-        x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(position_BT)
+        x_BTD = self.token_embedding(tokens_BT)
+        if self.config.position == "learned":
+            x_BTD += self.position_embedding(position_BT)
         x_BTD = self.drop(x_BTD, deterministic=not train)
-        for i, layer in enumerate(self.layers):
-            cache = None if state is None else state.layers[i]
-            x_BTD, cache = layer(x_BTD, mask_BHTS, cache, position_BT, train)
-            caches.append(cache)
+        caches = (None,) * self.config.num_layers if state is None else state.layers
+        x_BTD, caches = self._blocks(x_BTD, caches, mask_BHTS, position_BT, state is None, train)
         x_BTD = self.final_norm(x_BTD)
         if state is None:
             return x_BTD, None
         x_BTD = jnp.where((position_BT < capacity)[:, :, None], x_BTD, jnp.nan)
-        return x_BTD, KeyValueCache(tuple(c for c in caches if c is not None), state.position_B + T)
+        return x_BTD, KeyValueCache(caches, state.position_B + T)
+
+    def _blocks(self, x_BTD, caches, *rest):
+        """Through all blocks, each with its cache or None; returns the caches as they then are."""
+        if self.config.scan_layers:
+            x_BTD, stacked = self.layers(x_BTD, _stack(caches), *rest)
+            return x_BTD, _unstack(stacked, len(caches))
+        made = []
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x_BTD, cache = layer(x_BTD, cache, *rest)
+            made.append(cache)
+        return x_BTD, tuple(made)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Unnormalised natural-log probabilities of the next token, float32 [..., V]; the head is tied."""
-        return matmul(hidden, self.token_embedding.embedding.astype(hidden.dtype).T)
+        """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
+        head = self.token_embedding if self.config.tied_head else self.head
+        return matmul(hidden, head.embedding.astype(hidden.dtype).T)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int) -> KeyValueCache:
@@ -179,9 +285,8 @@ class GPT(nn.Module):
                 f"a cache of {length} tokens for a context of {c.max_length}",
                 f"choose between 1 and {c.max_length}",
             )
-        head_width = c.d_model // c.num_heads
         return KeyValueCache.empty(
-            batch_size, length, c.num_layers, c.num_heads, head_width, jnp.dtype(c.dtype)
+            batch_size, length, c.num_layers, c.kv_heads, c.head_width, jnp.dtype(c.dtype)
         )
 
     def prefill(
@@ -198,3 +303,40 @@ class GPT(nn.Module):
         hidden_B1D, new_state = self.hidden(token_B[:, None], state)
         assert new_state is not None
         return self.logits(hidden_B1D[:, 0]), new_state
+
+
+def convert_layers(variables: Any, scan_layers: bool) -> Any:
+    """A GPT's variables in the layout that `scan_layers` asks for, from either; nothing is computed."""
+    params = dict(variables["params"])
+    if scan_layers and "layers" not in params:
+        num_layers = sum(name.startswith("layer_") for name in params)
+        params["layers"] = _stack([params.pop(f"layer_{i}") for i in range(num_layers)])
+    elif not scan_layers and "layers" in params:
+        stacked = params.pop("layers")
+        num_layers = jax.tree.leaves(stacked)[0].shape[0]
+        params |= {f"layer_{i}": layer for i, layer in enumerate(_unstack(stacked, num_layers))}
+    return {**variables, "params": params}
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unstack(tree: Any, n: int) -> tuple[Any, ...]:
+    return tuple(jax.tree.map(itemgetter(i), tree) for i in range(n))
+
+
+def _rematerialised(config: GPTConfig) -> type[Block]:
+    # A scan keeps XLA from merging the second computation with the first; elsewhere a barrier must.
+    return nn.remat(Block, prevent_cse=not config.scan_layers, static_argnums=(5, 6))  # is_causal, train
+
+
+def _scanned(block: type[Block], num_layers: int) -> Callable[..., Block]:
+    """The block as `num_layers` blocks one after another; only its cache differs from layer to layer."""
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+        length=num_layers,
+    )

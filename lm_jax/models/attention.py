@@ -1,0 +1,281 @@
+"""Self-attention: its cores, masks, rotary positions and cache. Shape letters are those of `layers.py`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+
+from lm_jax.errors import UserError
+from lm_jax.models.layers import Dense
+
+
+class LayerCache(NamedTuple):
+    """Keys and values that one layer has computed. Both [B, S, G, K]; S is the capacity."""
+
+    k_BSGK: jax.Array
+    v_BSGK: jax.Array
+
+
+class KeyValueCache(NamedTuple):
+    """What a transformer decoder remembers of the tokens it has read. Every leaf has the batch first.
+
+    Attributes:
+        layers: a `LayerCache` for each layer.
+        position_B: int32, how many tokens each row holds: where its next token goes. What lies at and
+            beyond it is not attended to, so a row padded on the right is made good by setting its length
+            here.
+    """
+
+    layers: tuple[LayerCache, ...]
+    position_B: jax.Array
+
+    @classmethod
+    def empty(
+        cls,
+        batch_size: int,
+        capacity: int,
+        num_layers: int,
+        num_kv_heads: int,
+        head_width: int,
+        dtype: jnp.dtype,
+    ) -> "KeyValueCache":
+        """Room for `capacity` tokens in each of `batch_size` rows."""
+        shape = (batch_size, capacity, num_kv_heads, head_width)
+        layers = tuple(
+            LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(num_layers)
+        )
+        return cls(layers, jnp.zeros(batch_size, jnp.int32))
+
+    @property
+    def capacity(self) -> int:
+        """The number of tokens that a row has room for."""
+        return self.layers[0].k_BSGK.shape[1]
+
+
+def write_cache(
+    cache: LayerCache, k_BTGK: jax.Array, v_BTGK: jax.Array, position_BT: jax.Array
+) -> LayerCache:
+    """Stores keys and values at each row's own positions; those beyond the capacity are dropped.
+
+    Dropped, since `dynamic_update_slice` would move the write back inside and ruin what is there.
+    """
+    rows_B1 = jnp.arange(position_BT.shape[0])[:, None]
+
+    def write(old, new):
+        return old.at[rows_B1, position_BT].set(new.astype(old.dtype), mode="drop", unique_indices=True)
+
+    return LayerCache(write(cache.k_BSGK, k_BTGK), write(cache.v_BSGK, v_BTGK))
+
+
+def causal_mask(position_BT: jax.Array, num_keys: int) -> jax.Array:
+    """True where a query may look: at the keys up to its own position. Shape [B, 1, T, S]."""
+    return jnp.arange(num_keys)[None, None, None, :] <= position_BT[:, None, :, None]
+
+
+def segment_mask(segments_BT: jax.Array) -> jax.Array:
+    """True where query and key lie in one unbroken run of the same segment. Shape [B, 1, T, T]."""
+    changed_BT = jnp.diff(segments_BT, axis=1, prepend=segments_BT[:, :1]) != 0
+    run_BT = jnp.cumsum(changed_BT, axis=1)  # an id that returns after a change is a new run
+    return run_BT[:, None, :, None] == run_BT[:, None, None, :]
+
+
+def rotary(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
+    """Turns each pair of features by an angle that grows with the position (Su et al. 2021, section 3.2.2).
+
+    A product of a query and a key then depends on their distance alone. Feature k is paired with feature
+    k + K/2, as in LLaMA's published weights, and turned by theta^(-2k/K) radians a position. Angles and
+    products are float32: bfloat16 tells no position from the next beyond 256.
+    """
+    half = x_BTHK.shape[-1] // 2
+    rate_K = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle_BT1K = position_BT[:, :, None, None].astype(jnp.float32) * rate_K[None, None, None]
+    cos, sin = jnp.cos(angle_BT1K), jnp.sin(angle_BT1K)
+    a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTHK.dtype)
+
+
+# A core maps (q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop) to weighted sums of values [B, T, H, K].
+# Head h reads the keys and values of head h // (H / G). A query looks where the mask is true (axes of size 1
+# broadcast; None is true everywhere) and, with is_causal, where S is T, at no later position. `drop`, where
+# given, is applied to the probabilities [B, H, T, S].
+Drop = Callable[[jax.Array], jax.Array]
+AttentionCore = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, bool, Drop | None], jax.Array]
+
+
+def full_attention(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    mask_BHTS: jax.Array | None = None,
+    is_causal: bool = False,
+    drop: Drop | None = None,
+) -> jax.Array:
+    """Scaled dot products of every query with every key (Vaswani et al. 2017, equation 1), as a core.
+
+    Scores and their softmax are float32.
+    """
+    (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
+    # Heads that share keys and values count as further queries: a fifth axis would cost XLA's CPU backend a
+    # tenth of the time, even where none are shared.
+    q_BMGK = q_BTHK.reshape(B, T, G, -1, K).transpose(0, 3, 1, 2, 4).reshape(B, -1, G, K)
+    scores_BGMS = jnp.einsum("BMGK,BSGK->BGMS", q_BMGK, k_BSGK, preferred_element_type=jnp.float32)
+    scores_BHTS = scores_BGMS.reshape(B, H, T, S) * K**-0.5
+    if is_causal:
+        mask_BHTS = _both(mask_BHTS, causal_mask(jnp.arange(T)[None], T))
+    if mask_BHTS is not None:
+        scores_BHTS = jnp.where(mask_BHTS, scores_BHTS, jnp.finfo(jnp.float32).min)
+    probs_BHTS = nn.softmax(scores_BHTS).astype(v_BSGK.dtype)
+    if drop is not None:
+        probs_BHTS = drop(probs_BHTS)
+    y_BMGK = jnp.einsum("BGMS,BSGK->BMGK", probs_BHTS.reshape(B, G, -1, S), v_BSGK)
+    return y_BMGK.reshape(B, -1, T, G, K).transpose(0, 2, 3, 1, 4).reshape(B, T, H, K)
+
+
+def block_causal_attention(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    mask_BHTS: jax.Array | None = None,
+    is_causal: bool = False,
+    drop: Drop | None = None,
+    block: int = 128,
+) -> jax.Array:
+    """`full_attention` by blocks of queries, each with the keys up to its last query: the rest is skipped.
+
+    For a CPU: with its gradient it is 1.1 to 2.1 times as fast there, for rows of 256 to 1,024 tokens on one
+    core (benchmarks/attention.py). Blocks of 64 or 256 are slower in bfloat16 or in float32.
+    """
+    if not is_causal:
+        return full_attention(q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop)
+    T, pieces = q_BTHK.shape[1], []
+    mask_BHTS = _whole(mask_BHTS, T, T)
+    for start in range(0, T, block):
+        stop = min(start + block, T)
+        mask = None if mask_BHTS is None else mask_BHTS[:, :, start:stop, :stop]
+        mask = _both(mask, causal_mask(jnp.arange(start, stop)[None], stop))
+        q, k, v = q_BTHK[:, start:stop], k_BSGK[:, :stop], v_BSGK[:, :stop]
+        pieces.append(full_attention(q, k, v, mask, drop=drop))
+    return jnp.concatenate(pieces, axis=1)
+
+
+def fused_attention(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    mask_BHTS: jax.Array | None = None,
+    is_causal: bool = False,
+    drop: Drop | None = None,
+) -> jax.Array:
+    """`jax.nn.dot_product_attention`: cuDNN's flash attention where it applies, else XLA's own.
+
+    cuDNN's never keeps a [T, S] array, and is for reading rows from their start on a GPU in bfloat16.
+    """
+    if drop is not None:
+        raise UserError("fused attention cannot drop probabilities", "use dropout=0, or attention=full")
+    T, S, K = q_BTHK.shape[1], k_BSGK.shape[1], q_BTHK.shape[3]
+    flash = jax.default_backend() == "gpu" and q_BTHK.dtype == jnp.bfloat16 and is_causal
+    flash = flash and K <= 128 and K % 8 == 0 and (mask_BHTS is None or T % 2 == 0)  # what cuDNN takes
+    return jax.nn.dot_product_attention(
+        q_BTHK,
+        k_BSGK,
+        v_BSGK,
+        mask=_whole(mask_BHTS, T, S),
+        is_causal=is_causal,
+        implementation="cudnn" if flash else "xla",
+    )
+
+
+ATTENTIONS: dict[str, AttentionCore] = {
+    "full": full_attention,
+    "block_causal": block_causal_attention,
+    "fused": fused_attention,
+}
+
+
+def _both(mask_BHTS: jax.Array | None, other_BHTS: jax.Array) -> jax.Array:
+    return other_BHTS if mask_BHTS is None else mask_BHTS & other_BHTS
+
+
+def _whole(mask_BHTS: jax.Array | None, T: int, S: int) -> jax.Array | None:
+    return None if mask_BHTS is None else jnp.broadcast_to(mask_BHTS, (*mask_BHTS.shape[:2], T, S))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2), with one product for q, k and v.
+
+    Attributes:
+        num_heads: heads of queries.
+        dtype: of computation.
+        dropout: of the probabilities, in training.
+        out_init: first values of the output's kernel.
+        num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads heads of queries
+            (Ainslie et al. 2023); 0: as many as of queries.
+        use_bias: whether products have one.
+        rope_theta: the base of `rotary`; 0: positions are not looked at.
+        core: how queries meet keys; one of `ATTENTIONS`.
+    """
+
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+    dropout: float = 0.0
+    out_init: Initializer = nn.initializers.normal(0.02)
+    num_kv_heads: int = 0
+    use_bias: bool = True
+    rope_theta: float = 0.0
+    core: AttentionCore = full_attention
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        mask_BHTS: jax.Array | None = None,
+        cache: LayerCache | None = None,
+        position_BT: jax.Array | None = None,
+        is_causal: bool = False,
+        train: bool = False,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """Attends to x itself or, with a cache, to all that the cache then holds.
+
+        Args:
+            x_BTD: what is read.
+            mask_BHTS: true where a query may look; axes of size 1 broadcast. S is T, or the capacity.
+            cache: keys and values of earlier calls.
+            position_BT: each token's place: where its key and value go in the cache, and how far it is
+                turned. One row may stand for all where there is no cache.
+            is_causal: no query looks at a later position; only without a cache.
+            train: whether attention probabilities are dropped.
+
+        Returns:
+            The result [B, T, D], and the cache with x's keys and values in it.
+        """
+        q_BTHK, k_BSGK, v_BSGK = self._heads(x_BTD)
+        if self.rope_theta:
+            assert position_BT is not None
+            q_BTHK, k_BSGK = (rotary(y, position_BT, self.rope_theta) for y in (q_BTHK, k_BSGK))
+        if cache is not None:
+            assert position_BT is not None
+            assert not is_causal
+            cache = write_cache(cache, k_BSGK, v_BSGK, position_BT)
+            k_BSGK, v_BSGK = cache
+        drop = nn.Dropout(self.dropout, deterministic=False) if train and self.dropout else None
+        y_BTHK = self.core(q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop)
+        y_BTD = Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, name="out")(
+            y_BTHK.reshape(x_BTD.shape)
+        )
+        return y_BTD, cache
+
+    def _heads(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, T, H, K], keys and values [B, T, G, K]."""
+        (B, T, D), H, G = x_BTD.shape, self.num_heads, self.num_kv_heads or self.num_heads
+        if D % H or H % G:
+            raise UserError(
+                f"a width of {D} does not divide into {H} heads, or these among {G} of keys and values",
+                "make d_model a multiple of num_heads, and that one of num_kv_heads",
+            )
+        K = D // H
+        qkv = Dense((H + 2 * G) * K, self.dtype, use_bias=self.use_bias, name="qkv")(x_BTD)
+        q, k, v = jnp.split(qkv, [H * K, (H + G) * K], axis=-1)
+        return q.reshape(B, T, H, K), k.reshape(B, T, G, K), v.reshape(B, T, G, K)

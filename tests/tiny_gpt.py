@@ -1,0 +1,57 @@
+"""Small GPTs that compile in a second, and what tests do with them."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.decoding.sampling import Generated, Sampling, generate
+from lm_jax.models.gpt import GPT, GPTConfig
+
+# Every field that is not GPT-2's, all at once.
+EVERYTHING = {
+    "num_kv_heads": 1, "position": "rope", "norm": "rms", "mlp": "swiglu", "parallel_block": True,
+    "tied_head": False, "use_bias": False, "attention": "block_causal", "scan_layers": True, "remat": True,
+}  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("method", "train", "capacity"))
+def apply(model, params, *args, **kwargs):
+    """Compiled, and once for all tests of a model and shapes."""
+    return model.apply(params, *args, **kwargs)
+
+
+@cache
+def tiny(**fields):
+    """A small GPT with random parameters, large enough that every part of it shows in the logits."""
+    shape = {"vocab_size": 17, "max_length": 16, "num_layers": 2, "num_heads": 2, "d_model": 8}
+    model = GPT(GPTConfig(**(shape | fields)))
+    model.config.check()
+    rng = np.random.default_rng(0)
+    return model, jax.tree.map(lambda x: jnp.float32(rng.normal(scale=0.3, size=x.shape)), shapes(model))
+
+
+def shapes(model):
+    """The shapes of a model's variables."""
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+
+
+def random_tokens(*shape, seed=0, vocab_size=17):
+    """Token ids."""
+    return np.random.default_rng(seed).integers(vocab_size, size=shape)
+
+
+def continue_greedily(model, params, prompts, lengths, num_tokens) -> Generated:
+    """The likeliest continuation of each prompt, through the model's own prefill and step."""
+    prefill, step = partial(model.apply, method="prefill"), partial(model.apply, method="step")
+    return generate(
+        prefill,
+        step,
+        params,
+        prompts,
+        lengths,
+        num_tokens,
+        Sampling(temperature=0),
+        context_length=model.config.max_length,
+    )
