@@ -1,0 +1,102 @@
+"""What a GPT costs, against published sizes, flax's own shapes and XLA's own count."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny_gpt import EVERYTHING, shapes
+
+from lm_jax.errors import UserError
+from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.models.gpt_cost import flops_per_token, num_parameters
+
+SMALL = {"vocab_size": 256, "max_length": 64, "num_layers": 2, "num_heads": 4, "d_model": 128}
+LLAMA = {"position": "rope", "norm": "rms", "mlp": "swiglu", "tied_head": False, "use_bias": False}
+
+
+def gpt2(num_layers, num_heads, d_model):
+    return GPTConfig(
+        vocab_size=50257, max_length=1024, num_layers=num_layers, num_heads=num_heads, d_model=d_model
+    )
+
+
+def llama(num_layers, d_model, d_ff, num_kv_heads):
+    shape = {"num_layers": num_layers, "d_model": d_model, "d_ff": d_ff, "num_kv_heads": num_kv_heads}
+    return GPTConfig(vocab_size=32000, max_length=2048, num_heads=32, **shape, **LLAMA)
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [
+        (gpt2(12, 12, 768), 124_439_808),
+        (gpt2(24, 16, 1024), 354_823_168),
+        (llama(32, 4096, 11008, 32), 6_738_415_616),  # LLaMA 7B
+        (llama(22, 2048, 5632, 4), 1_100_048_384),  # TinyLlama
+        (llama(32, 4096, 14336, 8), 7_241_732_096),  # Mistral 7B
+    ],
+)
+def test_published_sizes(config, published):
+    assert num_parameters(config) == published
+
+
+@pytest.mark.parametrize(
+    "fields", [{name: value} for name, value in EVERYTHING.items()] + [EVERYTHING], ids=str
+)
+def test_parameters_are_those_of_the_model(fields):
+    model = GPT(GPTConfig(**(SMALL | fields)))
+    assert num_parameters(model.config) == sum(x.size for x in jax.tree.leaves(shapes(model)))
+
+
+def test_swiglu_has_as_many_parameters_as_gelu():
+    for d_model in (48, 192, 768, 1536):
+        config = {"d_model": d_model, "vocab_size": 2, "max_length": 2, "use_bias": False}
+        assert num_parameters(GPTConfig(**config)) == num_parameters(GPTConfig(**config, mlp="swiglu"))
+
+
+def xla_flops(config, length):
+    """Operations a token that XLA counts, forward and with the gradient, before it optimises anything."""
+    model, tokens = GPT(config), jax.ShapeDtypeStruct((2, length), jnp.int32)
+
+    def total(params, tokens):
+        return model.apply(params, tokens)[0].sum()
+
+    functions = (total, jax.value_and_grad(total))
+    lowered = [jax.jit(f).lower(shapes(model), tokens) for f in functions]
+    return [x.cost_analysis()["flops"] / (2 * length) for x in lowered]
+
+
+@pytest.mark.parametrize("fields", [{}, {**LLAMA, "num_kv_heads": 1}, {"parallel_block": True}], ids=str)
+def test_flops_are_xlas_but_for_what_is_not_a_product(fields):
+    """Within 3 %: XLA counts norms, activations and softmax too, which 128 wide are 1 to 3 %."""
+    config = GPTConfig(**(SMALL | fields))
+    for counted, ours in zip(xla_flops(config, 64), flops_per_token(config, 64), strict=True):
+        assert 1 < counted / ours < 1.03
+
+
+def test_what_xla_skips_and_does_twice():
+    fields = SMALL | {"max_length": 512, "vocab_size": 2}
+    config = GPTConfig(**fields)
+    products = flops_per_token(config, 512).forward - flops_per_token(config, 0).forward
+    full, blocks = (xla_flops(GPTConfig(**fields, attention=a), 512) for a in ("full", "block_causal"))
+    # Four blocks of queries meet 1, 2, 3 and 4 blocks of keys: 10 of 16. XLA counts softmax's part too.
+    assert math.isclose((full[0] - blocks[0]) / products, 6 / 16, rel_tol=0.1)
+    assert math.isclose((full[1] - blocks[1]) / products, 3 * 6 / 16, rel_tol=0.1)
+    forward, training = xla_flops(GPTConfig(**fields, remat=True), 512)
+    assert forward == full[0]
+    assert 0.7 < (training - full[1]) / forward < 1  # all but the last product of each block, and the head
+
+
+def test_training_is_six_operations_a_parameter():
+    """Chowdhery et al. 2022, appendix B: 6N + 12·L·H·Q·T, N without what is only looked up or added."""
+    config = llama(32, 4096, 11008, 32)
+    looked_up = (32000 + 2 * 32 + 1) * 4096
+    expected = 6 * (num_parameters(config) - looked_up) + 12 * 32 * 32 * 128 * 2048
+    assert flops_per_token(config, 2048).training == expected
+
+
+def test_sizes_left_open_are_an_error():
+    with pytest.raises(UserError, match=r"model\.vocab_size=0"):
+        num_parameters(GPTConfig())
+    with pytest.raises(UserError, match=r"model\.max_length=0"):
+        flops_per_token(GPTConfig(vocab_size=5), 8)
