@@ -1,0 +1,61 @@
+"""What block-causal and fused attention gain: `taskset -c 1 python benchmarks/attention.py`, about a minute.
+
+Value and gradient of causal self-attention, 6 heads of 64, 2,048 tokens in rows of several lengths. All take
+turns in rounds; shown is how many times faster than full attention each is, the median and the range over
+rounds.
+"""
+
+from lm_jax import runtime
+
+runtime.prepare()
+
+import statistics  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from lm_jax.models import attention  # noqa: E402
+
+TOKENS, HEADS, WIDTH, ROUNDS = 2048, 6, 64, 9
+
+
+def gradient(core: attention.AttentionCore, length: int, dtype: str) -> Callable[[], object]:
+    """A call that computes value and gradient, compiled."""
+    shape = (TOKENS // length, length, HEADS, WIDTH)
+    arrays = [jax.random.normal(jax.random.key(i), shape, dtype) for i in range(3)]
+
+    def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return core(q, k, v, None, True, None).astype(jnp.float32).sum()
+
+    compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+    jax.block_until_ready(compiled(*arrays))
+    return lambda: jax.block_until_ready(compiled(*arrays))
+
+
+def race(length: int, dtype: str) -> None:
+    """Prints a line for one length of row."""
+    cores = {"full": attention.full_attention, "fused": attention.fused_attention}
+    for block in (64, 128, 256):
+        if block < length:
+            cores[f"blocks of {block}"] = partial(attention.block_causal_attention, block=block)
+    runs = {name: gradient(core, length, dtype) for name, core in cores.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    full = seconds.pop("full")
+    print(f"{dtype} rows of {length}: full {statistics.median(full) * 1e3:.0f} ms")
+    for name, found in seconds.items():
+        ratios = [a / b for a, b in zip(full, found)]
+        print(f"  {name:<14} {statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    for dtype in ("float32", "bfloat16"):
+        for length in (256, 512, 1024):
+            race(length, dtype)
