@@ -168,6 +168,10 @@ def test_calibration_error_by_hand():
     # Bins (0.5, 0.75] and (0.75, 1]: |2 − 1.3| + |1 − 1.8| over 4 predictions.
     error = likelihood.calibration_error(np.log(p), targets, num_bins=4)
     np.testing.assert_allclose(error, (0.7 + 0.8) / 4, rtol=1e-5)
+    # A confidence on a boundary belongs to the bin below it.
+    bins = likelihood.reliability_bins([[0.0, 0.0], [100.0, 0.0], [1.0, 0.0]], [0, 0, 1], num_bins=4)
+    assert bins.weight.tolist() == [0, 1, 1, 1]
+    assert bins.correct.tolist() == [0, 1, 0, 1]
 
 
 def test_calibration_error_against_a_loop(batch):

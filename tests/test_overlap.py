@@ -11,12 +11,16 @@ from lm_jax.errors import UserError
 from lm_jax.metrics import matching, overlap
 from lm_jax.metrics.significance import bootstrap_interval
 
-B, T, S = 120, 70, 45  # more than two words of bits on one side, not a whole number of them on the other
+B, T, S = 120, 101, 110  # four words of bits, not whole ones
 
 
 def _texts(rng, width):
-    """Texts of 0 to `width` ids of vocabularies of 1 to 12, so that matches range from few to all."""
+    """Texts of 0 to `width` ids of vocabularies of 1 to 12, so that matches range from few to all.
+
+    A quarter are permutations, whose few matches send carries across words without any.
+    """
     texts = [rng.integers(0, rng.integers(1, 13), rng.integers(0, width + 1)) for _ in range(B)]
+    texts[: B // 4] = [rng.permutation(width) for _ in range(B // 4)]
     texts[:4] = [np.array([], int), np.arange(width), np.arange(width), np.array([3])]
     return [text.tolist() for text in texts]
 
@@ -109,6 +113,13 @@ def test_bleu_statistics_clip_by_the_best_reference(pairs):
             assert statistics.totals[row, n - 1] == max(len(hypothesis) - n + 1, 0)
         closest = min((abs(len(r) - len(hypothesis)), len(r)) for r in present)[1]
         assert statistics.reference_length[row] == closest
+
+
+def test_closest_reference_is_the_shorter_of_two():
+    references = _pad([[1] * 5, [1] * 3, [1] * 9], 9)[None]
+    count = jax.jit(overlap.bleu_statistics)
+    assert count(_pad([[1] * 4], 9), references).reference_length.tolist() == [3]
+    assert count(_pad([[1] * 4], 9), references, np.array([1])).reference_length.tolist() == [5]
 
 
 def test_bleu_of_sums_is_the_corpus_score_and_has_an_interval(ids):

@@ -16,8 +16,8 @@ from lm_jax.metrics.significance import approximate_randomization, bootstrap_int
 
 WORDS = re.split(
     " ",
-    "the cat sat on mat , . was running runs 3.5 1,000 don't U.S. e-mail 5-3 &amp; &quot;so&quot; (a) [b] "
-    "Relational national — ’s $5 100% 我爱 中文。 naïve STRASSE straße \u00a0x <skipped>y",
+    "the cat sat on mat , . .5 5. 7, was running runs 3.5 1,000 don't U.S. e-mail 5-3 &amp; &quot;so&quot; "
+    "(a) [b] Relational national — ’s $5 100% 我爱 中文。 naïve STRASSE straße \u00a0x <skipped>y",
 )
 
 

@@ -80,7 +80,7 @@ def _extrapolated(c: Counts, value: float) -> jax.Array:
     precisions = _none(c)
     p: list[Array] = [precisions[..., 0], precisions[..., 1]]
     for n in range(2, precisions.shape[-1]):
-        prior = jnp.where(p[n - 2] == 0, 0, jnp.square(p[n - 1]) / jnp.where(p[n - 2] == 0, 1, p[n - 2]))
+        prior = jnp.square(p[n - 1]) / p[n - 2]
         p.append((c.matches[..., n] + value * prior) / (c.ngrams[..., n] + value))
     undefined = precisions[..., 2] == 0
     return jnp.where(undefined[..., None], jnp.nan, jnp.stack(p, axis=-1))
