@@ -158,7 +158,7 @@ def test_a_fingerprint_follows_dataset_split_field_and_bytes(data_dir):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["lm1b", "tiny_shakespeare", "imdb_reviews/plain_text:1.0.0"])
+@pytest.mark.parametrize("name", ["imdb_reviews", "lm1b", "tiny_shakespeare", "wiki40b", "glue/cola:2.0.0"])
 def test_what_is_not_prepared_is_an_immediate_error_with_the_command(data_dir, name):
     start = time.monotonic()
     with pytest.raises(UserError) as caught:

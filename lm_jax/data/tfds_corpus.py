@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import functools
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ FORM = "NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]"
 # Name, config and version as tensorflow-datasets writes them, but no namespace: it would be looked up online.
 _SPEC = re.compile(r"([A-Za-z]\w*(?:/[\w+.-]+)?(?::[\d*]+(?:\.[\d*]+){2})?)(?:@([^#]+))?(?:#(.+))?")
 _AT_ONCE = 256  # examples; one by one they take ten times as long
+_TEXT_GROUPS = ("question_answering", "summarization", "text", "text_simplification", "translate")
 
 
 def parse(spec: str) -> tuple[str, str, str]:
@@ -82,6 +84,10 @@ def _prepared(name: str) -> Any:
     )
     with _reported(f"tfds:{name}", remedy):
         try:
+            # The library registers its groups one after the other and, without a word, none after the first
+            # that lacks a package (d4rl without h5py), though a text has no need of that.
+            for group in _TEXT_GROUPS:
+                importlib.import_module(f"tensorflow_datasets.{group}")
             data_dir = os.environ.get("TFDS_DATA_DIR")  # which the library looks at only when it is imported
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError:
