@@ -4,7 +4,7 @@ import hashlib
 import math
 import pathlib
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +13,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.train_step import TrainState
 
 _SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, forms of its arrays
-
-
-class TrainState(NamedTuple):
-    """All that a training step reads and writes.
-
-    Attributes:
-        step: int32 [], updates so far; also the position in the data.
-        params: the model's variables.
-        opt_state: the optimizer's.
-        carry: the model's state between batches; None where windows stand alone.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    carry: Any = None
 
 
 class Checkpoints:

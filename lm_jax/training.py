@@ -1,20 +1,17 @@
-"""The training step and the loop around it."""
+"""The loop around the training step."""
 
 import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import optax
 
-from lm_jax.batch import Batch, Sums
-from lm_jax.checkpoint import Checkpoints, TrainState
+from lm_jax.batch import Batch
+from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config, make_model
 from lm_jax.data import pipeline
 from lm_jax.errors import UserError
@@ -22,41 +19,7 @@ from lm_jax.metrics import likelihood
 from lm_jax.optimizers import make_optimizer, make_schedule
 from lm_jax.progress import LiveLine, MetricWriter
 from lm_jax.sharding import by_rows, make_mesh, replicated
-
-TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
-
-
-def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, seed: int, length: int
-) -> TrainState:
-    """A model's first parameters and an optimizer that has seen nothing; pure, so that it can be jitted."""
-    tokens_BT = jnp.zeros((1, length), jnp.int32)
-    params = model.init(jax.random.key(seed), tokens_BT)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-
-def make_train_step(model: nn.Module, objective: Any, optimizer: optax.GradientTransformation) -> TrainStep:
-    """The pure function `(state, batch, key) -> (state, metrics)`.
-
-    Metrics are scalars: loss (nats per token), grad_norm before clipping, param_norm after the update.
-    """
-
-    def train_step(
-        state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        rngs = {"dropout": jax.random.fold_in(key, state.step)}
-
-        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            sums, carry = objective(model, params, batch, state.carry, rngs)
-            return sums.mean, carry
-
-        (loss, carry), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
-        return TrainState(state.step + 1, params, opt_state, carry), {"loss": loss, **norms}
-
-    return train_step
+from lm_jax.train_step import TrainState, init_carry, init_state, make_train_step
 
 
 class Trainer:
@@ -72,22 +35,28 @@ class Trainer:
         whole, rows = replicated(self.mesh), by_rows(self.mesh)
         optimizer = make_optimizer(config.optimizer, config.train.num_steps)
         length = config.data.sequence_length
-        self._init = jax.jit(
-            lambda: init_state(model, optimizer, config.train.seed, length), out_shardings=whole
-        )
+        first_carry = partial(init_carry, model, config.data.order, config.train.batch_size)
+
+        def first_state() -> TrainState:
+            return init_state(model, optimizer, config.train.seed, length, first_carry())
+
+        self._shapes = jax.eval_shape(first_state)
+        self._places = jax.tree.map(lambda _: whole, self._shapes)
+        self._places = self._places._replace(carry=jax.tree.map(lambda _: rows, self._shapes.carry))
+        self._init = jax.jit(first_state, out_shardings=self._places)
         # The old state's memory holds the new one.
         self.step = jax.jit(
             make_train_step(model, config.objective, optimizer),
-            in_shardings=(whole, rows, whole),
-            out_shardings=whole,
+            in_shardings=(self._places, rows, whole),
+            out_shardings=(self._places, whole),
             donate_argnums=0,
         )
+        self._init_carry = jax.jit(first_carry, out_shardings=rows)
         self._evaluate = jax.jit(
-            lambda params, batch: config.objective(model, params, batch)[0],
-            in_shardings=(whole, rows),
-            out_shardings=whole,
+            partial(config.objective, model),
+            in_shardings=(whole, rows, rows),
+            out_shardings=(whole, rows),
         )
-        self._shapes = jax.eval_shape(self._init)
         self.key = jax.device_put(jax.random.fold_in(jax.random.key(config.train.seed), 1), whole)
 
     def init(self) -> TrainState:
@@ -96,12 +65,25 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, for restoring into."""
-        whole = replicated(self.mesh)
-        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), self._shapes)
+        return jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+            self._shapes,
+            self._places,
+        )
 
-    def evaluate(self, params: Any, batches: Iterator[Batch]) -> tuple[float, float]:
-        """Total nats and weight over batches that cover a part once."""
-        sums: list[Sums] = [self._evaluate(params, batch) for batch in batches]
+    def evaluate(self, params: Any, split: pipeline.Split) -> tuple[float, float]:
+        """Total nats and weight over a part, read once; a carried state goes through each document."""
+        carry, sums = self._init_carry(), []
+        data = self.config.data
+        for batch in pipeline.evaluation_batches(
+            split,
+            self.config.train.batch_size,
+            data.sequence_length,
+            separate_documents=data.separate_documents,
+            carried=carry is not None,
+        ):
+            batch_sums, carry = self._evaluate(params, batch, carry)
+            sums.append(batch_sums)
         sums = jax.device_get(sums)
         return sum(float(s.total) for s in sums), sum(float(s.weight) for s in sums)
 
@@ -165,14 +147,7 @@ def _evaluate_and_save(
     writer: MetricWriter,
     line: LiveLine,
 ) -> None:
-    config = trainer.config
-    batches = pipeline.evaluation_batches(
-        valid,
-        config.train.batch_size,
-        config.data.sequence_length,
-        separate_documents=config.data.separate_documents,
-    )
-    nats, weight = trainer.evaluate(state.params, batches)
+    nats, weight = trainer.evaluate(state.params, valid)
     loss = nats / weight
     if not math.isfinite(loss):
         raise _not_finite("validation loss", loss, step, checkpoints)

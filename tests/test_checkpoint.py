@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from lm_jax.checkpoint import Checkpoints, TrainState
+from lm_jax.checkpoint import Checkpoints
 from lm_jax.errors import UserError
+from lm_jax.train_step import TrainState
 
 
 def make_state(step: int) -> TrainState:

@@ -17,6 +17,7 @@ from lm_jax.errors import UserError
 from lm_jax.objectives import Causal
 from lm_jax.optimizers import OptimizerConfig, make_optimizer, make_schedule
 from lm_jax.sharding import MeshConfig
+from lm_jax.train_step import init_state, make_train_step
 
 
 def one_batch(config, rows=8):
@@ -35,8 +36,8 @@ def small(tmp_path):
 
 def test_one_batch_can_be_learned_by_heart(small):
     model, optimizer = make_model(small.model), optax.adam(1e-2)
-    state = training.init_state(model, optimizer, seed=0, length=32)
-    step = jax.jit(training.make_train_step(model, Causal(), optimizer), donate_argnums=0)
+    state = init_state(model, optimizer, seed=0, length=32)
+    step = jax.jit(make_train_step(model, Causal(), optimizer), donate_argnums=0)
     batch, losses = one_batch(small), []
     for _ in range(250):
         state, metrics = step(state, batch, jax.random.key(0))
@@ -59,7 +60,7 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(small):
 def test_logits_a_chunk_at_a_time_change_nothing(small):
     model, batch = make_model(small.model), one_batch(small)
     batch.weights[:, -5:] = 0
-    params = training.init_state(model, optax.sgd(0.1), 0, 32).params
+    params = init_state(model, optax.sgd(0.1), 0, 32).params
 
     def loss(params, objective):
         return objective(model, params, batch)[0].mean
@@ -74,7 +75,7 @@ def test_logits_a_chunk_at_a_time_change_nothing(small):
 
 def test_padding_changes_neither_loss_nor_gradient(small):
     model, batch = make_model(small.model), one_batch(small)
-    params = training.init_state(model, optax.sgd(0.1), 0, 32).params
+    params = init_state(model, optax.sgd(0.1), 0, 32).params
     padded = Batch(*(np.concatenate([x, x[:3]]) for x in batch[:3]))
     padded.weights[8:] = 0
 

@@ -111,28 +111,51 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
     separate_documents: bool = False,
+    carried: bool = False,
 ) -> Iterator[Batch]:
     """Batches of one shape whose weights are 1 once for each token and end of the split, and else 0.
 
-    Row b of a batch begins where row b of the batch before ended, so that they serve a carried state too.
-    Segments are those of `Windows`.
+    Row b of a batch begins where row b of the batch before ended. Segments are those of `Windows`.
+
+    With `carried` they serve a state that goes on from batch to batch and starts anew with each document:
+    segments change at each beginning, a row's first place included (its state comes from segment 0), and no
+    document lies in two rows but one that is longer than the text's share for a row, which is cut there.
 
     Raises:
         UserError: a batch that the processes cannot share evenly.
     """
-    num_tokens, tokens_N = split.num_tokens, np.asarray(split.tokens)
-    num_batches = -(-num_tokens // (sequence_length * batch_size))
     rows = _share(batch_size, process_index, process_count)
-    beginnings = _beginnings(split) if separate_documents else None
-    for number in range(num_batches):
-        starts_B = (rows * num_batches + number) * sequence_length
+    num_tokens, tokens_N = split.num_tokens, np.asarray(split.tokens)
+    edges = _document_edges(split, batch_size) if carried else _even_edges(split, batch_size, sequence_length)
+    beginnings = _beginnings(split) if separate_documents or carried else None
+    for number in range(-(-int(np.diff(edges).max()) // sequence_length)):
+        starts_B = edges[rows] + number * sequence_length
         places_BT = starts_B[:, None] + np.arange(sequence_length)
         inputs = tokens_N[np.minimum(places_BT, num_tokens)].astype(np.int32)
         targets = tokens_N[np.minimum(places_BT + 1, num_tokens)].astype(np.int32)
-        segments = (
-            None if beginnings is None else _segments(beginnings, starts_B, sequence_length, num_tokens)
-        )
-        yield Batch(inputs, targets, (places_BT < num_tokens).astype(np.float32), segments)
+        weights = (places_BT < edges[rows + 1][:, None]).astype(np.float32)
+        segments = None
+        if beginnings is not None:
+            segments = _segments(beginnings, starts_B, sequence_length, num_tokens)
+            segments += (carried * np.isin(starts_B, beginnings))[:, None]
+        yield Batch(inputs, targets, weights, segments)
+
+
+def _even_edges(split: Split, batch_size: int, sequence_length: int) -> np.ndarray:
+    """Where rows begin, and the last ends, with as many whole batches for each: int64 [B + 1]."""
+    num_batches = -(-split.num_tokens // (sequence_length * batch_size))
+    return np.minimum(np.arange(batch_size + 1) * num_batches * sequence_length, split.num_tokens)
+
+
+def _document_edges(split: Split, batch_size: int) -> np.ndarray:
+    """Where rows begin, and the last ends, each at the first document after its share: int64 [B + 1]."""
+    share = -(-split.num_tokens // batch_size)
+    first, length = _beginnings(split), np.diff(np.asarray(split.document_offsets))
+    pieces = -(-length // share)
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begins = np.append(np.repeat(first, pieces) + number * share, split.num_tokens)
+    shares = np.minimum(np.arange(batch_size + 1) * share, split.num_tokens)
+    return begins[np.searchsorted(begins, shares)]
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> np.ndarray:

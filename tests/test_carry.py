@@ -1,0 +1,189 @@
+"""A state that goes on from batch to batch: in training, in checkpoints, through validation's documents."""
+
+import dataclasses
+import itertools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_packing import stream
+
+from lm_jax import training
+from lm_jax.batch import Batch
+from lm_jax.checkpoint import Checkpoints
+from lm_jax.config import resolve
+from lm_jax.data import pipeline
+from lm_jax.data.pipeline import evaluation_batches
+from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.objectives import Causal
+from lm_jax.progress import read_metrics
+from lm_jax.sharding import MeshConfig
+from lm_jax.train_step import Recurrent, init_carry, init_state, make_train_step
+
+
+class Decay(nn.Module):
+    """A recurrence h ← tanh(h · decay + embedding) whose state is a dictionary."""
+
+    config: Any
+    carries_state: ClassVar[bool] = True
+
+    def setup(self):
+        self.embedding = nn.Embed(self.config.vocab_size, 8)
+        self.decay = self.param("decay", nn.initializers.constant(0.9), (8,))
+
+    def init_state(self, batch_size):
+        return {"h": jnp.full((batch_size, 8), 0.5)}
+
+    def __call__(self, tokens_BT, state=None, segments=None, train=False):
+        hidden_BTD, state = self.hidden(tokens_BT, state, segments, train)
+        return self.logits(hidden_BTD), state
+
+    def hidden(self, tokens_BT, state=None, segments=None, train=False):
+        first = self.init_state(len(tokens_BT))["h"]
+        segments = jnp.zeros_like(tokens_BT) if segments is None else segments
+        anew_BT = jnp.diff(segments, axis=1, prepend=0) != 0
+
+        def step(h, x):
+            embedded, anew = x
+            h = jnp.where(anew[:, None], first, h)
+            h = jnp.tanh(h * self.decay[None] + embedded)
+            return h, h
+
+        xs = (self.embedding(tokens_BT).swapaxes(0, 1), anew_BT.T)
+        h, hidden = jax.lax.scan(step, first if state is None else state["h"], xs)
+        return hidden.swapaxes(0, 1), {"h": h}
+
+    def logits(self, hidden_BTD):
+        return self.embedding.attend(hidden_BTD)
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A config that trains `Decay` on streams, and its data."""
+    monkeypatch.setattr(training, "make_model", Decay)
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), batch_size=8, num_steps=8)
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, order="contiguous", sequence_length=8)
+    )
+    data = pipeline.prepare(config.data)
+    return resolve(config, data.tokenizer.vocab_size), data
+
+
+def test_steps_that_hand_on_their_state_see_one_long_row():
+    model = Decay(GPTConfig(vocab_size=17))
+    tokens = np.random.default_rng(0).integers(17, size=(4, 25)).astype(np.int32)
+    state = init_state(model, optax.sgd(0.0), 0, 8, init_carry(model, "contiguous", 4))
+    assert isinstance(model, Recurrent)
+    step = jax.jit(make_train_step(model, Causal(), optax.sgd(0.0)))
+    losses = []
+    for start in (0, 8, 16):
+        rows = tokens[:, start : start + 9]
+        batch = Batch(rows[:, :-1], rows[:, 1:], np.ones((4, 8), np.float32))
+        state, metrics = step(state, batch, jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    whole = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((4, 24), np.float32))
+    assert np.mean(losses) == pytest.approx(float(Causal()(model, state.params, whole)[0].mean), rel=1e-5)
+
+
+@pytest.mark.parametrize("order", ["contiguous", "shuffled"])
+def test_only_a_recurrent_model_on_streams_carries_a_state(order):
+    config = GPTConfig(vocab_size=17, max_length=8)
+    assert (init_carry(Decay(config), order, 4) is not None) == (order == "contiguous")
+    assert init_carry(GPT(config), order, 4) is None
+
+
+def test_a_resumed_run_goes_on_with_the_state_it_had(recipe, tmp_path):
+    config, data = recipe
+    shorter = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=4))
+    # The rate depends on the number of steps; the state does not, where nothing decays.
+    flat = {"final_ratio": 1.0, "warmup_steps": 0}
+    config, shorter = (
+        dataclasses.replace(c, optimizer=dataclasses.replace(c.optimizer, **flat)) for c in (config, shorter)
+    )
+    training.fit(training.Trainer(config), data, tmp_path)
+    training.fit(training.Trainer(shorter), data, tmp_path / "again")
+    training.fit(training.Trainer(config), data, tmp_path / "again")
+    trainer, states = training.Trainer(config), []
+    for workdir in (tmp_path, tmp_path / "again"):
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            states.append(checkpoints.restore(8, trainer.abstract_state()))
+    assert np.ptp(states[0].carry["h"], axis=0).all(), "each row has a state of its own"
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    losses = [
+        [(line["step"], line.get("loss"), line.get("valid_loss")) for line in read_metrics(w)]
+        for w in (tmp_path / "metrics.jsonl", tmp_path / "again" / "metrics.jsonl")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_the_state_is_shared_by_rows_and_changes_nothing(recipe):
+    config, data = recipe
+    results = []
+    for devices in (1, 4):
+        trainer = training.Trainer(dataclasses.replace(config, mesh=MeshConfig(data=devices)))
+        state, source = trainer.init(), pipeline.make_source(data.splits["train"], config.data, 8, 0)
+        for number in range(3):
+            state, metrics = trainer.step(state, source.batch(number), trainer.key)
+        shard = state.carry["h"].addressable_shards[0]
+        assert shard.data.shape == (8 // devices, 8)
+        results.append((float(metrics["loss"]), np.asarray(state.carry["h"])))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)
+
+
+def test_validation_reads_each_document_with_a_state_of_its_own(recipe):
+    config, data = recipe
+    trainer, split = training.Trainer(config), data.splits["valid"]
+    state = trainer.init()
+    nats, weight = trainer.evaluate(state.params, split)
+    model, tokens, offsets = Decay(config.model), np.asarray(split.tokens), np.asarray(split.document_offsets)
+    expected = 0.0
+    assert len(offsets) > 10, "several documents a row"
+    for first, last in itertools.pairwise(offsets):
+        document = tokens[None, first - 1 : last].astype(np.int32)
+        batch = Batch(document[:, :-1], document[:, 1:], np.ones((1, last - first), np.float32))
+        expected += float(Causal()(model, state.params, batch)[0].total)
+    assert weight == split.num_tokens
+    assert nats == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=50)
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=9),
+    length=st.integers(1, 12),
+    batch_size=st.sampled_from([1, 2, 5]),
+)
+def test_rows_of_validation_hold_whole_documents_unless_they_are_longer_than_a_share(
+    lengths, length, batch_size
+):
+    split = stream(lengths)
+    batches = list(evaluation_batches(split, batch_size, length, carried=True))
+    inputs, targets, weights, segments = (np.concatenate(field, axis=1) for field in zip(*batches))
+    real = weights == 1
+    assert real.sum() == split.num_tokens
+    assert np.array_equal(np.concatenate([row[r] for row, r in zip(targets, real)]), split.tokens[1:])
+    share = -(-split.num_tokens // batch_size)
+    before = np.concatenate([np.zeros((batch_size, 1), int), segments[:, :-1]], axis=1)
+    before[:, ::length] = 0  # each batch counts from the state that it is handed
+    begins = (segments != before) & real
+    assert np.array_equal(begins, (inputs == 0) & real), "anew at the end token before each document"
+    for row in range(batch_size):
+        if real[row, 0] and not begins[row, 0]:
+            document = inputs[row, 0]
+            assert lengths[document - 1] + 1 > share, "only a long document is cut"
+
+
+def test_processes_share_the_rows_of_validation():
+    split = stream([3, 9, 0, 4, 4, 30])
+    whole = list(evaluation_batches(split, 4, 5, carried=True))
+    halves = [list(evaluation_batches(split, 4, 5, p, 2, carried=True)) for p in range(2)]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        for field, *shares in zip(batch, *parts):
+            np.testing.assert_array_equal(field, np.concatenate(shares))
