@@ -3,6 +3,7 @@
   python train.py                                      a small GPT on Python's own documentation
   python train.py --config=configs/shakespeare_char.py --config.data.corpus=text:PATH
   python train.py --config.model.num_layers=6 --workdir=runs/deeper
+  python train.py --config=configs/finetune.py --config.init_from=PATH --config.data.corpus=text:FILE
 
 The same command again goes on where a stopped run left off.
 """
@@ -28,10 +29,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="this text, with the recipe's fields")
     arguments = parser.parse_args(argv)
     name, config = config_module.load(arguments.config)
-    config = config_module.override(config, values)
     if arguments.help:
+        config = config_module.override(config, values)
         print(f"{parser.format_help()}\nfields of {arguments.config}:\n{flags.field_table(config)}")
         return
+    config = experiment.override(config, values)
     workdir = pathlib.Path(arguments.workdir or f"runs/{name}")
     table.print_run(workdir, experiment.run(config, workdir))
 

@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lm_jax import config as config_module
@@ -18,7 +18,24 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation import Row, Text
 from lm_jax.families import ngram
 from lm_jax.families.neural import NeuralLanguageModel
+from lm_jax.models.gpt import GPTConfig, convert_layers
 from lm_jax.progress import Reporter
+
+# Fields of a GPT that decide how it is computed and trained, and not what its parameters are.
+_FREE_ON_INIT = ("dropout", "dtype", "attention", "scan_layers", "remat")
+
+
+def override(config: AnyConfig, values: Mapping[str, str]) -> AnyConfig:
+    """`config.override`, where a recipe that starts from `init_from` has the shape of the model there.
+
+    Fields of the model that `values` names are set after that, and so checked against it.
+    """
+    source = values.get("init_from") or getattr(config, "init_from", "")
+    if source and isinstance(config, Config):
+        model = language_model.read_model_config(source)
+        if type(model) is type(config.model):
+            config = dataclasses.replace(config, model=model)
+    return config_module.override(config, values)
 
 
 def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
@@ -126,7 +143,7 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     """Trains to the end; False where a signal came first."""
     data_config = config.data
     if config.init_from:  # what was learned is about that run's tokens
-        tokenizer = str(pathlib.Path(config.init_from) / "tokenizer")
+        tokenizer = str(language_model.tokenizer_path(config.init_from))
         data_config = dataclasses.replace(data_config, tokenizer=tokenizer)
     with Reporter() as report:
         data = pipeline.prepare(data_config, progress=report)
@@ -169,18 +186,23 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
 
 
 def _initial_params(config: Config) -> Any:
+    """The parameters in `init_from`, laid out as the recipe's layers are; None where it names nothing."""
     if not config.init_from:
         return None
     source = language_model.load(config.init_from)
     if not isinstance(source, NeuralLanguageModel):
         raise UserError(f"init_from={config.init_from} is an n-gram model", "give the run of a neural one")
-    if source.config.model != config.model:
-        changed = config_module.differences(source.config, config)
+    free = {n: getattr(config.model, n) for n in _FREE_ON_INIT if hasattr(source.config.model, n)}
+    there = dataclasses.replace(source.config, model=dataclasses.replace(source.config.model, **free))
+    if there.model != config.model:
+        changed = config_module.differences(there, config)
         named = "; ".join(c for c in changed if c.startswith("model."))
         raise UserError(
             f"init_from={config.init_from} is a model of another shape: {named}",
             "set these fields to the values there",
         )
+    if isinstance(config.model, GPTConfig):
+        return convert_layers(source.params, config.model.scan_layers)
     return source.params
 
 

@@ -1,0 +1,67 @@
+"""Writes a trained model in the form that other programs open: a GPT for transformers, n-grams for KenLM.
+
+python -m lm_jax.export runs/gpt exported          a directory with config.json, safetensors and tokenizer
+python -m lm_jax.export runs/ngram model.arpa      an ARPA file; .arpa.gz compresses it
+
+The directory opens with transformers' GPT2LMHeadModel.from_pretrained and with lm_jax.load, with the same
+logits. A GPT is exported where it is a GPT-2: one whose config asks for rope, rms, swiglu or the like has no
+place there, and the error says which field. The tokenizer opens with AutoTokenizer where it is a BPE.
+"""
+
+import pathlib
+import sys
+
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()
+
+from lm_jax import flags, language_model
+from lm_jax.errors import UserError, reported
+from lm_jax.families.base import LanguageModel
+from lm_jax.families.neural import NeuralLanguageModel
+from lm_jax.families.ngram import NGramLanguageModel
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.ngram import arpa
+from lm_jax.pretrained import huggingface
+from lm_jax.pretrained.huggingface import Pretrained
+
+
+def export(model: LanguageModel, path: pathlib.Path | str) -> None:
+    """Writes a GPT as a directory for transformers, or an n-gram model as an ARPA file.
+
+    Args:
+        model: what `lm_jax.load` opened.
+        path: a new directory, or a file .arpa or .arpa.gz.
+
+    Raises:
+        UserError: a model or a path of another kind.
+    """
+    path = pathlib.Path(path)
+    if isinstance(model, NGramLanguageModel):
+        if not path.name.endswith((".arpa", ".arpa.gz")):
+            raise UserError(f"{path} is no name for an n-gram model", "end it with .arpa or .arpa.gz")
+        arpa.write(model.model, path)
+    elif isinstance(model, NeuralLanguageModel) and isinstance(model.config.model, GPTConfig):
+        huggingface.write(path, Pretrained(model.config.model, model.params, model.tokenizer))
+    else:
+        raise UserError(f"a {model.family} model cannot be exported", "give a GPT or an n-gram model")
+
+
+def main(argv: list[str]) -> None:
+    """Parses the flags, opens the run and writes it."""
+    parser = flags.Parser(prog="python -m lm_jax.export", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="a run directory, or whatever lm_jax.load opens")
+    parser.add_argument(
+        "path", metavar="PATH", help="a new directory, or for n-grams a file .arpa or .arpa.gz"
+    )
+    parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
+    arguments = parser.parse_args(argv)
+    model = language_model.load(arguments.run, arguments.step)
+    export(model, arguments.path)
+    print(f"written: {arguments.path}")
+
+
+if __name__ == "__main__":
+    with reported():
+        main(sys.argv[1:])

@@ -1,0 +1,121 @@
+"""GPT-2 as transformers keeps it: names of weights, and the fields of its config.json."""
+
+from typing import Any
+
+from lm_jax.errors import UserError
+from lm_jax.models.gpt import GPTConfig
+
+PREFIX = "transformer."  # before all names but the head's; the files that OpenAI's model came in have none
+
+# Ours -> theirs, which are (in, out) like ours.
+RULES = {
+    "token_embedding/embedding": "wte.weight",
+    "position_embedding/embedding": "wpe.weight",
+    "layer_{}/attention_norm/scale": "h.{}.ln_1.weight",
+    "layer_{}/attention_norm/bias": "h.{}.ln_1.bias",
+    "layer_{}/attention/qkv/kernel": "h.{}.attn.c_attn.weight",
+    "layer_{}/attention/qkv/bias": "h.{}.attn.c_attn.bias",
+    "layer_{}/attention/out/kernel": "h.{}.attn.c_proj.weight",
+    "layer_{}/attention/out/bias": "h.{}.attn.c_proj.bias",
+    "layer_{}/mlp_norm/scale": "h.{}.ln_2.weight",
+    "layer_{}/mlp_norm/bias": "h.{}.ln_2.bias",
+    "layer_{}/mlp/up/kernel": "h.{}.mlp.c_fc.weight",
+    "layer_{}/mlp/up/bias": "h.{}.mlp.c_fc.bias",
+    "layer_{}/mlp/down/kernel": "h.{}.mlp.c_proj.weight",
+    "layer_{}/mlp/down/bias": "h.{}.mlp.c_proj.bias",
+    "final_norm/scale": "ln_f.weight",
+    "final_norm/bias": "ln_f.bias",
+}
+HEAD = {"head/embedding": "lm_head.weight"}
+BUFFERS = ("h.{}.attn.bias", "h.{}.attn.masked_bias")  # causal masks, in older files
+
+_TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh")
+# Fields that change what is computed, with the only values that are known here; theirs by default.
+_FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+
+
+def rules(config: GPTConfig) -> dict[str, str]:
+    """The rules of a config: a head that is the token embedding is not written twice."""
+    return RULES if config.tied_head else RULES | HEAD
+
+
+def ignored(config: GPTConfig) -> frozenset[str]:
+    """Names that may be there and add nothing."""
+    masks = {name.format(i) for name in BUFFERS for i in range(config.num_layers)}
+    return frozenset(masks | (set(HEAD.values()) if config.tied_head else set()))
+
+
+def read_config(values: dict[str, Any], source: str) -> GPTConfig:
+    """The config of a config.json of model_type "gpt2".
+
+    Raises:
+        UserError: a field is missing or malformed, or asks for what GPT-2 does not compute.
+    """
+    activation = values.get("activation_function", "gelu_new")
+    if activation not in _TANH_GELUS:
+        raise UserError(
+            f"activation_function={activation!r} in {source}", f"only {' and '.join(_TANH_GELUS)} are known"
+        )
+    for name, wanted in _FIXED.items():
+        if values.get(name, wanted) != wanted:
+            raise UserError(f"{name}={values[name]} in {source}", f"only {wanted} is known")
+    try:
+        config = GPTConfig(
+            vocab_size=int(values["vocab_size"]),
+            max_length=int(values["n_positions"]),
+            num_layers=int(values["n_layer"]),
+            num_heads=int(values["n_head"]),
+            d_model=int(values["n_embd"]),
+            d_ff=int(values.get("n_inner") or 0),
+            tied_head=bool(values.get("tie_word_embeddings", True)),
+            dropout=float(values.get("resid_pdrop", 0.1)),  # ours is one rate for all three
+            layer_norm_epsilon=float(values.get("layer_norm_epsilon", 1e-5)),
+        )
+    except KeyError as error:
+        raise UserError(f"{source} has no field {error}", "restore the file") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source} has a field of a wrong type ({error})", "restore the file") from None
+    config.check()
+    config.check_resolved()
+    return config
+
+
+def write_config(config: GPTConfig, end_id: int) -> dict[str, Any]:
+    """The config.json of a GPT that is a GPT-2.
+
+    Raises:
+        UserError: a field for which GPT-2 has no place.
+    """
+    gpt2 = GPTConfig()
+    for name in ("position", "norm", "mlp", "parallel_block"):
+        if getattr(config, name) != getattr(gpt2, name):
+            raise UserError(
+                f"a GPT with model.{name}={getattr(config, name)} is not a GPT-2",
+                f"only model.{name}={getattr(gpt2, name)} can be exported",
+            )
+    if config.kv_heads != config.num_heads:
+        raise UserError(
+            f"a GPT with model.num_kv_heads={config.num_kv_heads} is not a GPT-2",
+            "only as many as model.num_heads can be exported",
+        )
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_length,
+        "n_ctx": config.max_length,
+        "n_embd": config.d_model,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_inner": config.d_ff or None,
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
+        "tie_word_embeddings": config.tied_head,
+        "bos_token_id": end_id,
+        "eos_token_id": end_id,
+    }

@@ -1,0 +1,172 @@
+"""Models in Hugging Face's form, both ways: a directory with config.json, safetensors and a tokenizer."""
+
+import dataclasses
+import pathlib
+import re
+import shutil
+import tempfile
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax import files, tokenizers
+from lm_jax.errors import UserError
+from lm_jax.models.gpt import GPT, GPTConfig, convert_layers
+from lm_jax.pretrained import gpt2, weights
+from lm_jax.tokenizers import Tokenizer
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_BY_TOKEN = ("token_embedding/embedding", "head/embedding")  # a row for each token
+_HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
+
+
+class Pretrained(NamedTuple):
+    """A model as it was published.
+
+    Attributes:
+        config: its shape.
+        params: its variables, float32.
+        tokenizer: from text to ids.
+    """
+
+    config: GPTConfig
+    params: Any
+    tokenizer: Tokenizer
+
+
+def is_directory(path: pathlib.Path) -> bool:
+    """Whether a directory's config.json is in Hugging Face's form."""
+    config = path / "config.json"
+    return config.is_file() and "model_type" in files.read_json(config)
+
+
+def find(name: str) -> pathlib.Path:
+    """The directory that a path names, or the copy of what a name on the hub stands for.
+
+    What the machine has is taken without asking the network.
+
+    Raises:
+        UserError: neither, or the hub cannot be reached.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not _HUB_NAME.fullmatch(name):
+        raise UserError(f"{name} is not a run directory", "check the path")
+    return _download(name)
+
+
+def read(directory: pathlib.Path) -> Pretrained:
+    """Opens a directory: config.json, safetensors, and tokenizer.json or vocab.json with merges.txt.
+
+    Raises:
+        UserError: another architecture, missing or damaged files, weights that config.json does not
+            describe, or a tokenizer of another vocabulary.
+    """
+    config = read_config(directory)
+    tokenizer = tokenizers.load(directory)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(
+            f"the tokenizer in {directory} has {tokenizer.vocab_size} tokens, its model {config.vocab_size}",
+            "restore the tokenizer that the model was trained with",
+        )
+    names = weights.expand(gpt2.rules(config), config.num_layers)
+    shapes = {name: leaf.shape for name, leaf in _flat(_abstract_params(config)).items()}
+    arrays = weights.read(directory, names, shapes, gpt2.ignored(config), gpt2.PREFIX)
+    params = flax.traverse_util.unflatten_dict({k: jnp.asarray(v) for k, v in arrays.items()}, sep="/")
+    return Pretrained(config, {"params": params}, tokenizer)
+
+
+def read_config(directory: pathlib.Path) -> GPTConfig:
+    """The shape of the model in a directory.
+
+    Raises:
+        UserError: another architecture, or a damaged config.json.
+    """
+    path = directory / "config.json"
+    values = files.read_json(path)
+    kind = values.get("model_type")
+    if kind != "gpt2":
+        raise UserError(f"{path} describes a model of type {kind!r}", "give one of type 'gpt2'")
+    return gpt2.read_config(values, str(path))
+
+
+def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int = 5 * 10**9) -> None:
+    """Writes a directory that transformers opens with the same logits; all of it or nothing.
+
+    Rows of the vocabulary beyond the tokenizer's, which pad it, are left out. A model without biases gets
+    biases of zero. transformers reads the tokenizer only where it is a BPE or WordPiece.
+
+    Raises:
+        UserError: a model that is not a GPT-2, or a directory that is not empty.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists", "give a new directory")
+    tokenizer = pretrained.tokenizer
+    config = dataclasses.replace(pretrained.config, vocab_size=tokenizer.vocab_size)
+    values = gpt2.write_config(config, tokenizer.end_id)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
+        made = pathlib.Path(temporary, "model")
+        made.mkdir()
+        weights.write(made, _their_arrays(config, pretrained.params), max_shard_bytes)
+        tokenizer.save(made)
+        if tokenizer.kind == "bpe":
+            end = tokenizers.END
+            files.write_json(
+                made / "tokenizer_config.json",
+                {
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "model_max_length": config.max_length,
+                    **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end),
+                },
+            )
+        files.write_json(made / "config.json", values)
+        if directory.exists():
+            directory.rmdir()
+        shutil.move(made, directory)
+
+
+def _their_arrays(config: GPTConfig, params: Any) -> dict[str, np.ndarray]:
+    flat = _flat(convert_layers(params, scan_layers=False))
+    shapes = _flat(_abstract_params(dataclasses.replace(config, use_bias=True)))
+    arrays = {}
+    for ours, theirs in weights.expand(gpt2.rules(config), config.num_layers).items():
+        array = (
+            np.asarray(flat[ours], np.float32) if ours in flat else np.zeros(shapes[ours].shape, np.float32)
+        )
+        name = theirs if theirs in gpt2.HEAD.values() else gpt2.PREFIX + theirs
+        arrays[name] = array[: config.vocab_size] if ours in _BY_TOKEN else array
+    return arrays
+
+
+def _flat(variables: Any) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(variables["params"], sep="/")
+
+
+def _abstract_params(config: GPTConfig) -> Any:
+    model = GPT(dataclasses.replace(config, scan_layers=False))
+    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+
+
+def _download(name: str) -> pathlib.Path:
+    import huggingface_hub
+
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        pass
+    remedy = "check the path, or copy the model's directory to this machine and give its path"
+    try:
+        # Asked once and briefly: a download would try again and again where there is no network.
+        huggingface_hub.HfApi().model_info(name, timeout=5)
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (huggingface_hub.errors.RepositoryNotFoundError, huggingface_hub.errors.HFValidationError):
+        raise UserError(f"{name} is not a run directory, and the hub has no such model", remedy) from None
+    except Exception as error:  # of the HTTP library, which differs between versions
+        raise UserError(
+            f"{name} is not a run directory, and the hub cannot be reached ({type(error).__name__})", remedy
+        ) from None

@@ -1,0 +1,138 @@
+"""Directories of safetensors, in one file or in shards with an index; and renaming what is in them."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lm_jax import files
+from lm_jax.errors import UserError
+
+FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
+
+
+def expand(rules: Mapping[str, str], num_layers: int) -> dict[str, str]:
+    """Rules whose names hold `{}` as one for each layer, its number there."""
+    return {
+        ours.format(i): theirs.format(i)
+        for ours, theirs in rules.items()
+        for i in range(num_layers if "{}" in ours else 1)
+    }
+
+
+def read(
+    directory: pathlib.Path,
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    ignored: frozenset[str] = frozenset(),
+    prefix: str = "",
+) -> dict[str, np.ndarray]:
+    """The arrays of a directory under our names, in float32.
+
+    Args:
+        directory: holds model.safetensors, or its index and shards.
+        names: ours -> theirs; each of theirs is used once, and none is left over.
+        shapes: ours -> shape.
+        ignored: of theirs, what may be there and is not read.
+        prefix: may stand before any of theirs.
+
+    Raises:
+        UserError: no such files, a damaged one, or names or shapes that are not those asked for.
+    """
+    with _opened(directory) as tensors:
+        there = {name.removeprefix(prefix): name for name in tensors}
+        _check_names(directory, there.keys() - ignored, set(names.values()))
+        slices = {name: tensors[there[theirs]].get_slice(there[theirs]) for name, theirs in names.items()}
+        for name, piece in slices.items():
+            if tuple(piece.get_shape()) != tuple(shapes[name]):
+                raise UserError(
+                    f"{names[name]} in {directory} has the shape {list(piece.get_shape())}, "
+                    f"and by config.json {list(shapes[name])}",
+                    "restore the config.json that belongs to the weights",
+                )
+        return {
+            name: np.asarray(tensors[there[theirs]].get_tensor(there[theirs]), np.float32)
+            for name, theirs in names.items()
+        }
+
+
+def write(
+    directory: pathlib.Path, arrays: Mapping[str, np.ndarray], max_shard_bytes: int = 5 * 10**9
+) -> None:
+    """Writes arrays by name: one file, or shards of at most so many bytes and their index."""
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, array in arrays.items():
+        if shards[-1] and size + array.nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = np.ascontiguousarray(array)  # safetensors writes other arrays wrongly
+        size += array.nbytes
+    if len(shards) == 1:
+        safetensors.numpy.save_file(shards[0], directory / FILE, {"format": "pt"})
+        return
+    where: dict[str, str] = {}
+    for i, shard in enumerate(shards, start=1):
+        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        safetensors.numpy.save_file(shard, directory / file, {"format": "pt"})
+        where |= dict.fromkeys(shard, file)
+    total = sum(array.nbytes for array in arrays.values())
+    files.write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+@contextlib.contextmanager
+def _opened(directory: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Each tensor's name -> the open file that holds it."""
+    with contextlib.ExitStack() as stack:
+        tensors: dict[str, Any] = {}
+        for path in _shards(directory):
+            try:
+                file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
+            except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+                raise UserError(
+                    f"{path} is damaged ({error})", "copy it again: it may have been cut short"
+                ) from None
+            tensors |= dict.fromkeys(file.keys(), file)
+        yield tensors
+
+
+def _shards(directory: pathlib.Path) -> list[pathlib.Path]:
+    if (directory / FILE).is_file():
+        return [directory / FILE]
+    if (directory / INDEX).is_file():
+        index = files.read_json(directory / INDEX)
+        paths = [directory / name for name in sorted(set(index["weight_map"].values()))]
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"{directory} lacks {', '.join(missing)}, which its {INDEX} names", "copy all of its files"
+            )
+        return paths
+    pickled = [name for name in _PICKLES if (directory / name).exists()]
+    if pickled:
+        raise UserError(
+            f"{directory} has its weights in {pickled[0]}, and only safetensors are read: pickles run code",
+            "open it once with transformers and write it again with save_pretrained()",
+        )
+    raise UserError(f"no {FILE} in {directory}", f"give a directory with {FILE}, or with {INDEX}")
+
+
+def _check_names(directory: pathlib.Path, there: set[str], wanted: set[str]) -> None:
+    missing, left_over = sorted(wanted - there), sorted(there - wanted)
+    if missing or left_over:
+        said = [f"lack {_few(missing)}"] if missing else []
+        said += [f"have {_few(left_over)}, for which there is no place"] if left_over else []
+        raise UserError(
+            f"the weights in {directory} {' and '.join(said)}",
+            "give weights of the architecture and the number of layers that config.json names",
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

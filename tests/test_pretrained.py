@@ -1,0 +1,281 @@
+"""GPT-2 in Hugging Face's form: the golden file, transformers itself both ways, and wrong directories."""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny
+import tiny_gpt
+
+import lm_jax
+from lm_jax import config as config_module
+from lm_jax import experiment, tokenizers
+from lm_jax.errors import UserError
+from lm_jax.export import export, main
+from lm_jax.models.gpt import GPTConfig, convert_layers
+from lm_jax.models.gpt_cost import num_parameters
+from lm_jax.pretrained import huggingface, weights
+from lm_jax.pretrained.huggingface import Pretrained
+
+GOLDEN = dict(np.load(pathlib.Path(__file__).parent / "golden" / "gpt2.npz"))
+RESULTS = {name: GOLDEN.pop(name) for name in ("tokens", "logits", "greedy")}
+CHARACTERS = tokenizers.CharacterTokenizer(map(chr, range(97, 97 + 35)))  # 37 tokens, as the golden file has
+CONFIG = {
+    "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+    "vocab_size": 37, "n_positions": 24, "n_ctx": 24, "n_embd": 16, "n_layer": 2, "n_head": 2,
+    "n_inner": None, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, "layer_norm_epsilon": 1e-5,
+    "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+
+def write_golden(directory, changed=(), arrays=GOLDEN):
+    """A directory as transformers writes it, of the golden file's weights."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG | dict(changed)))
+    safetensors.numpy.save_file(arrays, directory / "model.safetensors")
+    CHARACTERS.save(directory)
+    return directory
+
+
+def logits(lm, tokens):
+    return tiny_gpt.apply(lm.model, lm.params, tokens)[0]
+
+
+def test_an_imported_model_is_the_golden_one(tmp_path):
+    lm = lm_jax.load(write_golden(tmp_path / "model"))
+    np.testing.assert_allclose(logits(lm, RESULTS["tokens"]), RESULTS["logits"], atol=1e-4)
+    assert lm.config.model == GPTConfig(37, 24, num_layers=2, num_heads=2, d_model=16, dropout=0.1)
+    prompts = [lm.tokenizer.decode(tokens[1:10]) for tokens in RESULTS["tokens"]]
+    [scores] = lm.score(prompts[:1])
+    assert scores.complete
+    assert np.isfinite(scores.log_probs).all()
+
+
+def test_names_with_a_prefix_masks_a_written_head_and_half_precision(tmp_path):
+    older = {f"transformer.{name}": array.astype(np.float16) for name, array in GOLDEN.items()}
+    older |= {f"transformer.h.{i}.attn.bias": np.ones((1, 1, 24, 24), bool) for i in range(2)}
+    older["lm_head.weight"] = older["transformer.wte.weight"]
+    lm = lm_jax.load(write_golden(tmp_path / "model", arrays=older))
+    assert {leaf.dtype for leaf in jax.tree.leaves(lm.params)} == {np.dtype("float32")}
+    np.testing.assert_allclose(logits(lm, RESULTS["tokens"]), RESULTS["logits"], atol=0.1)
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 4000])
+def test_export_and_import_give_the_same_parameters(tmp_path, max_shard_bytes):
+    model, params = tiny_gpt.tiny(vocab_size=37, d_ff=24, scan_layers=True, tied_head=False)
+    pretrained = Pretrained(model.config, params, CHARACTERS)
+    huggingface.write(tmp_path / "model", pretrained, max_shard_bytes)
+    shards = len(list((tmp_path / "model").glob("*.safetensors")))
+    assert (shards == 1) == (max_shard_bytes == 10**9)
+    back = huggingface.read(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, back.params, convert_layers(params, scan_layers=False))
+    assert back.config == GPTConfig(**{**vars(model.config), "scan_layers": False})
+    assert back.tokenizer.fingerprint() == CHARACTERS.fingerprint()
+
+
+def test_export_adds_biases_and_drops_rows_that_pad_the_vocabulary(tmp_path):
+    model, params = tiny_gpt.tiny(vocab_size=40, use_bias=False)
+    huggingface.write(tmp_path / "model", Pretrained(model.config, params, CHARACTERS))
+    lm = lm_jax.load(tmp_path / "model")
+    tokens = tiny_gpt.random_tokens(2, 16)
+    expected = tiny_gpt.apply(model, params, tokens)[0][..., :37]
+    np.testing.assert_allclose(logits(lm, tokens), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"position": "rope"}, "position=rope"),
+        ({"norm": "rms"}, "norm=rms"),
+        ({"mlp": "swiglu"}, "mlp=swiglu"),
+        ({"parallel_block": True}, "parallel_block=True"),
+        ({"num_kv_heads": 1}, "num_kv_heads=1"),
+    ],
+)
+def test_what_is_no_gpt2_is_not_exported(tmp_path, fields, named):
+    model, params = tiny_gpt.tiny(vocab_size=37, **fields)
+    with pytest.raises(UserError, match=named):
+        huggingface.write(tmp_path / "model", Pretrained(model.config, params, CHARACTERS))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_published_size():
+    config = huggingface.gpt2.read_config(
+        {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_layer": 12, "n_head": 12,
+         "n_embd": 768}, "config.json",
+    )  # fmt: skip
+    assert num_parameters(config) == 124_439_808
+    names = weights.expand(huggingface.gpt2.rules(config), 12)
+    assert len(set(names.values())) == len(names) == 148
+
+
+def other(directory, **fields):
+    (directory / "config.json").write_text(json.dumps(CONFIG | fields))
+
+
+def without(directory, key):
+    arrays = {name: array for name, array in GOLDEN.items() if name != key}
+    safetensors.numpy.save_file(arrays, directory / "model.safetensors")
+
+
+def cut_short(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def pickled(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+def lacking_a_shard(directory):
+    (directory / "model.safetensors").unlink()
+    names = dict.fromkeys(GOLDEN, "model-00001-of-00002.safetensors")
+    (directory / weights.INDEX).write_text(json.dumps({"weight_map": names}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda d: other(d, model_type="llama"), r"describes a model of type 'llama'; give one of"),
+        (lambda d: other(d, activation_function="relu"), "activation_function='relu' in .*; only gelu_new"),
+        (lambda d: other(d, scale_attn_by_inverse_layer_idx=True), "layer_idx=True in .*; only False"),
+        (lambda d: other(d, n_embd="wide"), "a field of a wrong type"),
+        (lambda d: other(d, n_layer=3), r"lack h.2.attn.c_attn.bias, .* and 7 more; give weights"),
+        (lambda d: other(d, n_layer=1), r"have h.1.attn.c_attn.bias, .*, for which there is no place"),
+        (lambda d: other(d, n_inner=100), r"h.0.mlp.c_fc.weight .* has the shape \[16, 64\], .* \[16, 100\]"),
+        (lambda d: other(d, n_head=3), "model.d_model=16 does not divide"),
+        (lambda d: without(d, "ln_f.bias"), "the weights in .* lack ln_f.bias; give"),
+        (cut_short, "model.safetensors is damaged .*; copy it again"),
+        (pickled, "has its weights in pytorch_model.bin, and only safetensors are read: .*; open it once"),
+        (lacking_a_shard, "lacks model-00001-of-00002.safetensors, which its .* names; copy all"),
+        (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors in"),
+        (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer in"),
+        (lambda d: tokenizers.ByteTokenizer().save(d), "has 257 tokens, its model 37; restore"),
+        (lambda d: (d / "config.json").write_text("{"), "is not JSON"),
+    ],
+)  # fmt: skip
+def test_a_wrong_directory_is_one_line(tmp_path, spoil, line):
+    directory = write_golden(tmp_path / "model")
+    spoil(directory)
+    with pytest.raises(UserError, match=line) as error:
+        lm_jax.load(directory)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_nowhere_fails_at_once(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hub.HfApi, "model_info", refuse)
+    with pytest.raises(
+        UserError, match=r"nobody/nothing is not a run directory, and the hub cannot be reached"
+    ):
+        lm_jax.load("nobody/nothing")
+
+
+def test_what_the_machine_has_of_the_hub_needs_no_network(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    directory = write_golden(tmp_path / "model")
+
+    def cached(name, local_files_only=False, **kwargs):
+        assert name == "someone/small"
+        assert local_files_only
+        return str(directory)
+
+    monkeypatch.setattr(hub, "snapshot_download", cached)
+    assert lm_jax.load("someone/small").config.model.d_model == 16
+
+
+def test_training_goes_on_from_an_imported_model_and_is_exported(tmp_path, capsys):
+    source = write_golden(tmp_path / "source")
+    text = tmp_path / "text.txt"
+    text.write_text("abcdefgh\n" * 300)
+    recipe = tiny.config(text, num_steps=30)
+    values = {"init_from": str(source), "optimizer.learning_rate": "1e-2", "data.sequence_length": "16"}
+    tuned = experiment.override(recipe, values | {"model.scan_layers": "true", "model.dropout": "0"})
+    assert tuned.model.d_model == 16
+    assert tuned.model.scan_layers
+    [valid, _] = experiment.run(tuned, tmp_path / "run")
+    before = lm_jax.load(source).score(["abcdefgh\n"])[0].log_probs.sum()
+    assert valid.nats / valid.documents < -0.5 * before
+
+    main([str(tmp_path / "run"), str(tmp_path / "exported")])
+    assert "exported" in capsys.readouterr().out
+    theirs, ours = lm_jax.load(tmp_path / "exported"), lm_jax.load(tmp_path / "run")
+    np.testing.assert_allclose(
+        theirs.score(["abcdefgh\n"])[0].log_probs, ours.score(["abcdefgh\n"])[0].log_probs, atol=1e-5
+    )
+    with pytest.raises(UserError, match="exported exists; give a new directory"):
+        export(ours, tmp_path / "exported")
+    with pytest.raises(UserError, match=r"another shape: model.num_layers \(2 there, 3 here\)"):
+        experiment.run(config_module.override(tuned, {"model.num_layers": "3"}), tmp_path / "other")
+
+
+def make_theirs(directory, vocab_size, **fields):
+    """transformers' GPT-2 with random weights, and its directory without a tokenizer."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=vocab_size, bos_token_id=vocab_size - 1, eos_token_id=vocab_size - 1, **fields
+    )
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    theirs.save_pretrained(directory, max_shard_size="2MB")
+    return theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n_positions": 40, "n_embd": 48, "n_layer": 3, "n_head": 4},
+        {
+            "n_positions": 33,
+            "n_embd": 24,
+            "n_layer": 1,
+            "n_head": 1,
+            "n_inner": 50,
+            "layer_norm_epsilon": 1e-3,
+        },
+        {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 8, "tie_word_embeddings": False},
+    ],
+)
+def test_both_directions_equal_transformers(shared, tmp_path, fields):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    theirs = make_theirs(tmp_path / "theirs", 50257, **fields)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shared / "fixtures" / "gpt2_tokenizer" / name, tmp_path / "theirs")
+    lm = lm_jax.load(tmp_path / "theirs")
+    ids = lm.tokenizer.encode("Once upon a time, there was a model that was not café.").ids[None]
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids.astype(int))).logits.numpy()
+    np.testing.assert_allclose(logits(lm, ids), expected, atol=1e-4)
+
+    export(lm, tmp_path / "ours")
+    back = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        np.testing.assert_array_equal(back(torch.tensor(ids.astype(int))).logits.numpy(), expected)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    text = "Once upon a time, there was a model that was not café."
+    assert tokenizer(text).input_ids == ids[0].tolist()
+    assert tokenizer.eos_token_id == lm.tokenizer.end_id == 50256
+
+
+@pytest.mark.slow
+def test_importing_needs_no_torch(tmp_path):
+    import subprocess
+
+    directory = write_golden(tmp_path / "model")
+    code = f"import sys, lm_jax; lm_jax.load({str(directory)!r})"
+    code += "; assert not {'torch', 'transformers'} & set(sys.modules)"
+    root = pathlib.Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
