@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
         action="append",
         required=True,
         metavar="PATH",
-        help="a run directory, an ARPA file, a directory in Hugging Face's form or a name on its hub; may repeat",
+        help="a run directory, an ARPA file, a directory in Hugging Face's form or a hub name; may repeat",
     )
     parser.add_argument("--text", metavar="FILE", help="the text to score (default: the run's own test part)")
     parser.add_argument(

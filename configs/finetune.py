@@ -3,8 +3,8 @@
 python train.py --config=configs/finetune.py --config.init_from=gpt2 --config.data.corpus=text:PATH
 python -m lm_jax.export runs/finetune exported
 
-`init_from` is a run directory, a directory in Hugging Face's form, or a name on its hub; the model's shape and
-the tokenizer come from there.
+`init_from` is a run directory, a directory in Hugging Face's form, or a name on its hub; the model's shape
+and the tokenizer come from there.
 """
 
 from lm_jax.config import Config, TrainConfig, unknown_variant
