@@ -1,7 +1,6 @@
 """The training step and its loop: it learns, devices agree, and what is not a number stops it."""
 
 import dataclasses
-import itertools
 import json
 
 import jax
@@ -15,7 +14,6 @@ from lm_jax.batch import Batch
 from lm_jax.config import make_model, resolve
 from lm_jax.errors import UserError
 from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig, make_optimizer, make_schedule
 from lm_jax.sharding import MeshConfig
 from lm_jax.train_step import init_state, make_train_step
 
@@ -84,23 +82,6 @@ def test_padding_changes_neither_loss_nor_gradient(small):
 
     plain, with_padding = (jax.jit(jax.grad(loss))(params, b) for b in (batch, padded))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, with_padding)
-
-
-def test_schedule_warms_up_and_ends_at_its_ratio():
-    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_ratio=0.1), 100)
-    rates = [float(schedule(step)) for step in range(101)]
-    assert 0 < rates[0] < rates[5] < rates[10] == 1.0
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[100] == pytest.approx(0.1)
-
-
-def test_decay_spares_vectors():
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5), 10)
-    params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
-    nothing = jax.tree.map(np.zeros_like, params)
-    updates, _ = optimizer.update(nothing, optimizer.init(params), params)
-    np.testing.assert_allclose(updates["kernel"], -0.5)
-    np.testing.assert_array_equal(updates["bias"], 0)
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tmp_path):
