@@ -16,7 +16,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from lm_jax import objectives
+from lm_jax import averaging, objectives
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig
@@ -32,6 +32,16 @@ MODELS = {GPTConfig: GPT}
 FAMILIES: dict[str, Any] = {cls.family: cls for cls in (GPTConfig, NGramConfig)}
 OBJECTIVES = {cls.name: cls for cls in (objectives.Causal,)}
 
+_POSITIVE = (
+    "num_steps",
+    "batch_size",
+    "accumulation",
+    "average_patience",
+    "eval_every",
+    "checkpoint_every",
+    "log_every",
+)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -39,20 +49,37 @@ class TrainConfig:
 
     num_steps: int = 1000  # updates in all
     batch_size: int = 16  # rows of data.sequence_length tokens in a batch, over all devices
+    accumulation: int = 1  # parts that a batch is read in, one after the other: less memory, the same update
+    average: str = "none"  # of parameters, to evaluate with: none, ema, or triggered by validation (AWD-LSTM)
+    average_decay: float = 0.999  # ema: the weight of the average against the newest parameters
+    average_patience: int = 5  # triggered: looks at the validation part that may go by without a new best
     eval_every: int = 250  # steps between looks at the validation part; also the end
     checkpoint_every: int = 250  # steps between checkpoints; one more where validation is at its best
     log_every: int = 10  # steps between lines of metrics.jsonl
+    tensorboard: bool = False  # event files beside metrics.jsonl, which is written anyway
     seed: int = 0  # of parameters, order of data and dropout
     sample_tokens: int = 80  # tokens of the text shown at the end; 0: none
 
     def check(self) -> None:
         """Raises UserError for a value that no run can use."""
-        for name in ("num_steps", "batch_size", "eval_every", "checkpoint_every", "log_every"):
+        for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)}", "it must be 1 or more")
         for name in ("seed", "sample_tokens"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name}={getattr(self, name)}", "it must be 0 or more")
+        if self.average not in averaging.AVERAGES:
+            raise UserError(
+                f"train.average={self.average!r}", f"choose one of {', '.join(averaging.AVERAGES)}"
+            )
+        if not 0 <= self.average_decay < 1:
+            raise UserError(f"train.average_decay={self.average_decay}", "it must lie in [0, 1)")
+        if self.batch_size % self.accumulation:
+            raise UserError(
+                f"train.batch_size={self.batch_size} does not divide into "
+                f"train.accumulation={self.accumulation} parts",
+                "make it a multiple",
+            )
 
 
 @dataclass(frozen=True)
@@ -93,6 +120,7 @@ FREE_ON_RESUME = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.log_every",
+    "train.tensorboard",
     "train.sample_tokens",
     "sample_tokens",
     "mesh",

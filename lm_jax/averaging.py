@@ -1,0 +1,59 @@
+"""Averages of the parameters along training, which evaluation then uses in their place."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+AVERAGES = ("none", "ema", "triggered")
+
+
+class Average(NamedTuple):
+    """An average of parameters, and what decides when it begins. All of it is in checkpoints.
+
+    Attributes:
+        params: the average; the parameters themselves while a triggered one has not begun.
+        count: int32 [], how many are in it; 0 while it has not begun.
+        history: float32 [1 + patience], validation losses: the lowest of all but the latest `patience`, and
+            these in turn; inf where there is none yet.
+    """
+
+    params: Any
+    count: jax.Array
+    history: jax.Array
+
+
+def start(params: Any, patience: int) -> Average:
+    """The average before training: the first parameters, copied, since both may be donated."""
+    copied = jax.tree.map(jnp.array, params)
+    return Average(copied, jnp.zeros((), jnp.int32), jnp.full((1 + patience,), jnp.inf))
+
+
+def ema(average: Average, params: Any, decay: float) -> Average:
+    """Exponential: decay · average + (1 − decay) · params, the decay rising to its value at the start.
+
+    After n updates it is at most (1 + n) / (10 + n), so that random parameters are soon forgotten.
+    """
+    decay_now = jnp.minimum(decay, (1 + average.count) / (10 + average.count))
+    mean = jax.tree.map(lambda a, p: a + (1 - decay_now) * (p - a), average.params, params)
+    return average._replace(params=mean, count=average.count + 1)
+
+
+def triggered(average: Average, params: Any) -> Average:
+    """The plain mean of all parameters since it was triggered; until then, the latest."""
+    count = jnp.where(average.count > 0, average.count + 1, 0)
+    share = 1 / jnp.maximum(count, 1)
+    mean = jax.tree.map(lambda a, p: jnp.where(count > 0, a + share * (p - a), p), average.params, params)
+    return average._replace(params=mean, count=count)
+
+
+def observe(average: Average, valid_loss: jax.Array) -> Average:
+    """Triggers where the loss exceeds the lowest of all before the latest `patience`.
+
+    Non-monotonically triggered averaged SGD (Merity et al. 2018, algorithm 1). Notes the loss.
+    """
+    history = average.history
+    begins = (average.count == 0) & (valid_loss > history[0])
+    older = jnp.minimum(history[0], history[1])
+    history = jnp.concatenate([older[None], history[2:], jnp.float32(valid_loss)[None]])
+    return average._replace(count=jnp.where(begins, 1, average.count), history=history)
