@@ -47,8 +47,9 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
         console.rule("a sample", align="left", characters="·")
         console.print(sample.read_text(encoding="utf-8").rstrip(), highlight=False, markup=False)
         console.rule(characters="·")
+    written = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
     for line in (
-        f"everything is in {workdir}: results.json, metrics.jsonl, checkpoints, tokenizer, held-out text",
+        f"everything is in {workdir}: {', '.join(written)}",
         f"next: python -m lm_jax.generate --model={workdir} --prompt='The '",
         f"      python eval.py --model={workdir} --text=FILE",
     ):
