@@ -20,6 +20,8 @@ from lm_jax import averaging, objectives
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.models.nnlm import NNLM, NNLMConfig
+from lm_jax.models.rnn import RNN, RNNConfig
 from lm_jax.ngram import smoothing
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.optimizers import OptimizerConfig
@@ -28,9 +30,11 @@ from lm_jax.sharding import MeshConfig
 FORMAT_VERSION = 1
 
 # What a JSON file's "family" and "objective" may name; and which module a family's config makes.
-MODELS = {GPTConfig: GPT}
-FAMILIES: dict[str, Any] = {cls.family: cls for cls in (GPTConfig, NGramConfig)}
+MODELS: dict[type, type[nn.Module]] = {GPTConfig: GPT, NNLMConfig: NNLM, RNNConfig: RNN}
+FAMILIES: dict[str, Any] = {cls.family: cls for cls in (GPTConfig, NGramConfig, NNLMConfig, RNNConfig)}
 OBJECTIVES = {cls.name: cls for cls in (objectives.Causal,)}
+
+NeuralConfig = GPTConfig | NNLMConfig | RNNConfig
 
 _POSITIVE = (
     "num_steps",
@@ -87,7 +91,7 @@ class Config:
     """A recipe for a neural model: everything that decides its numbers, and how often to look."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: GPTConfig = field(default_factory=GPTConfig)
+    model: NeuralConfig = field(default_factory=GPTConfig)
     objective: objectives.Causal = field(default_factory=objectives.Causal)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -181,10 +185,16 @@ def check(config: Any) -> None:
     for part in (config, *(getattr(config, item.name) for item in dataclasses.fields(config))):
         if hasattr(part, "check"):
             part.check()
-    if isinstance(config, Config) and 0 < config.model.max_length < config.data.sequence_length:
+    if isinstance(config, Config):
+        _check_together(config)
+
+
+def _check_together(config: Config) -> None:
+    model, length = config.model, config.data.sequence_length
+    if isinstance(model, GPTConfig) and 0 < model.max_length < length:
         raise UserError(
-            f"data.sequence_length={config.data.sequence_length} exceeds the model's context",
-            f"set it to at most model.max_length={config.model.max_length}, or raise that",
+            f"data.sequence_length={length} exceeds the model's context",
+            f"set it to at most model.max_length={model.max_length}, or raise that",
         )
 
 
@@ -200,15 +210,18 @@ def resolve(config: Config, vocab_size: int) -> Config:
             f"model.vocab_size={model.vocab_size}, but the tokenizer has {vocab_size} tokens",
             "set model.vocab_size=0 to take the tokenizer's",
         )
-    model = dataclasses.replace(
-        model,
-        vocab_size=model.vocab_size or vocab_size,
-        max_length=model.max_length or config.data.sequence_length,
-    )
+    model = dataclasses.replace(model, vocab_size=model.vocab_size or vocab_size)
+    if isinstance(model, GPTConfig):
+        model = dataclasses.replace(model, max_length=model.max_length or config.data.sequence_length)
     return dataclasses.replace(config, model=model)
 
 
-def make_model(model: GPTConfig) -> nn.Module:
+def context_length(model: NeuralConfig) -> int | None:
+    """The most tokens that a model can look at; None where it carries a state over any number."""
+    return model.max_length if isinstance(model, GPTConfig) else None
+
+
+def make_model(model: NeuralConfig) -> nn.Module:
     """The linen module of a resolved model config."""
     return MODELS[type(model)](model)
 

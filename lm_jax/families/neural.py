@@ -9,13 +9,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lm_jax.config import Config
+from lm_jax.config import Config, context_length
 from lm_jax.errors import UserError
 from lm_jax.families.base import LeftToRight, Scores
 from lm_jax.metrics import likelihood
+from lm_jax.models.nnlm import NNLMConfig
 from lm_jax.tokenizers import Tokenizer
 
 _TOKENS_PER_BATCH = 8192  # of scoring: enough to keep a device busy, little enough for any vocabulary
+_CARRIED_WINDOW = 256  # tokens read at a time by a model whose state goes on
 
 
 @dataclasses.dataclass
@@ -45,41 +47,73 @@ class NeuralLanguageModel(LeftToRight):
         self._step = partial(self.model.apply, method="step")
 
     @property
-    def context(self) -> int:
-        """The most tokens that the model can look at."""
-        return self.config.model.max_length
+    def context(self) -> int | None:
+        """The most tokens that the model can look at; None where it carries a state over any number."""
+        return context_length(self.config.model)
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
-        """Length of the windows that texts are scored in, and how far each lies from the last."""
-        return {"window": self.context, "stride": stride or _default_stride(self.context)}
+        """What a token's probability may depend on.
+
+        The length of the windows that texts are scored in, and how far each lies from the last; or the order
+        of a model that reads as many tokens as an n-gram; or that a state goes through each document.
+        """
+        if self.context is not None:
+            return {"window": self.context, "stride": stride or _default_stride(self.context)}
+        if isinstance(self.config.model, NNLMConfig):
+            return {"order": self.config.model.order}
+        return {"state": "carried through each document"}
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
         """Log-probabilities of each text after an end-of-text token, each token scored once.
 
         A text longer than the context is read in windows that overlap: each starts `stride` tokens after the
         last and scores what that did not reach, so that a token has at least context − stride tokens before
-        it, or the whole text so far.
+        it, or the whole text so far. A model that carries a state has the whole text so far, always.
 
         Args:
             texts: the texts.
-            stride: tokens from window to window, 1..context; half the context by default.
+            stride: tokens from window to window, 1..context; half the context by default. Without effect
+                where a state is carried.
 
         Raises:
             UserError: a stride out of range, or a text that the tokenizer refuses.
         """
-        stride = stride or _default_stride(self.context)
-        if not 1 <= stride <= self.context:
-            raise UserError(f"stride={stride} with a context of {self.context}", f"choose 1..{self.context}")
         encodings = self.tokenizer.encode_batch(list(texts))
         end = np.array([self.tokenizer.end_id], np.int32)
         streams = [np.concatenate([end, e.ids, end]) for e in encodings]
-        nats = self._score_streams(streams, stride)
+        if self.context is None:
+            nats = self._score_carried(streams)
+        else:
+            nats = self._score_windows(streams, self.context, stride or _default_stride(self.context))
         return [self._scores(*parts) for parts in zip(texts, encodings, nats, strict=True)]
 
-    def _score_streams(self, streams: list[np.ndarray], stride: int) -> list[np.ndarray]:
-        """Log-probability of every token of each stream but the first, which is only read."""
+    def _score_carried(self, streams: list[np.ndarray]) -> list[np.ndarray]:
+        """The same by a state that goes on from window to window."""
         results = [np.empty(len(stream) - 1) for stream in streams]
-        for length, windows in _windows(streams, self.context, stride).items():
+        order = sorted(range(len(streams)), key=lambda i: len(streams[i]))  # so that rows end together
+        for first in range(0, len(order), _TOKENS_PER_BATCH // _CARRIED_WINDOW):
+            group = order[first : first + _TOKENS_PER_BATCH // _CARRIED_WINDOW]
+            rows = 1 << (len(group) - 1).bit_length()
+            state, start, end = self.model.init_state(rows), 0, len(streams[group[-1]]) - 1
+            while start < end:
+                length = min(_CARRIED_WINDOW, _bucket(end - start))
+                windows_BS = np.zeros((rows, length + 1), np.int32)
+                for row, i in enumerate(group):
+                    window = streams[i][start : start + length + 1]
+                    windows_BS[row, : len(window)] = window
+                log_probs_BT, state = self._scorer(self.params, windows_BS[:, :-1], windows_BS[:, 1:], state)
+                for row, i in enumerate(group):
+                    fresh = results[i][start : start + length]
+                    fresh[:] = np.asarray(log_probs_BT)[row, : len(fresh)]
+                start += length
+        return results
+
+    def _score_windows(self, streams: list[np.ndarray], context: int, stride: int) -> list[np.ndarray]:
+        """Log-probability of every token of each stream but the first, which is only read."""
+        if not 1 <= stride <= context:
+            raise UserError(f"stride={stride} with a context of {context}", f"choose 1..{context}")
+        results = [np.empty(len(stream) - 1) for stream in streams]
+        for length, windows in _windows(streams, context, stride).items():
             rows = max(1, _TOKENS_PER_BATCH // length)
             for first in range(0, len(windows), rows):
                 group = windows[first : first + rows]
@@ -87,7 +121,7 @@ class NeuralLanguageModel(LeftToRight):
                 for row, (i, start, _, stop) in enumerate(group):
                     inputs_BT[row, : stop - start] = streams[i][start:stop]
                     targets_BT[row, : stop - start] = streams[i][start + 1 : stop + 1]
-                log_probs_BT = np.asarray(self._scorer(self.params, inputs_BT, targets_BT))
+                log_probs_BT = np.asarray(self._scorer(self.params, inputs_BT, targets_BT, None)[0])
                 for row, (i, start, fresh, stop) in enumerate(group):
                     results[i][fresh:stop] = log_probs_BT[row, fresh - start : stop - start]
         return results
@@ -118,7 +152,7 @@ def _windows(streams: list[np.ndarray], context: int, stride: int) -> dict[int, 
         end, start, fresh = len(stream) - 1, 0, 0
         while fresh < end:
             stop = min(start + context, end)
-            length = min(context, max(16, 1 << (stop - start - 1).bit_length()))
+            length = min(context, _bucket(stop - start))
             by_length.setdefault(length, []).append(_Window(i, start, fresh, stop))
             fresh, start = stop, start + stride
     return by_length
@@ -128,6 +162,12 @@ def _default_stride(context: int) -> int:
     return max(1, context // 2)
 
 
-def _log_probs(model: nn.Module, params: Any, inputs_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    logits_BTV, _ = model.apply(params, inputs_BT)
-    return likelihood.token_log_probs(logits_BTV, targets_BT)
+def _bucket(length: int) -> int:
+    return max(16, 1 << (length - 1).bit_length())
+
+
+def _log_probs(
+    model: nn.Module, params: Any, inputs_BT: jax.Array, targets_BT: jax.Array, state: Any
+) -> tuple[jax.Array, Any]:
+    logits_BTV, state = model.apply(params, inputs_BT, state)
+    return likelihood.token_log_probs(logits_BTV, targets_BT), state

@@ -1,0 +1,70 @@
+"""What turns hidden states into logits, where that is not the token embedding."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+
+from lm_jax.errors import UserError
+from lm_jax.models.layers import Dense, matmul
+
+
+class Head(nn.Module):
+    """`hidden @ kernel + bias`, computed in the dtype of `hidden` and float32 [..., V] as it comes out."""
+
+    vocab_size: int
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Maps [..., D] to logits [..., V]."""
+        kernel_DV = self.param("kernel", self.kernel_init, (hidden.shape[-1], self.vocab_size))
+        logits = matmul(hidden, kernel_DV.astype(hidden.dtype))
+        if not self.use_bias:
+            return logits
+        bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+        return logits + bias_V.reshape((1,) * (logits.ndim - 1) + (-1,))
+
+
+class AdaptiveSoftmax(nn.Module):
+    """Log-probabilities by way of clusters (Grave et al. 2017, section 4), as PyTorch has it.
+
+    The first `cutoffs[0]` tokens stand in the head, beside one entry a cluster; cluster i holds the tokens
+    from cutoffs[i] to the next cutoff, read from the hidden state cut down to D / ratio^(i+1) features. So
+    ids must go from frequent to rare, as those of word tokenizers do.
+
+    All clusters are computed for all positions. What is saved is the width of the rare tokens' vectors.
+    """
+
+    vocab_size: int
+    cutoffs: tuple[int, ...]
+    ratio: float = 4.0
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Natural-log probabilities, float32 [..., V], of hidden states [..., D]."""
+        shortlist, num_clusters = self.cutoffs[0], len(self.cutoffs)
+        head = nn.log_softmax(Head(shortlist + num_clusters, use_bias=False, name="head")(hidden))
+        parts = [head[..., :shortlist]]
+        for i, (first, end) in enumerate(pairwise((*self.cutoffs, self.vocab_size))):
+            width = max(1, int(hidden.shape[-1] / self.ratio ** (i + 1)))
+            narrow = Dense(width, hidden.dtype, use_bias=False, name=f"narrow_{i}")(hidden)
+            inside = nn.log_softmax(Head(end - first, use_bias=False, name=f"cluster_{i}")(narrow))
+            parts.append(head[..., shortlist + i, None] + inside)
+        return jnp.concatenate(parts, axis=-1)
+
+
+def check_cutoffs(cutoffs: tuple[int, ...], ratio: float, vocab_size: int) -> None:
+    """Raises UserError for cutoffs that cut no vocabulary (one of `vocab_size` tokens; 0: not known yet)."""
+    if any(a >= b for a, b in pairwise((0, *cutoffs))):
+        raise UserError(f"model.adaptive_cutoffs={cutoffs}", "give increasing ids above 0")
+    if cutoffs and 0 < vocab_size <= cutoffs[-1]:
+        raise UserError(
+            f"model.adaptive_cutoffs={cutoffs} leave nothing of {vocab_size} tokens for the last cluster",
+            f"end below {vocab_size}",
+        )
+    if not ratio >= 1:
+        raise UserError(f"model.adaptive_ratio={ratio}", "it must be 1 or more")
