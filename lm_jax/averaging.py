@@ -13,13 +13,13 @@ class Average(NamedTuple):
 
     Attributes:
         params: the average; the parameters themselves while a triggered one has not begun.
-        count: int32 [], how many are in it; 0 while it has not begun.
+        size: int32 [], how many are in it; 0 while it has not begun.
         history: float32 [1 + patience], validation losses: the lowest of all but the latest `patience`, and
             these in turn; inf where there is none yet.
     """
 
     params: Any
-    count: jax.Array
+    size: jax.Array
     history: jax.Array
 
 
@@ -34,17 +34,17 @@ def ema(average: Average, params: Any, decay: float) -> Average:
 
     After n updates it is at most (1 + n) / (10 + n), so that random parameters are soon forgotten.
     """
-    decay_now = jnp.minimum(decay, (1 + average.count) / (10 + average.count))
+    decay_now = jnp.minimum(decay, (1 + average.size) / (10 + average.size))
     mean = jax.tree.map(lambda a, p: a + (1 - decay_now) * (p - a), average.params, params)
-    return average._replace(params=mean, count=average.count + 1)
+    return average._replace(params=mean, size=average.size + 1)
 
 
 def triggered(average: Average, params: Any) -> Average:
     """The plain mean of all parameters since it was triggered; until then, the latest."""
-    count = jnp.where(average.count > 0, average.count + 1, 0)
-    share = 1 / jnp.maximum(count, 1)
-    mean = jax.tree.map(lambda a, p: jnp.where(count > 0, a + share * (p - a), p), average.params, params)
-    return average._replace(params=mean, count=count)
+    size = jnp.where(average.size > 0, average.size + 1, 0)
+    share = 1 / jnp.maximum(size, 1)
+    mean = jax.tree.map(lambda a, p: jnp.where(size > 0, a + share * (p - a), p), average.params, params)
+    return average._replace(params=mean, size=size)
 
 
 def observe(average: Average, valid_loss: jax.Array) -> Average:
@@ -53,7 +53,7 @@ def observe(average: Average, valid_loss: jax.Array) -> Average:
     Non-monotonically triggered averaged SGD (Merity et al. 2018, algorithm 1). Notes the loss.
     """
     history = average.history
-    begins = (average.count == 0) & (valid_loss > history[0])
+    begins = (average.size == 0) & (valid_loss > history[0])
     older = jnp.minimum(history[0], history[1])
     history = jnp.concatenate([older[None], history[2:], jnp.float32(valid_loss)[None]])
-    return average._replace(count=jnp.where(begins, 1, average.count), history=history)
+    return average._replace(size=jnp.where(begins, 1, average.size), history=history)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -21,7 +21,8 @@ _SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, forms 
 class Checkpoints:
     """The checkpoints of one run directory, in `checkpoints/STEP/`.
 
-    Kept are the latest, to resume from, and the one with the lowest validation loss.
+    The item `params` is what the model is evaluated with: an average, where the run keeps one. Kept are the
+    latest, to resume from, and the one with the lowest validation loss.
 
     Args:
         workdir: the run directory.
@@ -62,8 +63,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return  # a stop just after a regular save
-        rest = _numbered((state.opt_state, state.carry))
-        items = {"params": state.params, "rest": rest}
+        items = {"params": state.evaluated_params, "rest": _numbered(_rest(state))}
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
         assert valid_loss is None or math.isfinite(valid_loss)
         self._manager.wait_until_finished()
@@ -106,12 +106,15 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint is damaged, or of another shape.
         """
-        rest = (like.opt_state, like.carry)
-        got = self._restore(step, {"params": like.params, "rest": _numbered(rest)})
+        rest = _rest(like)
+        got = self._restore(step, {"params": like.evaluated_params, "rest": _numbered(rest)})
         leaves = [got["rest"][name] for name in _numbered(rest)]
-        opt_state, carry = jax.tree.unflatten(jax.tree.structure(rest), leaves)
-        at_step = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
-        return TrainState(at_step, got["params"], opt_state, carry)
+        parts = jax.tree.unflatten(jax.tree.structure(rest), leaves)
+        at_step = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
+        if like.average is None:
+            return TrainState(at_step, got["params"], *parts)
+        opt_state, carry, params, average = parts
+        return TrainState(at_step, params, opt_state, carry, average._replace(params=got["params"]))
 
     def restore_params(self, step: int, like: Any) -> Any:
         """The parameters alone, laid out as `like`; see `restore`."""
@@ -148,6 +151,13 @@ class Checkpoints:
         found = [p for item in forms for p in sorted((path / item).rglob("*")) if p.is_file()]
         digests = {str(p.relative_to(path)): _digest(p) for p in found}
         files.write_json(path / _SEAL, {"files": digests, "forms": forms})
+
+
+def _rest(state: TrainState) -> tuple[Any, ...]:
+    """What a checkpoint holds beside the parameters that are evaluated."""
+    if state.average is None:
+        return (state.opt_state, state.carry)
+    return (state.opt_state, state.carry, state.params, state.average._replace(params=None))
 
 
 def _form(tree: Any) -> dict[str, str]:

@@ -4,10 +4,12 @@ import json
 import pathlib
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lm_jax.errors import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0  # in a log, where a live line would be a flood
 
@@ -19,10 +21,19 @@ class LiveLine:
         description: the work, such as "training".
         total: units of work in all.
         done: units done before the start, by an earlier process.
+        console: where to; None: standard error.
+        quiet: say nothing, where another process does.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0, console: Console | None = None):
-        self._console = console or Console(stderr=True)
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        done: int = 0,
+        console: Console | None = None,
+        quiet: bool = False,
+    ):
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._description, self._total, self._first = description, total, done
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
@@ -107,21 +118,42 @@ class MetricWriter:
         path: the file.
         step: the step that the run goes on from: later lines, and one cut short by a crash, are dropped,
             so that an interrupted run's file reads like an uninterrupted one's.
+        tensorboard: a directory for TensorBoard's event files, too.
+
+    Raises:
+        UserError: TensorBoard's writer is not installed.
     """
 
-    def __init__(self, path: pathlib.Path, step: int):
+    def __init__(self, path: pathlib.Path, step: int, tensorboard: pathlib.Path | None = None):
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
+        self._events = None if tensorboard is None else _open_events(tensorboard, step)
 
     def write(self, step: int, **values: float) -> None:
         """Appends one line and hands it to the system."""
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the files."""
         self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _open_events(directory: pathlib.Path, step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "train.tensorboard=true needs tensorboardX", "type pip install 'lm_jax[tensorboard]'"
+        ) from None
+    # TensorBoard then drops what an interrupted run wrote of later steps.
+    return SummaryWriter(str(directory), purge_step=step + 1)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:

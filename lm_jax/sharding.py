@@ -1,48 +1,117 @@
-"""The mesh of devices, and how arrays lie on it."""
+"""The mesh of devices, and one table that says how arrays lie on it."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from lm_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+# Name pattern -> how the last axes of such an array lie; the first pattern found in the name holds. The axes
+# before them (of stacked layers) are whole, and so is an array with too few axes, and an axis whose length
+# does not divide: a vocabulary of 50,257 over tensor=2 lies whole on each. States of the optimizer and
+# averages have the names of their parameters, and lie as these do.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"(bias|scale)$", P()),
+    # Vocabularies, so that logits are shared too: columns of the tied head are rows of the embedding.
+    (r"(token_embedding|head)/embedding$", P("tensor", "fsdp")),
+    (r"embedding$", P(None, "fsdp")),  # of positions
+    # A block's two products: split by what is made, then by what is read, with one sum at the end (Shoeybi
+    # et al. 2019, section 3).
+    (r"(qkv|query|key|value|gate|up|head)/kernel$", P("fsdp", "tensor")),
+    (r"(out|down)/kernel$", P("tensor", "fsdp")),
+    # Read at every token: sharing it out would cost a message each time.
+    (r"recurrent$|projection$", P()),
+    (r"", P("fsdp", None)),  # every other matrix
+)
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share the work, by axis."""
+    """How many devices share the work, by axis; their product is how many are used."""
 
-    data: int = 1  # devices that share each batch by rows; -1: all there are
+    data: int = 1  # groups that share each batch by rows; -1: as many as there are devices for
+    fsdp: int = 1  # devices that share a batch's rows and each parameter, which is gathered where it is used
+    tensor: int = 1  # devices that share the heads, MLP's widths and vocabulary of the same rows
+
+    def check(self) -> None:
+        """Raises UserError for a value that no mesh can have."""
+        for name in AXES:
+            if getattr(self, name) < 1 and not (name == "data" and self.data == -1):
+                raise UserError(f"mesh.{name}={getattr(self, name)}", "it must be 1 or more (data: or -1)")
 
 
-def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
-    """A mesh with the axis `data`.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes data, fsdp and tensor.
+
+    Args:
+        config: their sizes.
+        devices: what it is made of, perhaps of a machine that is described only; None: this machine's.
 
     Raises:
-        UserError: fewer devices than asked for, or a batch that does not divide among them.
+        UserError: fewer devices than asked for; or, of several processes, one that would have none.
     """
-    devices = jax.devices()
-    size = len(devices) if config.data == -1 else config.data
+    devices = jax.devices() if devices is None else devices
+    inner = config.fsdp * config.tensor
+    size = len(devices) // inner * inner if config.data == -1 else config.data * inner
     if not 1 <= size <= len(devices):
+        asked = " * ".join(f"mesh.{name}={getattr(config, name)}" for name in AXES)
         raise UserError(
-            f"mesh.data={config.data} on a machine with {len(devices)} devices",
-            f"set mesh.data to 1..{len(devices)}, or -1 for all",
+            f"{asked} on {len(devices)} devices",
+            f"let their product be 1..{len(devices)}, or set mesh.data=-1 for all that are left",
         )
-    if batch_size % size:
+    if len({d.process_index for d in devices[:size]}) != len({d.process_index for d in devices}):
         raise UserError(
-            f"a batch of {batch_size} rows does not divide among {size} devices",
-            "choose train.batch_size as a multiple of mesh.data",
+            f"a mesh of {size} of the {len(devices)} devices leaves a process without any",
+            "set mesh.data=-1",
         )
+    shape = (size // inner, config.fsdp, config.tensor)
     # Auto axes: the default, Explicit, refuses linen's logical constraints.
-    return Mesh(np.array(devices[:size]), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, auto, devices=devices[:size])
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
+    """Raises UserError for a batch whose parts the mesh's rows cannot share evenly."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
+    if batch_size % rows:
+        raise UserError(
+            f"a batch of {batch_size} rows does not divide into {rows} shares",
+            "choose train.batch_size as a multiple of mesh.data * mesh.fsdp * train.accumulation",
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, P())
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
-    """The first axis divided among the devices of the axis `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The first axis divided among the devices that read different rows."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def by_name(mesh: Mesh, tree: Any) -> Any:
+    """The sharding of each array of a tree, by `RULES`.
+
+    Args:
+        mesh: where they lie.
+        tree: anything with shapes.
+    """
+
+    def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
+        if len(spec) > len(x.shape):
+            return replicated(mesh)
+        lengths = x.shape[len(x.shape) - len(spec) :]
+        axes = [axis if axis and n % mesh.shape[axis] == 0 else None for axis, n in zip(spec, lengths)]
+        return NamedSharding(mesh, P(*[None] * (len(x.shape) - len(spec)), *axes))
+
+    return jax.tree_util.tree_map_with_path(place, tree)

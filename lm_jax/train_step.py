@@ -1,6 +1,7 @@
 """The training step: a pure function of its state, to be jitted, vmapped over seeds, or lowered elsewhere."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -8,7 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lm_jax import averaging
+from lm_jax.averaging import Average
 from lm_jax.batch import Batch
+from lm_jax.config import TrainConfig
+
+_PLAIN = TrainConfig()
 
 
 @runtime_checkable
@@ -42,12 +48,19 @@ class TrainState(NamedTuple):
         params: the model's variables.
         opt_state: the optimizer's.
         carry: the model's state between batches; None where rows stand alone.
+        average: an average of the parameters; None where none is kept.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     carry: Any = None
+    average: Average | None = None
+
+    @property
+    def evaluated_params(self) -> Any:
+        """What evaluation and the finished model use: the average, where there is one."""
+        return self.params if self.average is None else self.average.params
 
 
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
@@ -61,33 +74,99 @@ def init_carry(model: nn.Module, order: str, batch_size: int) -> Any:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, seed: int, length: int, carry: Any = None
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int | jax.Array,
+    length: int,
+    carry: Any = None,
+    train: TrainConfig = _PLAIN,
 ) -> TrainState:
     """A model's first parameters and an optimizer that has seen nothing; pure, so that it can be jitted."""
     tokens_BT = jnp.zeros((1, length), jnp.int32)
     params = model.init(jax.random.key(seed), tokens_BT)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
+    return start_from(params, optimizer, carry, train)
 
 
-def make_train_step(model: nn.Module, objective: Any, optimizer: optax.GradientTransformation) -> TrainStep:
+def start_from(
+    params: Any, optimizer: optax.GradientTransformation, carry: Any = None, train: TrainConfig = _PLAIN
+) -> TrainState:
+    """The state before the first step, with these parameters."""
+    average = None if train.average == "none" else averaging.start(params, train.average_patience)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, average)
+
+
+def make_train_step(
+    model: nn.Module,
+    objective: Any,
+    optimizer: optax.GradientTransformation,
+    train: TrainConfig = _PLAIN,
+) -> TrainStep:
     """The pure function `(state, batch, key) -> (state, metrics)`.
 
     Metrics are scalars: loss (nats per token), grad_norm before clipping, param_norm after the update.
+
+    Args:
+        model: has `hidden` and `logits`.
+        objective: what is minimised; see `objectives`.
+        optimizer: from the gradient to the update.
+        train: its `accumulation` and `average`.
     """
+    averages: dict[str, Callable[..., Any]] = {
+        "none": lambda average, params: None,
+        "ema": partial(averaging.ema, decay=train.average_decay),
+        "triggered": averaging.triggered,
+    }
+
+    def total(params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        sums, carry = objective(model, params, batch, carry, {"dropout": key})
+        return sums.total, (sums.weight, carry)
 
     def train_step(
         state: TrainState, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        rngs = {"dropout": jax.random.fold_in(key, state.step)}
-
-        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            sums, carry = objective(model, params, batch, state.carry, rngs)
-            return sums.mean, carry
-
-        (loss, carry), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        key = jax.random.fold_in(key, state.step)
+        add_up = partial(_add_up, train.accumulation) if train.accumulation > 1 else _whole
+        (nats, weight, grads), carry = add_up(total, state.params, batch, state.carry, key)
+        grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
-        return TrainState(state.step + 1, params, opt_state, carry), {"loss": loss, **norms}
+        metrics = {
+            "loss": nats / weight,
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+        }
+        average = averages[train.average](state.average, params)
+        return TrainState(state.step + 1, params, opt_state, carry, average), metrics
 
     return train_step
+
+
+def _whole(total: Callable, params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[Any, Any]:
+    """Nats, weight and the nats' gradient of a batch, and the model's next state."""
+    (nats, (weight, carry)), grads = jax.value_and_grad(total, has_aux=True)(params, batch, carry, key)
+    return (nats, weight, grads), carry
+
+
+def _add_up(
+    parts: int, total: Callable, params: Any, batch: Batch, carry: Any, key: jax.Array
+) -> tuple[Any, Any]:
+    """`_whole`, a part of the rows at a time.
+
+    Nats are summed, and divided by all weights once: a part counts by its tokens. Part i has the rows i,
+    i + parts, ..., so that each device keeps the rows that it has.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def join(x: jax.Array) -> jax.Array:
+        return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+    def add(sums: Any, part: Any) -> tuple[Any, Any]:
+        number, batch, carry = part
+        of_part, carry = _whole(total, params, batch, carry, jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, sums, of_part), carry
+
+    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    sums, carry = jax.lax.scan(add, zeros, (jnp.arange(parts), *jax.tree.map(split, (batch, carry))))
+    return sums, jax.tree.map(join, carry)

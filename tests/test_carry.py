@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_packing import stream
 
-from lm_jax import training
+from lm_jax import program, training
 from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import resolve
@@ -67,7 +67,7 @@ class Decay(nn.Module):
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     """A config that trains `Decay` on streams, and its data."""
-    monkeypatch.setattr(training, "make_model", Decay)
+    monkeypatch.setattr(program, "make_model", Decay)
     config = tiny.config(tiny.write_text(tmp_path / "text.txt"), batch_size=8, num_steps=8)
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, order="contiguous", sequence_length=8)
@@ -113,7 +113,7 @@ def test_a_resumed_run_goes_on_with_the_state_it_had(recipe, tmp_path):
     trainer, states = training.Trainer(config), []
     for workdir in (tmp_path, tmp_path / "again"):
         with Checkpoints(workdir, read_only=True) as checkpoints:
-            states.append(checkpoints.restore(8, trainer.abstract_state()))
+            states.append(checkpoints.restore(8, trainer.program.state))
     assert np.ptp(states[0].carry["h"], axis=0).all(), "each row has a state of its own"
     jax.tree.map(np.testing.assert_array_equal, *states)
     losses = [
@@ -128,9 +128,9 @@ def test_the_state_is_shared_by_rows_and_changes_nothing(recipe):
     results = []
     for devices in (1, 4):
         trainer = training.Trainer(dataclasses.replace(config, mesh=MeshConfig(data=devices)))
-        state, source = trainer.init(), pipeline.make_source(data.splits["train"], config.data, 8, 0)
+        state, source = trainer.program.init(), pipeline.make_source(data.splits["train"], config.data, 8, 0)
         for number in range(3):
-            state, metrics = trainer.step(state, source.batch(number), trainer.key)
+            state, metrics = trainer.step(state, source.batch(number))
         shard = state.carry["h"].addressable_shards[0]
         assert shard.data.shape == (8 // devices, 8)
         results.append((float(metrics["loss"]), np.asarray(state.carry["h"])))
@@ -141,7 +141,7 @@ def test_the_state_is_shared_by_rows_and_changes_nothing(recipe):
 def test_validation_reads_each_document_with_a_state_of_its_own(recipe):
     config, data = recipe
     trainer, split = training.Trainer(config), data.splits["valid"]
-    state = trainer.init()
+    state = trainer.program.init()
     nats, weight = trainer.evaluate(state.params, split)
     model, tokens, offsets = Decay(config.model), np.asarray(split.tokens), np.asarray(split.document_offsets)
     expected = 0.0

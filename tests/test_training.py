@@ -49,7 +49,7 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(small):
     for devices in (1, 8):
         config = dataclasses.replace(small, mesh=MeshConfig(data=devices))
         trainer = training.Trainer(config)
-        state, metrics = trainer.step(trainer.init(), one_batch(small), trainer.key)
+        state, metrics = trainer.step(trainer.program.init(), one_batch(small))
         results.append({k: float(v) for k, v in metrics.items()})
         assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == devices
     assert results[0] == pytest.approx(results[1], rel=1e-5)

@@ -1,0 +1,116 @@
+"""Several processes that train one model: who they are, which rows each reads, and when all of them stop."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lm_jax.errors import UserError
+
+
+def initialize(
+    coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the other processes; to be called before anything is computed.
+
+    Args:
+        coordinator: HOST:PORT where process 0 listens; "": as jax finds it itself (TPU pods, SLURM, Open MPI,
+            Kubernetes), then the others may be left out, too.
+        num_processes: how many there are.
+        process_id: which of them this is, from 0.
+
+    Raises:
+        UserError: nothing to be found, or no connection.
+    """
+    try:
+        # XLA's CPU devices reach those of other processes by gloo alone.
+        jax.distributed.initialize(coordinator or None, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(
+            f"cannot join the other processes ({lines[0]})",
+            "give --coordinator=HOST:PORT, --num_processes and --process_id, the same HOST:PORT to all",
+        ) from None
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that writes metrics and results, and talks."""
+    return jax.process_index() == 0
+
+
+def check_agreement(value: str, what: str) -> None:
+    """Raises UserError in every process where not all of them have the same value."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    if odd := [i for i, other in enumerate(digests) if not np.array_equal(other, digests[0])]:
+        raise UserError(
+            f"{what} of process {odd[0]} is not that of process 0", "give all processes the same files"
+        )
+
+
+class Rows:
+    """Which rows of a batch this process reads, and how those of all become one array.
+
+    Args:
+        sharding: of the rows, over the devices of all processes.
+        batch_size: rows in all.
+
+    Attributes:
+        index: this process's share is the `index`-th of
+        count: equal shares; the whole batch where its devices' rows do not follow each other.
+    """
+
+    def __init__(self, sharding: NamedSharding, batch_size: int):
+        self._sharding = sharding
+        places = sharding.addressable_devices_indices_map((batch_size,)).values()
+        slices = {index[0].indices(batch_size)[:2] for index in places if index is not None}
+        start, stop = min(first for first, _ in slices), max(last for _, last in slices)
+        size = stop - start
+        is_share = sum(b - a for a, b in slices) == size and not (start % size or batch_size % size)
+        self.index, self.count = (start // size, batch_size // size) if is_share else (0, 1)
+
+    def assemble(self, batch: Any) -> Any:
+        """The batch of all processes, of which each gives its share; of a single one, what it gives."""
+        if jax.process_count() == 1:
+            return batch
+        return jax.tree.map(self._assemble, batch)
+
+    def _assemble(self, share: np.ndarray) -> jax.Array:
+        first, shape = self.index * len(share), (self.count * len(share), *share.shape[1:])
+
+        def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            start, stop, _ = index[0].indices(shape[0])
+            return share[start - first : stop - first]
+
+        return jax.make_array_from_callback(shape, self._sharding, rows)
+
+
+class StopVote:
+    """Lets all processes stop after the same step once any of them was told to.
+
+    A vote is a maximum over all devices beside the training step, read when the next one is cast: no process
+    waits for it, and all read the same.
+
+    Args:
+        mesh: the devices of all processes.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._any = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._shape, self._pending = (mesh.size,), None
+
+    def cast(self, stop: bool) -> bool:
+        """Whether all are to stop now, given this process's wish; several processes a step later."""
+        if jax.process_count() == 1:
+            return stop
+        votes = jax.make_array_from_callback(self._shape, self._sharding, lambda _: np.array([stop]))
+        earlier, self._pending = self._pending, self._any(votes)
+        return earlier is not None and bool(earlier)

@@ -1,0 +1,88 @@
+"""A recipe's training as programs for a mesh: compiled where they run, or for devices described only."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from lm_jax import averaging
+from lm_jax.batch import Batch
+from lm_jax.config import Config, make_model
+from lm_jax.optimizers import make_optimizer
+from lm_jax.sharding import by_name, by_rows, check_batch, replicated
+from lm_jax.train_step import TrainState, init_carry, init_state, make_train_step, start_from
+
+
+class Program:
+    """A resolved recipe's functions, jitted with their shardings for a mesh; making it computes nothing.
+
+    Attributes:
+        config: the recipe.
+        mesh: the devices.
+        model: the linen module.
+        optimizer: as optax has it.
+        state: shapes, dtypes and shardings of a `TrainState`.
+        batch: those of a batch without segments, [B, T].
+        key: those of the key that dropout is drawn with.
+        init: () -> the state before the first step.
+        init_from: params -> the same with these parameters.
+        init_carry: () -> what `evaluate` starts with.
+        step: (state, batch, key) -> (state, metrics); the old state's memory holds the new one.
+        evaluate: (params, batch, carry) -> (Sums, carry).
+        observe: (state, validation loss) -> state, where the recipe averages; it may begin to.
+
+    Raises:
+        UserError: a model that cannot be built, or a batch that the mesh cannot share.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh):
+        self.config, self.mesh, train = config, mesh, config.train
+        check_batch(mesh, train.batch_size, train.accumulation)
+        self.model = make_model(config.model)
+        self.optimizer = make_optimizer(config.optimizer, train.num_steps)
+        whole, rows = replicated(mesh), by_rows(mesh)
+        carry = partial(init_carry, self.model, config.data.order, train.batch_size)
+        length = config.data.sequence_length
+
+        def first_state() -> TrainState:
+            return init_state(self.model, self.optimizer, train.seed, length, carry(), train)
+
+        shapes = jax.eval_shape(first_state)
+        places = by_name(mesh, shapes)._replace(carry=jax.tree.map(lambda _: rows, shapes.carry))
+        self.state = jax.tree.map(_placed, shapes, places)
+        tokens: Any = jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows)
+        self.batch = Batch(tokens, tokens, tokens.update(dtype=jnp.float32))
+        self.key = _placed(jax.eval_shape(lambda: jax.random.key(0)), whole)
+
+        self.init = jax.jit(first_state, out_shardings=places)
+        self.init_from = jax.jit(
+            lambda params: start_from(params, self.optimizer, carry(), train), out_shardings=places
+        )
+        self.init_carry = jax.jit(carry, out_shardings=rows)
+        self.step = jax.jit(
+            make_train_step(self.model, config.objective, self.optimizer, train),
+            in_shardings=(places, rows, whole),
+            out_shardings=(places, whole),
+            donate_argnums=0,
+        )
+        self.evaluate = jax.jit(
+            partial(config.objective, self.model),
+            in_shardings=(places.params, rows, rows),
+            out_shardings=(whole, rows),
+        )
+        self.observe = jax.jit(_observe, out_shardings=places, donate_argnums=0)
+
+    def lower_step(self) -> jax.stages.Lowered:
+        """The training step for the mesh's devices, ready to be compiled; none of them need exist here."""
+        return self.step.lower(self.state, self.batch, self.key)
+
+
+def _placed(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+
+
+def _observe(state: TrainState, valid_loss: Any) -> TrainState:
+    assert state.average is not None
+    return state._replace(average=averaging.observe(state.average, valid_loss))
