@@ -108,10 +108,10 @@ def by_name(mesh: Mesh, tree: Any) -> Any:
     def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
-        if len(spec) > len(x.shape):
+        first = len(x.shape) - len(spec)
+        if first < 0:
             return replicated(mesh)
-        lengths = x.shape[len(x.shape) - len(spec) :]
-        axes = [axis if axis and n % mesh.shape[axis] == 0 else None for axis, n in zip(spec, lengths)]
-        return NamedSharding(mesh, P(*[None] * (len(x.shape) - len(spec)), *axes))
+        axes = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(spec, x.shape[first:])]
+        return NamedSharding(mesh, P(*[None] * first, *axes) if any(axes) else P())
 
     return jax.tree_util.tree_map_with_path(place, tree)

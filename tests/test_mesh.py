@@ -1,0 +1,159 @@
+"""Eight devices compute what one computes, however arrays lie on them; checkpoints go from mesh to mesh."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import PartitionSpec as P
+from test_training import one_batch
+
+from lm_jax.checkpoint import Checkpoints
+from lm_jax.config import resolve
+from lm_jax.errors import UserError
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.optimizers import OptimizerConfig
+from lm_jax.program import Program
+from lm_jax.sharding import MeshConfig, by_name, make_mesh
+from lm_jax.training import Trainer
+
+MESHES = {
+    "data 8": MeshConfig(data=8),
+    "fsdp 8": MeshConfig(fsdp=8),
+    "tensor 2 x data 4": MeshConfig(data=4, tensor=2),
+    "data 2 x fsdp 2 x tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+GPT2 = GPTConfig(num_layers=1, num_heads=2, d_model=16)
+MODERN = GPTConfig(
+    num_layers=2, num_heads=4, num_kv_heads=2, d_model=16, position="rope", norm="rms", mlp="swiglu",
+    parallel_block=True, tied_head=False, use_bias=False, scan_layers=True, remat=True,
+)  # fmt: skip
+
+
+def recipe(model, mesh=MeshConfig(), optimizer=None, vocab_size=64, **train):  # noqa: B008 (frozen)
+    config = tiny.config("unread", batch_size=8, **train)
+    plain = OptimizerConfig(
+        name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", warmup_steps=0, weight_decay=0.0,
+        clip_norm=0.0,
+    )  # fmt: skip
+    config = dataclasses.replace(config, model=model, mesh=mesh, optimizer=optimizer or plain)
+    return resolve(config, vocab_size)
+
+
+def loss_and_gradient(config):
+    """Of one batch; the step of plain SGD at rate 1 is the gradient."""
+    trainer = Trainer(config)
+    state = trainer.program.init()
+    before = jax.device_get(state.params)
+    state, metrics = trainer.step(state, one_batch(config))
+    return float(metrics["loss"]), jax.tree.map(np.subtract, before, jax.device_get(state.params))
+
+
+@pytest.mark.parametrize("model", [GPT2, MODERN], ids=["gpt2", "modern"])
+def test_the_loss_and_gradient_of_one_device_on_eight(model):
+    loss, gradient = loss_and_gradient(recipe(model))
+    largest = max(float(np.abs(g).max()) for g in jax.tree.leaves(gradient))
+    print(f"\n{'one device':<28}{loss:.6f}  largest gradient {largest:.4f}")
+    for name, mesh in MESHES.items():
+        other_loss, other = loss_and_gradient(recipe(model, mesh))
+        apart = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), gradient, other)))
+        print(f"{name:<28}{other_loss:.6f}  gradients apart by at most {apart:.1e}")
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        assert apart < 1e-5 * max(1, largest)
+
+
+@pytest.mark.parametrize("model", [GPT2, MODERN], ids=["gpt2", "modern"])
+def test_each_device_holds_its_share_of_the_state(model):
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    state = Program(recipe(model, optimizer=OptimizerConfig(), average="ema"), mesh).state
+    for array in jax.tree.leaves((state.params, state.opt_state, state.average)):
+        share = np.prod(array.sharding.shard_shape(array.shape)) / np.prod(array.shape)
+        # Biases and norms are whole, positions are shared by fsdp alone.
+        assert array.ndim < 2 or array.shape[-2:] == (2, 16) or share in (1 / 8, 1 / 4), array.shape
+    [moment] = [
+        s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu")
+    ]
+    specs = [
+        jax.tree.map(lambda x: x.sharding.spec, tree)
+        for tree in (state.params, moment.mu, state.average.params)
+    ]
+    assert specs[0] == specs[1] == specs[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "spec"),
+    [
+        ("layer_0/attention/qkv/kernel", (16, 32), P("fsdp", "tensor")),
+        ("layers/attention/qkv/kernel", (3, 16, 32), P(None, "fsdp", "tensor")),
+        ("layers/mlp/down/kernel", (3, 32, 16), P(None, "tensor", "fsdp")),
+        ("layers/mlp/down/bias", (3, 16), P()),
+        ("token_embedding/embedding", (64, 16), P("tensor", "fsdp")),
+        ("token_embedding/embedding", (63, 16), P(None, "fsdp")),  # a vocabulary that does not divide
+        ("head/embedding", (64, 16), P("tensor", "fsdp")),
+        ("position_embedding/embedding", (32, 16), P(None, "fsdp")),
+        ("final_norm/scale", (16,), P()),
+        ("layer_0/recurrent", (16, 64), P()),
+        ("layer_0/input", (16, 64), P("fsdp", None)),
+        ("1/v_row/layer_0/attention/qkv/kernel", (16,), P()),  # adafactor's
+    ],
+)
+def test_the_table_of_names(name, shape, spec):
+    tree = {}
+    *parents, last = name.split("/")
+    inner = tree
+    for part in parents:
+        inner = inner.setdefault(part, {})
+    inner[last] = jax.ShapeDtypeStruct(shape, np.float32)
+    [place] = jax.tree.leaves(by_name(make_mesh(MeshConfig(fsdp=4, tensor=2)), tree))
+    assert place.spec == spec
+
+
+def test_a_checkpoint_is_restored_on_another_mesh(tmp_path):
+    config = recipe(MODERN, MESHES["fsdp 8"], OptimizerConfig(), average="triggered")
+    trainer = Trainer(config)
+    state, _ = trainer.step(trainer.program.init(), one_batch(config))
+    saved = jax.device_get(state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    for mesh in (MESHES["tensor 2 x data 4"], MeshConfig()):
+        like = Program(config, make_mesh(mesh)).state
+        with Checkpoints(tmp_path) as checkpoints:
+            restored = checkpoints.restore(1, like)
+        jax.tree.map(np.testing.assert_array_equal, restored, saved)
+        assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, like)
+
+
+def test_the_state_s_memory_is_used_again():
+    trainer = Trainer(recipe(GPT2, MESHES["data 2 x fsdp 2 x tensor 2"]))
+    state = trainer.program.init()
+    trainer.step(state, one_batch(trainer.config))
+    assert all(array.is_deleted() for array in jax.tree.leaves(state))
+
+
+def test_a_step_is_lowered_for_devices_that_are_only_described():
+    config = recipe(GPT2, MESHES["fsdp 8"])
+    lowered = Program(config, make_mesh(config.mesh, jax.devices()[::-1])).lower_step()
+    assert lowered.compile().memory_analysis().argument_size_in_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch", "words"),
+    [
+        (MeshConfig(data=9), 18, "mesh.data=9 .* on 8 devices"),
+        (MeshConfig(data=2, tensor=8), 8, "mesh.tensor=8 on 8 devices"),
+        (MeshConfig(fsdp=16, data=-1), 8, "mesh.fsdp=16"),
+        (MeshConfig(data=2, fsdp=3), 8, "8 rows does not divide into 6 shares"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(mesh, batch, words):
+    config = recipe(GPT2, mesh)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
+    with pytest.raises(UserError, match=words):
+        Trainer(config)
+
+
+def test_all_devices_that_are_left_share_the_rows():
+    assert dict(make_mesh(MeshConfig(data=-1, tensor=2)).shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+    with pytest.raises(UserError, match=r"mesh.tensor=0"):
+        MeshConfig(tensor=0).check()
