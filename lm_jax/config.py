@@ -196,6 +196,11 @@ def _check_together(config: Config) -> None:
             f"data.sequence_length={length} exceeds the model's context",
             f"set it to at most model.max_length={model.max_length}, or raise that",
         )
+    if config.objective.penalises and not isinstance(model, RNNConfig):
+        raise UserError(
+            f"objective.activation_penalty and temporal_penalty with a {model.family} model",
+            "they are for recurrent networks: set both to 0",
+        )
 
 
 def resolve(config: Config, vocab_size: int) -> Config:

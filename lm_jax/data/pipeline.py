@@ -38,6 +38,7 @@ class DataConfig:
     min_count: int = 0  # words and characters that are rarer in the training part become <unk>
     sequence_length: int = 128  # tokens in a row of a batch
     order: str = "shuffled"  # shuffled windows, or contiguous streams for models that carry a state
+    vary_length: bool = False  # contiguous: rows of ten lengths about sequence_length, as for AWD-LSTM
     separate_documents: bool = False  # attention and state start anew where a document begins within a row
 
     def check(self) -> None:
@@ -56,6 +57,8 @@ class DataConfig:
                 "data.order=contiguous carries a state from row to row, across documents",
                 "set data.separate_documents=False, or data.order=shuffled",
             )
+        if self.vary_length and self.order != "contiguous":
+            raise UserError(f"data.vary_length with data.order={self.order}", "set data.order=contiguous")
         for name, least in (("vocab_size", 0), ("min_count", 0), ("sequence_length", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"data.{name}={getattr(self, name)}", f"it must be {least} or more")
@@ -177,9 +180,20 @@ def _provenance(
 
 
 def make_source(split: Split, config: DataConfig, batch_size: int, seed: int) -> Source:
-    """Batches for training, in the order that the config names."""
+    """Batches for training, in the order that the config names.
+
+    Raises:
+        UserError: a text too short for contiguous streams.
+    """
     if config.order == "contiguous":
-        return Streams(split, batch_size, config.sequence_length)
+        if config.sequence_length > split.num_tokens // batch_size:
+            raise UserError(
+                f"train.batch_size={batch_size} streams of a text of {split.num_tokens} tokens are shorter "
+                f"than data.sequence_length={config.sequence_length}",
+                "make one of them smaller",
+            )
+        seed_of_lengths = seed if config.vary_length else None
+        return Streams(split, batch_size, config.sequence_length, seed_of_lengths)
     return Windows(split, batch_size, config.sequence_length, seed, config.separate_documents)
 
 
