@@ -1,7 +1,15 @@
-"""Continues prompts with any trained model, on the terminal as it is written.
+"""Continues prompts with any trained or published model, on the terminal as it is written.
 
 python -m lm_jax.generate --model=runs/gpt --prompt="Return the"
-python -m lm_jax.generate --model=runs/gpt --num-samples=3 --temperature=0.8 --top-k=50 --seed=7
+python -m lm_jax.generate --model=gpt2 --prompt="Once upon a time," --top-p=0.9 --temperature=0.8
+python -m lm_jax.generate --model=runs/gpt --num-samples=3 --top-k=50 --seed=7
+python -m lm_jax.generate --model=runs/gpt --prompt="Return the" --stop="." --min-tokens=5
+python -m lm_jax.generate --model=runs/gpt --prompt="Return the" --num-beams=4 --max-tokens=20
+
+A model gives each token a probability; the options say how one is chosen. By default it is drawn as the model
+has it. A lower temperature, top-k, top-p or min-p keep to what is likely: less surprise, and more repetition,
+which the penalties and --no-repeat-ngram take back. --temperature=0 takes the likeliest token each time, and
+--num-beams looks for a likely text as a whole: both are for answers rather than stories.
 """
 
 import itertools
@@ -16,50 +24,99 @@ if __name__ == "__main__":
 from lm_jax import errors, flags, language_model
 from lm_jax.families.base import LeftToRight
 
+# Options of `LeftToRight.generate` in groups: name, type, metavar or None for what may be repeated, help.
+_GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "what is drawn from": [
+        ("temperature", {"type": float, "help": "divides the logits; 0 is greedy (default: 1)"}),
+        ("top_k", {"type": int, "help": "sample among the k most probable; 0: all (default)"}),
+        ("top_p", {"type": float, "help": "sample among the fewest that reach p (default: 1)"}),
+        (
+            "min_p",
+            {"type": float, "help": "sample among those with this share of the best one's (default: 0)"},
+        ),
+    ],
+    "against repetition": [
+        (
+            "repetition_penalty",
+            {"type": float, "help": "above 1: what the text has is less likely (default: 1; try 1.2)"},
+        ),
+        (
+            "frequency_penalty",
+            {
+                "type": float,
+                "help": "taken from a token's logit each time it was written (default: 0; try 0.5)",
+            },
+        ),
+        (
+            "presence_penalty",
+            {"type": float, "help": "taken once from what was written (default: 0; try 0.5)"},
+        ),
+        ("no_repeat_ngram", {"type": int, "help": "no n tokens come twice in a row; 0: they may (default)"}),
+    ],
+    "what must and must not come": [
+        ("banned", {"action": "append", "metavar": "TEXT", "help": "never write this; may repeat"}),
+        ("forced", {"metavar": "TEXT", "help": "begin the continuation with this"}),
+        ("stop", {"action": "append", "metavar": "TEXT", "help": "end before this; may repeat"}),
+        ("min_tokens", {"type": int, "help": "do not end before so many tokens (default: 0)"}),
+    ],
+    "beam search": [
+        ("num_beams", {"type": int, "help": "follow the n best texts at a time (default: 1, which samples)"}),
+        (
+            "length_penalty",
+            {
+                "type": float,
+                "help": "divide a text's log-probability by its length to this power (default: 1)",
+            },
+        ),
+        ("early_stopping", {"action": "store_true", "help": "stop when n texts have ended, however good"}),
+    ],
+    "how many": [
+        ("num_samples", {"type": int, "help": "continuations of each prompt (default: 1)"}),
+        ("seed", {"type": int, "help": "the same seed gives the same text (default: 0)"}),
+    ],
+}
+
 
 def main(argv: list[str]) -> None:
     """Parses the flags and writes each continuation behind its prompt."""
     parser = flags.Parser(prog="python -m lm_jax.generate", description=__doc__)
-    parser.add_argument("--model", required=True, metavar="PATH", help="a run directory")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="a run directory, a directory in Hugging Face's form, a hub name, or an ARPA file",
+    )
     parser.add_argument(
         "--prompt", action="append", help="what to continue; may repeat (default: a new text)"
     )
     parser.add_argument("--max-tokens", type=int, default=200, help="the most tokens to add (default: 200)")
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="divides the logits; 0 is greedy (default: 1)"
-    )
-    parser.add_argument(
-        "--top-k", type=int, default=0, help="sample among the k most probable; 0: all (default)"
-    )
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, help="sample among the fewest that reach p (default: 1)"
-    )
-    parser.add_argument(
-        "--num-samples", type=int, default=1, help="continuations of each prompt (default: 1)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
+    names = []
+    for title, options in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, settings in options:
+            group.add_argument(f"--{name.replace('_', '-')}", default=None, **settings)
+            names.append(name)
     arguments = parser.parse_args(argv)
     model = language_model.load(arguments.model, arguments.step)
     if not isinstance(model, LeftToRight):
         raise errors.UserError(
             f"a {model.family} model does not continue text", "give one that reads left to right"
         )
-    prompts = arguments.prompt or [""]
-    options = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "seed")}
-    if len(prompts) * arguments.num_samples == 1:
-        _stream(model, prompts[0], arguments.max_tokens, options)
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    _write(model, arguments.prompt or [""], arguments.max_tokens, given)
+
+
+def _write(model: LeftToRight, prompts: list[str], max_tokens: int, options: dict[str, Any]) -> None:
+    num_samples = options.get("num_samples", 1)
+    if len(prompts) * num_samples == 1 and options.get("num_beams", 1) == 1:
+        for text in itertools.chain(prompts, model.stream(prompts[0], max_tokens, **options)):
+            print(text, end="", flush=True)
+        print()
         return
-    made = model.generate(prompts, arguments.max_tokens, num_samples=arguments.num_samples, **options)
-    for i, generation in enumerate(made):
-        prompt, sample = prompts[i // arguments.num_samples], i % arguments.num_samples + 1
+    for i, generation in enumerate(model.generate(prompts, max_tokens, **options)):
+        prompt, sample = prompts[i // num_samples], i % num_samples + 1
         print(f"── {prompt!r}, sample {sample}\n{prompt}{generation.text}")
-
-
-def _stream(model: LeftToRight, prompt: str, max_tokens: int, options: dict[str, Any]) -> None:
-    for text in itertools.chain([prompt], model.stream(prompt, max_tokens, **options)):
-        print(text, end="", flush=True)
-    print()
 
 
 if __name__ == "__main__":

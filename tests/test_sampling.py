@@ -9,8 +9,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm_jax.decoding import sampling as decoding
-from lm_jax.decoding.sampling import Generated, Sampling, generate, sample, stream
+from lm_jax.decoding import processors as decoding
+from lm_jax.decoding.processors import Sampling, sample
+from lm_jax.decoding.sampling import Generated, generate, stream
 from lm_jax.errors import UserError
 
 GREEDY = Sampling(temperature=0)

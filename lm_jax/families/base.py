@@ -3,13 +3,13 @@
 import abc
 import codecs
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 import numpy as np
 
-from lm_jax.decoding import sampling
-from lm_jax.decoding.sampling import Sampling
+from lm_jax.decoding import beam, sampling
 from lm_jax.errors import UserError
+from lm_jax.families.request import Options, Request
 from lm_jax.tokenizers import END, Encoding, Tokenizer
 
 
@@ -68,15 +68,7 @@ class LanguageModel(Protocol):
         ...
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        max_tokens: int = 100,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        num_samples: int = 1,
+        self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]
     ) -> list[Generation]:
         """Continuations of each prompt."""
         ...
@@ -113,87 +105,56 @@ class LeftToRight(abc.ABC):
         return Scores(data, spans, log_probs, unknown, END, complete)
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        max_tokens: int = 100,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        num_samples: int = 1,
+        self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]
     ) -> list[Generation]:
         """Continues each prompt until the model ends the text or `max_tokens` have come.
+
+        The same seed, prompt and sample number give the same text, whatever else is asked for.
 
         Args:
             prompts: what to continue; the empty one starts a new text.
             max_tokens: the most tokens to add.
-            temperature: divides the logits; 0 takes the most probable token.
-            top_k: sample among the k most probable tokens only; 0: all.
-            top_p: sample among the fewest tokens whose probabilities reach p.
-            seed: the same seed, prompt and sample number give the same text, whatever else is asked for.
-            num_samples: continuations of each prompt; they follow each other in the result.
+            options: see `Options`.
 
         Raises:
-            UserError: an option out of range, or a prompt longer than the context.
+            UserError: an option that is unknown or out of range, or a prompt longer than the context.
         """
-        options = Sampling(temperature, top_k, top_p)
-        request, prompt_ids = self._request(prompts, max_tokens, options, seed, num_samples)
+        request = Request(self.tokenizer, prompts, max_tokens, options)
+        decoder = self._decoder()
+        if request.num_beams > 1:
+            found = beam.search(**decoder, **request.for_beams())
+            made = sampling.Generated(found.tokens, found.log_probs, found.lengths)
+        else:
+            made = sampling.generate(**decoder, **request.for_sampling())
         generations = []
-        for row, (tokens, log_probs, length) in enumerate(zip(*sampling.generate(**request), strict=True)):
-            tokens, log_probs = tokens[:length], log_probs[:length]
-            text = self._continuation(prompt_ids[row // num_samples], tokens).decode(errors="replace")
-            generations.append(Generation(text, tokens, log_probs))
+        for row, (tokens, log_probs, length) in enumerate(zip(*made, strict=True)):
+            text = request.text(row, tokens[:length])
+            end = request.stops_at(text)
+            text = text if end is None else text[:end]
+            generations.append(Generation(text.decode(errors="replace"), tokens[:length], log_probs[:length]))
         return generations
 
-    def stream(
-        self,
-        prompt: str,
-        max_tokens: int = 100,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[str]:
-        """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character."""
-        options = Sampling(temperature, top_k, top_p)
-        request, [prompt_ids] = self._request([prompt], max_tokens, options, seed, 1)
+    def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
+        """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character.
+
+        Raises:
+            UserError: as `generate` does, or for beams or several samples, which are done all at once.
+        """
+        request = Request(self.tokenizer, [prompt], max_tokens, options)
+        if request.num_beams > 1 or request.num_samples > 1:
+            raise UserError("beams and several samples do not stream", "ask `generate` for them")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tokens, shown = np.empty(0, np.int32), 0
-        for made in sampling.stream(**request):
+        held = max((len(text) for text in request.stop), default=1) - 1  # may be the beginning of a stop
+        for made in sampling.stream(**self._decoder(), **request.for_sampling()):
             tokens = np.concatenate([tokens, made.tokens[0, : made.lengths[0]]])
-            text = self._continuation(prompt_ids, tokens)
+            text = request.text(0, tokens)
+            end = request.stops_at(text)
+            ready = max(shown, len(text) - held) if end is None else end
+            yield decoder.decode(text[shown:ready])
+            shown = ready
+            if end is not None:
+                break
+        else:
             yield decoder.decode(text[shown:])
-            shown = len(text)
         yield decoder.decode(b"", final=True)
-
-    def _continuation(self, prompt_ids: np.ndarray, tokens: np.ndarray) -> bytes:
-        """The bytes that tokens add to a prompt; a word adds a space too, which it alone would not show."""
-        whole = self.tokenizer.decode_bytes(np.concatenate([prompt_ids, tokens]))
-        return whole[len(self.tokenizer.decode_bytes(prompt_ids)) :]
-
-    def _request(
-        self, prompts: Sequence[str], max_tokens: int, options: Sampling, seed: int, num_samples: int
-    ) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """The arguments of `sampling.stream`, each prompt after an end of text; and the prompts' ids."""
-        if not prompts or max_tokens < 1 or num_samples < 1 or seed < 0:
-            raise UserError(
-                f"{len(prompts)} prompts, max_tokens={max_tokens}, num_samples={num_samples}, seed={seed}",
-                "give at least one prompt, token and sample, and a seed of 0 or more",
-            )
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
-        lengths = np.array([1 + len(i) for i in ids])
-        rows = np.full((len(ids), lengths.max()), self.tokenizer.end_id, np.int32)
-        for row, prompt_ids in zip(rows, ids, strict=True):
-            row[1 : 1 + len(prompt_ids)] = prompt_ids
-        request = {
-            "prompts": rows,
-            "lengths": lengths,
-            "num_tokens": max_tokens,
-            "sampling": options,
-            "seeds": [seed] * len(ids),
-            "end_id": self.tokenizer.end_id,
-            "num_samples": num_samples,
-        }
-        return request | self._decoder(), ids

@@ -1,0 +1,116 @@
+"""How fast text is written, beside transformers: `python benchmarks/decode.py`, about two minutes.
+
+Greedy, 16 tokens of prompt and 64 to write, random weights, float32. Ours and transformers' `generate`, torch
+on the CPU, take turns in rounds; shown are tokens a second and how many times faster ours is, the median and
+the range over rounds. Needs the extra `bench`.
+
+python benchmarks/decode.py 384x6 124M       some of the models
+taskset -c 0,1 python benchmarks/decode.py   on two cores
+"""
+
+from lm_jax import runtime
+
+runtime.prepare()
+
+import pathlib  # noqa: E402
+import statistics  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
+from typing import Any  # noqa: E402
+
+import flax.traverse_util  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+from lm_jax.decoding import sampling  # noqa: E402
+from lm_jax.decoding.sampling import Sampling  # noqa: E402
+from lm_jax.models.gpt import GPT  # noqa: E402
+from lm_jax.pretrained import gpt2, huggingface, weights  # noqa: E402
+
+PROMPT, WRITTEN, ROUNDS = 16, 64, 7
+SHAPES = {
+    "384x6": {"n_embd": 384, "n_layer": 6, "n_head": 6},
+    "124M": {"n_embd": 768, "n_layer": 12, "n_head": 12},
+}
+
+
+def make_theirs(shape: dict[str, int]) -> Any:
+    """transformers' GPT-2 with 50,257 tokens and random weights."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(**shape, bos_token_id=None, eos_token_id=None)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():  # its own start is so small that it repeats one token
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return model
+
+
+def import_from(theirs: Any) -> tuple[GPT, Any]:
+    """The same model here."""
+    with tempfile.TemporaryDirectory() as directory:
+        theirs.save_pretrained(directory)
+        path = pathlib.Path(directory)
+        model = GPT(huggingface.read_config(path))
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+        names = weights.expand(gpt2.rules(model.config), model.config.num_layers)
+        arrays = weights.read(path, names, {k: v.shape for k, v in flat.items()}, prefix=gpt2.PREFIX)
+    params = flax.traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, arrays), sep="/")
+    return model, {"params": params}
+
+
+def race(name: str, batches: list[int]) -> None:
+    """Prints a line for each number of prompts."""
+    theirs = make_theirs(SHAPES[name])
+    model, params = import_from(theirs)
+    prefill, step = partial(model.apply, method="prefill"), partial(model.apply, method="step")
+    for batch in batches:
+        prompts = np.random.default_rng(0).integers(50257, size=(batch, PROMPT))
+        lengths = np.full(batch, PROMPT)
+        ids = torch.tensor(prompts)
+
+        def ours() -> np.ndarray:
+            return sampling.generate(
+                prefill, step, params, prompts, lengths, WRITTEN, Sampling(temperature=0),  # noqa: B023
+                context_length=1024,
+            ).tokens  # fmt: skip
+
+        def peer() -> np.ndarray:
+            made = theirs.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=WRITTEN  # noqa: B023
+            )  # fmt: skip
+            return made[:, PROMPT:].numpy()
+
+        same = (ours() == peer()).mean()
+        mine, other = timed(ours, peer)
+        ratios = [b / a for a, b in zip(mine, other)]
+        tokens = batch * WRITTEN
+        print(
+            f"{name} batch {batch}: {tokens / statistics.median(mine):.1f} tokens/s, transformers "
+            f"{tokens / statistics.median(other):.1f}: {statistics.median(ratios):.2f}x "
+            f"({min(ratios):.2f} to {max(ratios):.2f}); {same:.1%} of the tokens are the same",
+            flush=True,
+        )
+
+
+def timed(ours: Callable[[], Any], peer: Callable[[], Any]) -> tuple[list[float], list[float]]:
+    """Seconds of each in every round; both have run before."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for function, found in zip((ours, peer), seconds):
+            start = time.perf_counter()
+            function()
+            found.append(time.perf_counter() - start)
+    return seconds
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        for chosen in sys.argv[1:] or SHAPES:
+            race(chosen, [1, 8])
