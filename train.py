@@ -5,7 +5,9 @@
   python train.py --config.model.num_layers=6 --workdir=runs/deeper
   python train.py --config=configs/finetune.py --config.init_from=PATH --config.data.corpus=text:FILE
 
-The same command again goes on where a stopped run left off.
+The same command again goes on where a stopped run left off. On several hosts that share the work directory,
+run it once on each: --distributed joins them on a TPU pod slice or under SLURM, and elsewhere
+--coordinator=HOST:PORT --num_processes=N --process_id=I does, HOST being that of process 0.
 """
 
 import pathlib
@@ -16,7 +18,7 @@ from lm_jax import runtime
 runtime.prepare()
 
 from lm_jax import config as config_module  # noqa: E402 (jax comes with it, and must find the runtime prepared)
-from lm_jax import errors, experiment, flags  # noqa: E402
+from lm_jax import distributed, errors, experiment, flags  # noqa: E402
 from lm_jax.report import table  # noqa: E402
 
 
@@ -27,15 +29,23 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", default="configs/gpt.py", metavar="PATH.py[:VARIANT]", help="the recipe")
     parser.add_argument("--workdir", help="the run directory (default: runs/NAME[-VARIANT])")
     parser.add_argument("-h", "--help", action="store_true", help="this text, with the recipe's fields")
+    parser.add_argument("--distributed", action="store_true", help="join the processes that jax finds")
+    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
+    parser.add_argument("--num_processes", type=int, help="how many processes there are")
+    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
     arguments = parser.parse_args(argv)
     name, config = config_module.load(arguments.config)
     if arguments.help:
         config = config_module.override(config, values)
         print(f"{parser.format_help()}\nfields of {arguments.config}:\n{flags.field_table(config)}")
         return
+    if arguments.distributed or arguments.coordinator:
+        distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
     config = experiment.override(config, values)
     workdir = pathlib.Path(arguments.workdir or f"runs/{name}")
-    table.print_run(workdir, experiment.run(config, workdir))
+    rows = experiment.run(config, workdir)
+    if distributed.is_writer():
+        table.print_run(workdir, rows)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax import files
+from lm_jax.distributed import is_writer
 from lm_jax.errors import UserError
 from lm_jax.train_step import TrainState
 
@@ -47,9 +48,15 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
+            multiprocessing_options=_alone() if read_only else ocp.options.MultiprocessingOptions(),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        # Processes that restore together share the work of looking for damage.
+        together = jax.process_count() > 1 and not read_only
+        self._process, self._num_processes = (
+            (jax.process_index(), jax.process_count()) if together else (0, 1)
+        )
         # The step being written, and the form of its items; Orbax writes one at a time.
         self._saving: tuple[int, dict[str, dict[str, str]]] = (-1, {})
 
@@ -136,7 +143,8 @@ class Checkpoints:
         remedy = f"remove {path} to go on from an earlier checkpoint, or start anew in another directory"
         # Orbax does not notice bytes that changed on the disk, and what it notices it does not say in a line.
         seal = files.read_json(path / _SEAL)
-        for name, digest in seal["files"].items():
+        share = sorted(seal["files"].items())[self._process :: self._num_processes]
+        for name, digest in share:
             if not (path / name).is_file() or _digest(path / name) != digest:
                 raise UserError(f"checkpoint {path} is damaged: {name} is not what was written", remedy)
         for item, tree in like.items():
@@ -146,11 +154,21 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Writes down what was saved; Orbax calls it when all is written, just before the last rename."""
+        if not is_writer():
+            return
         step, forms = self._saving
         [path] = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
         found = [p for item in forms for p in sorted((path / item).rglob("*")) if p.is_file()]
         digests = {str(p.relative_to(path)): _digest(p) for p in found}
         files.write_json(path / _SEAL, {"files": digests, "forms": forms})
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Reading without other processes, each on its own."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
 
 
 def _rest(state: TrainState) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import AnyConfig, Config, CountConfig
 from lm_jax.data import corpora, pipeline
 from lm_jax.data.corpora import Document
+from lm_jax.distributed import check_agreement, is_writer
 from lm_jax.errors import UserError
 from lm_jax.evaluation import Row, Text
 from lm_jax.families import ngram
@@ -129,6 +130,9 @@ def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    if not is_writer():  # the writer's lock stands for all of this run's processes
+        yield
+        return
     with (workdir / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,6 +152,8 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     with Reporter() as report:
         data = pipeline.prepare(data_config, progress=report)
     resolved = config_module.resolve(config, data.tokenizer.vocab_size)
+    check_agreement(config_module.to_json(resolved), "the recipe")
+    check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
     trainer = training.Trainer(resolved)
     start = _initial_params(resolved)
     # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
@@ -176,6 +182,8 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
             f"the text of {config.data.corpus} is no longer what {workdir} was trained on",
             "restore it (or the Python version it came with), or give another --workdir",
         )
+    if not is_writer():
+        return
     files.write_text(workdir / "config.json", config_module.to_json(config))
     data.tokenizer.save(workdir / "tokenizer")
     for name, split in data.splits.items():
@@ -207,7 +215,10 @@ def _initial_params(config: Config) -> Any:
 
 
 def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
-    """Scores the held-out parts with the best checkpoint, and shows what it writes."""
+    """Scores the held-out parts with the best checkpoint, and shows what it writes.
+
+    Of several processes each does so for itself, since none could wait so long for another; one writes.
+    """
     model = language_model.load(workdir)
     rows = []
     with Reporter() as report:
@@ -218,6 +229,8 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     settings = config if isinstance(config, CountConfig) else config.train
     if settings.sample_tokens:
         [sample] = model.generate([""], settings.sample_tokens, temperature=0.8, top_k=50, seed=settings.seed)
-        files.write_text(workdir / "sample.txt", sample.text + "\n")
-    files.write_json(workdir / "results.json", [row.as_json() for row in rows])
+        if is_writer():
+            files.write_text(workdir / "sample.txt", sample.text + "\n")
+    if is_writer():
+        files.write_json(workdir / "results.json", [row.as_json() for row in rows])
     return rows

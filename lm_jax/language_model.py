@@ -94,7 +94,7 @@ def _load_pretrained(directory: pathlib.Path) -> NeuralLanguageModel:
 def abstract_params(model: nn.Module) -> Any:
     """Shapes of a model's parameters on one device, for restoring into."""
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
 
 
