@@ -121,6 +121,7 @@ AnyConfig = Config | CountConfig
 # What a resumed run may change: how long and how often, and on which devices; never what is computed.
 FREE_ON_RESUME = (
     "train.num_steps",
+    "train.accumulation",
     "train.eval_every",
     "train.checkpoint_every",
     "train.log_every",
