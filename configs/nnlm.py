@@ -1,0 +1,42 @@
+"""The neural probabilistic language model of Bengio et al. 2003 on the words of the Brown corpus.
+
+    python benchmarks/brown.py data/brown
+    python train.py --config=configs/nnlm.py
+
+Variants: `direct` lets the head read the words' vectors too; `simple_nnlm` is that of `configs/rnn.py`, for
+what tutorials call so is a recurrent network.
+"""
+
+import dataclasses
+import pathlib
+
+from lm_jax import config as config_module
+from lm_jax.config import Config, TrainConfig, unknown_variant
+from lm_jax.data.pipeline import DataConfig
+from lm_jax.models.nnlm import NNLMConfig
+from lm_jax.objectives import Causal
+from lm_jax.optimizers import OptimizerConfig
+
+
+def get_config(variant: str = "") -> Config:
+    """Four words before each, 60 wide, 100 hidden units; by AdamW and with dropout, unlike in 2003."""
+    if variant == "simple_nnlm":
+        return config_module.load(f"{pathlib.Path(__file__).with_name('rnn.py')}:simple_nnlm")[1]
+    if variant not in ("", "direct"):
+        raise unknown_variant(variant, ["", "direct", "simple_nnlm"])
+    config = Config(
+        data=DataConfig(
+            corpus="text:data/brown/train.txt",
+            valid="data/brown/valid.txt",
+            test="data/brown/test.txt",
+            split="tail:0",  # nothing: they are apart already
+            tokenizer="word",
+            vocab_size=0,
+            sequence_length=32,
+        ),
+        model=NNLMConfig(order=5, d_embedding=60, d_hidden=100, dropout=0.2),
+        objective=Causal(chunk_length=32),  # the logits' gradient is found with them
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=200, weight_decay=0.03),
+        train=TrainConfig(num_steps=8000, batch_size=32, eval_every=1000, checkpoint_every=1000),
+    )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, direct=bool(variant)))

@@ -1,0 +1,165 @@
+"""Recurrent layers and the adaptive softmax against PyTorch: a golden file, and live where installed."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.models import recurrent
+from lm_jax.models.heads import AdaptiveSoftmax
+from lm_jax.models.recurrent import CELLS, LayerState, RecurrentLayer, first_state, recur
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+KINDS = ("elman", "gru", "lstm", "projected")
+
+
+def golden(case):
+    """The arrays of one case of the golden file."""
+    with np.load(GOLDEN / "recurrent.npz") as file:
+        return {name.removeprefix(f"{case}/"): file[name] for name in file.files if name.startswith(case)}
+
+
+def from_torch(arrays, layer, prefix=""):
+    """Our parameters of a layer, or their gradients where the prefix is "d", from PyTorch's arrays."""
+
+    def get(name):
+        return arrays.get(f"{prefix}{name}_l{layer}")
+
+    params = {"input": get("weight_ih").T, "recurrent": get("weight_hh").T}
+    if get("weight_hr") is not None:
+        params["projection"] = get("weight_hr").T
+    bias, other = get("bias_ih"), get("bias_hh")
+    H = len(arrays["weight_hh_l0"].T) if get("weight_hr") is None else get("weight_hr").shape[1]
+    if len(bias) == 3 * H:  # a GRU: the last third of the other bias stands apart
+        params["candidate_bias"] = other[2 * H :]
+        other = np.concatenate([other[: 2 * H], np.zeros(H, np.float32)])
+    # A sum's gradient is that of either of its terms.
+    params["bias"] = bias if prefix else bias + other
+    return params
+
+
+def check_equal_to_torch(kind, arrays):
+    """Outputs, last states and all gradients, to 1e-5."""
+    cell = "lstm" if kind == "projected" else kind
+    num_layers, _, P = arrays["h"].shape
+    H = arrays["c"].shape[2] if "c" in arrays else P
+    layer = RecurrentLayer(cell, H, P if kind == "projected" else 0)
+    params = [from_torch(arrays, i) for i in range(num_layers)]
+    states = [
+        LayerState(arrays["h"][i], arrays["c"][i] if "c" in arrays else None) for i in range(num_layers)
+    ]
+
+    def total(params, x_TBI, states):
+        lasts = []
+        for p, state in zip(params, states, strict=True):
+            x_TBI, last = layer.apply({"params": p}, x_TBI, state, None, False)
+            lasts.append(last)
+        ends = sum(leaf.sum() for leaf in jax.tree.leaves(lasts))
+        return (x_TBI * arrays["factors"]).sum() + ends, (x_TBI, lasts)
+
+    found = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(params, arrays["x"], states)
+    (dparams, dx, dstates), (y, lasts) = found
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(y, arrays["y"], **close)
+    np.testing.assert_allclose(dx, arrays["dx"], **close)
+    for i in range(num_layers):
+        expected = from_torch(arrays, i, "d")
+        assert expected.keys() == dparams[i].keys()
+        for name, gradient in expected.items():
+            np.testing.assert_allclose(dparams[i][name], gradient, **close, err_msg=name)
+        np.testing.assert_allclose(lasts[i].h_BP, arrays["last_h"][i], **close)
+        np.testing.assert_allclose(dstates[i].h_BP, arrays["dh"][i], **close)
+        if "c" in arrays:
+            np.testing.assert_allclose(lasts[i].c_BH, arrays["last_c"][i], **close)
+            np.testing.assert_allclose(dstates[i].c_BH, arrays["dc"][i], **close)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_golden_file(kind):
+    check_equal_to_torch(kind, golden(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_torch(kind, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(GOLDEN))
+    import make_recurrent
+
+    check_equal_to_torch(kind, make_recurrent.make_case(kind, 1, 2, 9, 7, 10, 3))
+    sys.modules.pop("make_recurrent")
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_gradient_is_what_jax_derives(cell, layer_norm):
+    """From the forward pass alone, with states that are forgotten here and there, and a projection."""
+    T, B, H, P = 6, 3, 5, 2 if cell == "lstm" else 0
+    layer = RecurrentLayer(cell, H, P, layer_norm)
+    keys = jax.random.split(jax.random.key(0), 4)
+    x_TBI, state = jax.random.normal(keys[0], (T, B, 4)), first_state(cell, B, H, P)
+    state = jax.tree.map(lambda s: s + jax.random.normal(keys[1], s.shape), state)
+    keep_TB1 = jax.random.bernoulli(keys[2], 0.7, (T, B, 1)).astype(jnp.float32)
+    params = layer.init(keys[3], x_TBI, state, keep_TB1, False)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(keys[3], p.shape), params)
+
+    def gradient():
+        def total(params, x_TBI, state):
+            y_TBP, last = layer.apply(params, x_TBI, state, keep_TB1, False)
+            return jnp.sin(y_TBP).sum() + sum(jnp.cos(s).sum() for s in jax.tree.leaves(last))
+
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(params, x_TBI, state)
+
+    ours = gradient()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrent, "recur", recur.fun)  # without its custom gradient
+        derived = gradient()
+    assert jax.tree.structure(ours) == jax.tree.structure(derived)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(derived)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=str(path))
+        assert abs(b).max() > 1e-4, path
+
+
+def test_a_layer_norm_does_not_see_how_large_the_weights_are():
+    layer = RecurrentLayer("lstm", 5, layer_norm=True)
+    x_TBI, state = jax.random.normal(jax.random.key(0), (4, 2, 3)), first_state("lstm", 2, 5)
+    params = layer.init(jax.random.key(1), x_TBI, state, None, False)["params"]
+    larger = params | {name: 50 * params[name] for name in ("input", "recurrent")}
+    (a, _), (b, _) = (layer.apply({"params": p}, x_TBI, state, None, False) for p in (params, larger))
+    np.testing.assert_allclose(a, b, atol=2e-2)  # the epsilon counts for small ones
+    unnormalised = RecurrentLayer("lstm", 5)
+    (a, _), (b, _) = (
+        unnormalised.apply(
+            {"params": {n: p[n] for n in ("input", "recurrent", "bias")}}, x_TBI, state, None, False
+        )
+        for p in (params, larger)
+    )
+    assert abs(a - b).max() > 0.2
+
+
+def adaptive_params(arrays):
+    """Our parameters from PyTorch's AdaptiveLogSoftmaxWithLoss."""
+    params = {"head": {"kernel": arrays["head.weight"].T}}
+    for i in range(2):
+        params[f"narrow_{i}"] = {"kernel": arrays[f"tail.{i}.0.weight"].T}
+        params[f"cluster_{i}"] = {"kernel": arrays[f"tail.{i}.1.weight"].T}
+    return {"params": params}
+
+
+def test_adaptive_softmax_equals_the_golden_file():
+    arrays = golden("adaptive")
+    model = AdaptiveSoftmax(23, (5, 11), ratio=2.0)
+    log_probs = model.apply(adaptive_params(arrays), arrays["hidden"])
+    np.testing.assert_allclose(log_probs, arrays["log_probs"], atol=1e-5)
+
+
+@pytest.mark.parametrize("cutoffs", [(1,), (22,), (5, 11), (2, 3, 4)])
+def test_adaptive_softmax_sums_to_one(cutoffs):
+    model, hidden = AdaptiveSoftmax(23, cutoffs), 3 * jax.random.normal(jax.random.key(0), (6, 32))
+    params = jax.tree.map(lambda p: 5 * p, model.init(jax.random.key(1), hidden))
+    log_probs = model.apply(params, hidden)
+    assert log_probs.shape == (6, 23)
+    np.testing.assert_allclose(jnp.exp(log_probs).sum(axis=-1), 1, rtol=1e-5)
+    assert jnp.exp(log_probs).std() > 0.01
