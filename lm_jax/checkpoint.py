@@ -54,9 +54,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         # Processes that restore together share the work of looking for damage.
         together = jax.process_count() > 1 and not read_only
-        self._process, self._num_processes = (
-            (jax.process_index(), jax.process_count()) if together else (0, 1)
-        )
+        self._share = (jax.process_index(), jax.process_count()) if together else (0, 1)
         # The step being written, and the form of its items; Orbax writes one at a time.
         self._saving: tuple[int, dict[str, dict[str, str]]] = (-1, {})
 
@@ -143,8 +141,8 @@ class Checkpoints:
         remedy = f"remove {path} to go on from an earlier checkpoint, or start anew in another directory"
         # Orbax does not notice bytes that changed on the disk, and what it notices it does not say in a line.
         seal = files.read_json(path / _SEAL)
-        share = sorted(seal["files"].items())[self._process :: self._num_processes]
-        for name, digest in share:
+        first, stride = self._share
+        for name, digest in sorted(seal["files"].items())[first::stride]:
             if not (path / name).is_file() or _digest(path / name) != digest:
                 raise UserError(f"checkpoint {path} is damaged: {name} is not what was written", remedy)
         for item, tree in like.items():

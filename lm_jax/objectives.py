@@ -23,6 +23,7 @@ class Causal:
     name: ClassVar[str] = "causal"
 
     label_smoothing: float = 0.0  # share of the target's probability spread over the vocabulary, in training
+    z_loss: float = 0.0  # of the squared log of the softmax's denominator, in training; 1e-4 in PaLM
     chunk_length: int = (
         0  # positions of each row whose logits exist at a time, for large vocabularies; 0: all
     )
@@ -40,7 +41,7 @@ class Causal:
             raise UserError(f"objective.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
         if self.chunk_length < 0:
             raise UserError(f"objective.chunk_length={self.chunk_length}", "it must be 0 or more")
-        for name in ("activation_penalty", "temporal_penalty"):
+        for name in ("z_loss", "activation_penalty", "temporal_penalty"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"objective.{name}={getattr(self, name)}", "it must be 0 or more")
 
@@ -66,7 +67,9 @@ class Causal:
         def head(params: Any, hidden_BTD: jax.Array) -> Any:
             return model.apply(params, hidden_BTD, method="logits")
 
-        smoothing = self.label_smoothing if train else 0.0
+        terms: dict[str, Any] = (
+            {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss} if train else {}
+        )
         if self.chunk_length:
             sums = chunked_cross_entropy(
                 head,
@@ -75,11 +78,11 @@ class Causal:
                 batch.targets,
                 batch.weights,
                 chunk_length=self.chunk_length,
-                label_smoothing=smoothing,
+                **terms,
             )
         else:
             logits_BTV = head(params, hidden_BTD)
-            sums = cross_entropy(logits_BTV, batch.targets, batch.weights, label_smoothing=smoothing)
+            sums = cross_entropy(logits_BTV, batch.targets, batch.weights, **terms)
         if train and self.penalises:
             [output_BTD] = sown["intermediates"]["output"]
             penalty = self._penalty(hidden_BTD, output_BTD)

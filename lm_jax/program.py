@@ -28,6 +28,7 @@ class Program:
         key: those of the key that dropout is drawn with.
         init: () -> the state before the first step.
         init_from: params -> the same with these parameters.
+        rows_evaluated: how many rows `evaluate` reads: as many at a time as training does.
         init_carry: () -> what `evaluate` starts with.
         step: (state, batch, key) -> (state, metrics); the old state's memory holds the new one.
         evaluate: (params, batch, carry) -> (Sums, carry).
@@ -43,11 +44,12 @@ class Program:
         self.model = make_model(config.model)
         self.optimizer = make_optimizer(config.optimizer, train.num_steps)
         whole, rows = replicated(mesh), by_rows(mesh)
-        carry = partial(init_carry, self.model, config.data.order, train.batch_size)
+        self.rows_evaluated = train.batch_size // train.accumulation
+        carry = partial(init_carry, self.model, config.data.order)
         length = config.data.sequence_length
 
         def first_state() -> TrainState:
-            return init_state(self.model, self.optimizer, train.seed, length, carry(), train)
+            return init_state(self.model, self.optimizer, train.seed, length, carry(train.batch_size), train)
 
         shapes = jax.eval_shape(first_state)
         places = by_name(mesh, shapes)._replace(carry=jax.tree.map(lambda _: rows, shapes.carry))
@@ -58,9 +60,10 @@ class Program:
 
         self.init = jax.jit(first_state, out_shardings=places)
         self.init_from = jax.jit(
-            lambda params: start_from(params, self.optimizer, carry(), train), out_shardings=places
+            lambda params: start_from(params, self.optimizer, carry(train.batch_size), train),
+            out_shardings=places,
         )
-        self.init_carry = jax.jit(carry, out_shardings=rows)
+        self.init_carry = jax.jit(partial(carry, self.rows_evaluated), out_shardings=rows)
         self.step = jax.jit(
             make_train_step(self.model, config.objective, self.optimizer, train),
             in_shardings=(places, rows, whole),

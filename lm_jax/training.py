@@ -46,16 +46,17 @@ class Trainer:
     def evaluate(self, params: Any, split: pipeline.Split) -> tuple[float, float]:
         """Total nats and weight over a part, read once; a carried state goes through each document."""
         data, carry, sums = self.config.data, self.program.init_carry(), []
+        rows = Rows(by_rows(self.mesh), self.program.rows_evaluated)
         for batch in pipeline.evaluation_batches(
             split,
-            self.config.train.batch_size,
+            self.program.rows_evaluated,
             data.sequence_length,
-            self.rows.index,
-            self.rows.count,
+            rows.index,
+            rows.count,
             separate_documents=data.separate_documents,
             carried=carry is not None,
         ):
-            batch_sums, carry = self.program.evaluate(params, self.rows.assemble(batch), carry)
+            batch_sums, carry = self.program.evaluate(params, rows.assemble(batch), carry)
             sums.append(batch_sums)
         sums = jax.device_get(sums)
         return sum(float(s.total) for s in sums), sum(float(s.weight) for s in sums)

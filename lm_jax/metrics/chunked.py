@@ -24,6 +24,7 @@ def chunked_cross_entropy(
     *,
     chunk_length: int,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     ignore_index: int | None = None,
 ) -> Sums:
     """`likelihood.cross_entropy` of `head(params, hidden_BTD)`, some positions of each row at a time.
@@ -41,6 +42,7 @@ def chunked_cross_entropy(
         weights_BT: as for `cross_entropy`; None: ones.
         chunk_length: positions of each row in one chunk; T need not be a multiple.
         label_smoothing: as for `cross_entropy`.
+        z_loss: as for `cross_entropy`.
         ignore_index: as for `cross_entropy`.
     """
     hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), jnp.asarray(targets_BT)
@@ -53,7 +55,7 @@ def chunked_cross_entropy(
         functools.partial(_split, chunk_length=min(chunk_length, targets_BT.shape[1])),
         (hidden_BTD, targets_BT, weights_BT),
     )
-    return Sums(_total(head, label_smoothing, params, *chunks), weights_BT.sum())
+    return Sums(_total(head, (label_smoothing, z_loss), params, *chunks), weights_BT.sum())
 
 
 def _split(x_BT: jax.Array, chunk_length: int) -> jax.Array:
@@ -63,21 +65,21 @@ def _split(x_BT: jax.Array, chunk_length: int) -> jax.Array:
     return jnp.moveaxis(x_BT.reshape(B, -1, chunk_length, *rest), 1, 0)
 
 
-def _chunk_total(head, label_smoothing, params, hidden, targets, weights):
-    return cross_entropy(head(params, hidden), targets, weights, label_smoothing=label_smoothing).total
+def _chunk_total(head, terms, params, hidden, targets, weights):
+    label_smoothing, z_loss = terms
+    logits = head(params, hidden)
+    return cross_entropy(logits, targets, weights, label_smoothing=label_smoothing, z_loss=z_loss).total
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _total(head, label_smoothing, params, hidden, targets, weights):
+def _total(head, terms, params, hidden, targets, weights):
     """Σ of the chunks' totals; the arrays have the chunks as their first axis."""
     chunks = (hidden, targets, weights)
-    return jax.lax.map(lambda chunk: _chunk_total(head, label_smoothing, params, *chunk), chunks).sum()
+    return jax.lax.map(lambda chunk: _chunk_total(head, terms, params, *chunk), chunks).sum()
 
 
-def _total_fwd(head, label_smoothing, params, hidden, targets, weights):
-    value_and_grad = jax.value_and_grad(
-        functools.partial(_chunk_total, head, label_smoothing), argnums=(0, 1)
-    )
+def _total_fwd(head, terms, params, hidden, targets, weights):
+    value_and_grad = jax.value_and_grad(functools.partial(_chunk_total, head, terms), argnums=(0, 1))
 
     def add_chunk(params_grad, chunk):
         total, (chunk_params_grad, hidden_grad) = value_and_grad(params, *chunk)
@@ -90,7 +92,7 @@ def _total_fwd(head, label_smoothing, params, hidden, targets, weights):
     return totals.sum(), (params_grad, hidden_grad)
 
 
-def _total_bwd(head, label_smoothing, grads, cotangent):
+def _total_bwd(head, terms, grads, cotangent):
     params_grad, hidden_grad = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), grads)
     return params_grad, hidden_grad, None, None
 

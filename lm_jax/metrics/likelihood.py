@@ -40,18 +40,23 @@ def cross_entropy(
     weights: Array | None = None,
     *,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     ignore_index: int | None = None,
 ) -> Sums:
     """Cross entropy in nats: total = Σ w_i · −log p_i(target_i), weight = Σ w_i.
 
     With `label_smoothing` ε the target distribution is (1 − ε) on the target plus ε / V on each of the V
-    tokens (Szegedy et al. 2016, section 7); `mean` is then no longer a log-likelihood.
+    tokens (Szegedy et al. 2016, section 7). `z_loss` times (log Σ exp logits)² is added at each position,
+    which keeps logits from drifting (Chowdhery et al. 2022, section 5). With either, `mean` is no longer a
+    log-likelihood.
     """
     logits, targets, weights = _mask(logits, targets, weights, ignore_index)
     nats = -token_log_probs(logits, targets)
     if label_smoothing:
         uniform_nats = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
         nats = (1 - label_smoothing) * nats + label_smoothing * uniform_nats
+    if z_loss:
+        nats += z_loss * jnp.square(jax.nn.logsumexp(logits, axis=-1))
     return _weighted(nats, weights)
 
 

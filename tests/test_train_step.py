@@ -1,0 +1,238 @@
+"""What a step can do beside following the gradient: accumulate, average, and run over seeds at once."""
+
+import dataclasses
+import json
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from test_carry import Decay
+
+from lm_jax import averaging, experiment, training
+from lm_jax.batch import Batch
+from lm_jax.checkpoint import Checkpoints
+from lm_jax.config import TrainConfig, resolve
+from lm_jax.data import pipeline
+from lm_jax.errors import UserError
+from lm_jax.metrics.chunked import chunked_cross_entropy
+from lm_jax.metrics.likelihood import cross_entropy
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.objectives import Causal
+from lm_jax.progress import MetricWriter, read_metrics
+from lm_jax.train_step import init_carry, init_state, make_train_step
+
+MODEL = Decay(GPTConfig(vocab_size=17))
+SGD = optax.sgd(1.0)
+
+
+def batch_of(weights_B, seed=0, length=6):
+    """Rows of which as many tokens count as is said."""
+    tokens = np.random.default_rng(seed).integers(17, size=(len(weights_B), length + 1)).astype(np.int32)
+    weights = (np.arange(length) < np.array(weights_B)[:, None]).astype(np.float32)
+    return Batch(tokens[:, :-1], tokens[:, 1:], weights)
+
+
+def first_state(train=TrainConfig(), rows=8):  # noqa: B008 (frozen)
+    return init_state(MODEL, SGD, 0, 6, init_carry(MODEL, "contiguous", rows), train)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_parts_of_a_batch_add_up_to_the_whole_by_their_tokens(parts):
+    batches = [batch_of([6, 1, 1, 1, 0, 0, 3, 6], seed) for seed in range(2)]
+    whole, in_parts = first_state(), first_state()
+    for batch in batches:
+        whole, told = jax.jit(make_train_step(MODEL, Causal(), SGD))(whole, batch, jax.random.key(0))
+        step = make_train_step(MODEL, Causal(), SGD, TrainConfig(batch_size=8, accumulation=parts))
+        in_parts, told_of_parts = jax.jit(step)(in_parts, batch, jax.random.key(0))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), in_parts, whole)
+    assert told_of_parts == pytest.approx(jax.tree.map(float, told), rel=1e-5)
+
+
+def test_a_mean_of_the_parts_means_would_be_another_update():
+    """The batch of the test above tells a weighting by tokens from one by parts."""
+    batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), first_state().params
+    halves = [Batch(*(x[i::2] for x in batch[:3])) for i in range(2)]
+    losses = [float(Causal()(MODEL, params, b)[0].mean) for b in (batch, *halves)]
+    assert abs(losses[0] - np.mean(losses[1:])) > 1e-3
+
+
+def test_accumulation_must_divide_the_batch():
+    with pytest.raises(UserError, match=r"train.batch_size=8 does not divide into train.accumulation=3"):
+        TrainConfig(batch_size=8, accumulation=3).check()
+
+
+def steps(train, number, state=None):
+    """The parameters after each step, and the last state."""
+    step = jax.jit(make_train_step(MODEL, Causal(), SGD, train))
+    state, params = state or first_state(train), []
+    for i in range(number):
+        state, _ = step(state, batch_of([6] * 8, seed=i), jax.random.key(0))
+        params.append(state.params)
+    return params, state
+
+
+def test_an_exponential_average_is_its_formula():
+    train = TrainConfig(average="ema", average_decay=0.3)
+    params, state = steps(train, 6)
+    expected = first_state().params
+    for n, p in enumerate(params):
+        decay = min(0.3, (1 + n) / (10 + n))
+        expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, p)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), state.evaluated_params, expected)
+    jax.tree.map(np.testing.assert_array_equal, state.params, steps(TrainConfig(), 6)[0][-1])
+
+
+def test_a_triggered_average_is_the_mean_since_validation_stopped_getting_better():
+    train = TrainConfig(average="triggered", average_patience=2)
+    seen, state = steps(train, 2)
+    jax.tree.map(np.testing.assert_array_equal, state.evaluated_params, seen[-1])
+    for loss in (3.0, 2.0, 2.5, 2.4, 2.6):  # the fifth exceeds 2.0, the lowest of all before the latest two
+        assert int(state.average.size) == 0
+        state = state._replace(average=averaging.observe(state.average, jnp.float32(loss)))
+    assert int(state.average.size) == 1
+    later, state = steps(train, 3, state)
+    expected = jax.tree.map(lambda *x: np.mean(x, axis=0), seen[-1], *later)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), state.evaluated_params, expected)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 5])
+def test_the_trigger_is_the_published_rule(patience):
+    """Merity et al. 2018, algorithm 1: t > n and v > the lowest of all losses before the latest n."""
+    for seed in range(20):
+        losses = np.random.default_rng(seed).normal(size=30).astype(np.float32)
+        average = averaging.start({"w": jnp.zeros(1)}, patience)
+        for t, loss in enumerate(losses):
+            average = jax.jit(averaging.observe)(average, loss)
+            begun = any(
+                s > patience and losses[s] > losses[: s - patience].min() for s in range(patience + 1, t + 1)
+            )
+            assert bool(average.size) == begun
+
+
+def test_seeds_trained_at_once_are_trained_as_alone():
+    train = TrainConfig(batch_size=8, accumulation=2, average="ema")
+    step, keys = make_train_step(MODEL, Causal(), SGD, train), jax.random.split(jax.random.key(0), 3)
+    first = partial(init_state, MODEL, SGD, length=6, carry=init_carry(MODEL, "contiguous", 8), train=train)
+    batches = [batch_of([6] * 8, seed) for seed in range(3)]
+    together = jax.vmap(lambda seed: first(seed=seed))(jnp.arange(3))
+    together, metrics = jax.jit(jax.vmap(step))(
+        together, jax.tree.map(lambda *x: np.stack(x), *batches), keys
+    )
+    for i in range(3):
+        alone, told = jax.jit(step)(first(seed=i), batches[i], keys[i])
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5),
+            (together, metrics),
+            (alone, told),
+        )
+
+
+def test_z_loss_is_its_formula_also_in_chunks_and_only_in_training():
+    logits = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32) * 3
+    targets, weights = np.zeros((2, 5), int), np.array([[1, 1, 0, 1, 0]] * 2, np.float32)
+    plain = cross_entropy(logits, targets, weights)
+    expected = plain.total + 0.1 * (weights * np.log(np.exp(logits).sum(-1)) ** 2).sum()
+    got = cross_entropy(logits, targets, weights, z_loss=0.1)
+    assert float(got.total) == pytest.approx(float(expected), rel=1e-5)
+    chunked = chunked_cross_entropy(lambda p, h: h, {}, logits, targets, weights, chunk_length=2, z_loss=0.1)
+    assert float(chunked.total) == pytest.approx(float(expected), rel=1e-5)
+    params, batch = first_state().params, batch_of([6, 2])
+    values = [
+        float(Causal(z_loss=z)(MODEL, params, batch, rngs=rngs)[0].total)
+        for z in (0.0, 0.1)
+        for rngs in (None, {})
+    ]
+    assert values[0] == values[1] == values[2] < values[3]
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """A run whose average is triggered: its config and directory."""
+    directory = tmp_path_factory.mktemp("averaged")
+    config = tiny.config(tiny.write_text(directory / "text.txt"), eval_every=2)
+    train = dataclasses.replace(config.train, average="triggered", average_patience=1, tensorboard=True)
+    # A rate so high that validation gets worse.
+    config = dataclasses.replace(
+        config, train=train, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.5)
+    )
+    experiment.run(config, directory / "run")
+    return config, directory / "run"
+
+
+def test_the_trigger_and_the_average_survive_an_interruption(averaged, tmp_path):
+    config, workdir = averaged
+    data = pipeline.prepare(config.data)
+    resolved = resolve(config, data.tokenizer.vocab_size)
+    saved = []
+    real = Checkpoints.save
+
+    def save_then_stop(self, state, valid_loss=None):
+        real(self, state, valid_loss)
+        saved.append(int(state.step))
+        self._manager.wait_until_finished()
+        if len(saved) in (2, 4):
+            raise RuntimeError("interrupted")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_then_stop)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="interrupted"):
+                training.fit(training.Trainer(resolved), data, tmp_path)
+    trainer = training.Trainer(resolved)
+    training.fit(trainer, data, tmp_path)
+    states = []
+    for directory in (workdir, tmp_path):
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            states.append(checkpoints.restore(12, trainer.program.state))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert int(states[0].average.size) > 1, "it was triggered before the end"
+
+
+def test_the_finished_model_is_the_average(averaged):
+    config, workdir = averaged
+    data = pipeline.prepare(config.data)
+    trainer = training.Trainer(resolve(config, data.tokenizer.vocab_size))
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state = checkpoints.restore(12, trainer.program.state)
+        params = checkpoints.restore_params(12, trainer.program.state.params)
+    jax.tree.map(np.testing.assert_array_equal, params, state.average.params)
+    assert not np.array_equal(jax.tree.leaves(params)[0], jax.tree.leaves(state.params)[0])
+    nats, weight = trainer.evaluate(params, data.splits["valid"])
+    last = [line["valid_loss"] for line in read_metrics(workdir / "metrics.jsonl") if "valid_loss" in line][
+        -1
+    ]
+    assert last == pytest.approx(nats / weight, rel=1e-6)
+    assert json.loads((workdir / "results.json").read_text())
+
+
+def test_tensorboard_is_told_what_metrics_jsonl_says(averaged):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    _, workdir = averaged
+    events = reader.EventAccumulator(str(workdir / "tensorboard")).Reload()
+    told = [(e.step, e.value) for e in events.Scalars("valid_loss")]
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if "valid_loss" in line]
+    assert told == [(line["step"], pytest.approx(line["valid_loss"], rel=1e-6)) for line in lines]
+
+
+def test_event_files_are_written_only_where_asked_for_and_say_what_they_need(averaged, tmp_path, monkeypatch):
+    _, workdir = averaged
+    [file] = (workdir / "tensorboard").iterdir()
+    assert b"valid_loss" in file.read_bytes()
+    MetricWriter(tmp_path / "metrics.jsonl", 0).close()
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"pip install 'lm_jax\[tensorboard\]'"):
+        MetricWriter(tmp_path / "metrics.jsonl", 0, tmp_path / "events")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("average", "mean"), ("average_decay", 1.0), ("accumulation", 0)]
+)
+def test_a_value_that_no_run_can_use_is_named(field, value):
+    with pytest.raises(UserError, match=f"train.{field}="):
+        TrainConfig(**{field: value}).check()
