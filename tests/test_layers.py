@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lm_jax.models.layers import Dense, LayerNorm, SwiGLU, matmul
+from lm_jax.models.layers import Dense, LayerNorm, SwiGLU, gelu, matmul
 
 
+@pytest.mark.parametrize("width", [2, 4])
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])
-def test_gradient_of_matmul_is_the_plain_one(shape):
+def test_gradient_of_matmul_is_the_plain_one(shape, width):
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=shape), rng.normal(size=(3, 4))
-    dy = rng.normal(size=(*shape[:-1], 4))
+    x, w = rng.normal(size=shape), rng.normal(size=(3, width))
+    dy = rng.normal(size=(*shape[:-1], width))
     dx, dw = jax.grad(lambda x, w: (matmul(x, w) * dy).sum(), argnums=(0, 1))(jnp.float32(x), jnp.float32(w))
     np.testing.assert_allclose(dx, dy @ w.T, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(dw, x.reshape(-1, 3).T @ dy.reshape(-1, 4), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dw, x.reshape(-1, 3).T @ dy.reshape(-1, width), rtol=1e-5, atol=1e-5)
 
 
 def test_matmul_of_bfloat16_accumulates_in_float32():
@@ -29,6 +30,23 @@ def test_matmul_of_bfloat16_accumulates_in_float32():
     assert [g.dtype for g in gradients] == [jnp.bfloat16, jnp.bfloat16]
     expected = np.float64(w).sum(axis=1)
     np.testing.assert_allclose(np.float64(gradients[0]), np.tile(expected, (4, 1)), rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [32, 33])
+@pytest.mark.parametrize("width", [3, 7])
+def test_weight_gradients_of_bfloat16_are_exact_sums_rounded_once(rows, width):
+    rng = np.random.default_rng(0)
+    x, dy = jnp.bfloat16(rng.normal(size=(rows, 5))), jnp.bfloat16(rng.normal(size=(rows, width)))
+    dw = jax.grad(lambda w: (matmul(x, w) * dy).sum())(jnp.zeros((5, width), jnp.bfloat16))
+    np.testing.assert_allclose(np.float64(dw), np.float64(x).T @ np.float64(dy), rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_only_a_cpu_gets_products_in_its_own_form(platform):
+    x, w = jnp.ones((32, 5), jnp.bfloat16), jnp.ones((5, 3), jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda w: matmul(x, w).sum()))
+    lowered = gradient.trace(w).lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in lowered) == (platform == "cpu")
 
 
 def test_dense_keeps_float32_parameters_and_computes_in_its_dtype():
@@ -44,6 +62,38 @@ def test_layer_norm_of_features_far_from_zero():
     exact = np.float64(x) - np.float64(x).mean(axis=-1, keepdims=True)
     exact /= np.sqrt((exact**2).mean(axis=-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(y, exact, atol=2e-4)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_layer_norm_and_its_gradient_are_flaxs_in_float64(use_bias):
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(3, size=(2, 3, 8)), rng.normal(size=(2, 3, 8))
+    params = {"scale": rng.normal(size=8)} | ({"bias": rng.normal(size=8)} if use_bias else {})
+    with jax.enable_x64(True):
+        ours, peers = (
+            jax.vjp(lambda p, x, norm=norm: norm.apply({"params": p}, x), params, x)
+            for norm in (
+                LayerNorm(1e-5, jnp.float64, use_bias),
+                nn.LayerNorm(1e-5, jnp.float64, use_bias=use_bias, use_fast_variance=False),
+            )
+        )
+        jax.tree.map(np.testing.assert_allclose, ours[0], peers[0])
+        jax.tree.map(np.testing.assert_allclose, ours[1](jnp.asarray(dy)), peers[1](jnp.asarray(dy)))
+
+
+def test_gelu_and_its_gradient_are_jaxs_in_float64():
+    x = np.linspace(-30, 30, 2001)
+    with jax.enable_x64(True):
+        for function in (lambda f: f, lambda f: jax.vmap(jax.grad(f))):
+            ours, plain = function(gelu)(x), function(lambda x: jax.nn.gelu(x, approximate=True))(x)
+            np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_gelu_of_bfloat16_is_rounded_once():
+    x = jnp.linspace(-4, 4, 999, dtype=jnp.bfloat16)
+    wide = np.float64(x)
+    exact = wide / (1 + np.exp(-np.sqrt(8 / np.pi) * (wide + 0.044715 * wide**3)))
+    np.testing.assert_allclose(np.float64(gelu(x)), exact, rtol=2**-8)  # half a step of bfloat16
 
 
 def test_rms_norm_of_bfloat16_squares_in_float32():

@@ -9,6 +9,8 @@ Shape letters, the same in names and in einsums:
     I, O  input and output width of one product
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -34,11 +36,35 @@ def _matmul_backward(saved, dy):
     x, w_IO = saved
     dy = dy.astype(x.dtype)
     dx = _dot(dy, w_IO, dy.ndim - 1, 1)
-    dw_IO = _dot(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), 0, 0)
+    x_NI, dy_NO = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    dw_IO = jax.lax.platform_dependent(x_NI, dy_NO, cpu=_outer_on_cpu, default=_outer)
     return dx.astype(x.dtype), dw_IO.astype(w_IO.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _outer(x_NI, dy_NO):
+    """`x_NI.T @ dy_NO`, float32."""
+    return _dot(x_NI, dy_NO, 0, 0)
+
+
+def _outer_on_cpu(x_NI, dy_NO):
+    """`_outer` in the two forms that XLA's CPU backend has fast products for.
+
+    The result is taken wide and not tall (1.9 times as fast for 512 by 128), which XLA would undo without the
+    barrier. And bfloat16 rows are contracted in groups of 16, without which half the speed is lost. The steps
+    of a GPT 128 wide gain 1.05 in float32 and 1.2 in bfloat16.
+    """
+    rows, group = x_NI.shape[0], 16
+    if x_NI.shape[1] > dy_NO.shape[1]:
+        return jax.lax.optimization_barrier(_outer_on_cpu(dy_NO, x_NI)).T
+    if x_NI.dtype != jnp.bfloat16 or rows % group:
+        return _outer(x_NI, dy_NO)
+    x_GIM = x_NI.reshape(rows // group, group, -1).transpose(1, 2, 0)
+    dy_MGO = dy_NO.reshape(rows // group, group, -1)
+    contracted = (((2, 0), (0, 1)), ((), ()))
+    return jax.lax.dot_general(x_GIM, dy_MGO, contracted, preferred_element_type=jnp.float32)
 
 
 def _dot(x, y, x_axis, y_axis):
@@ -61,24 +87,103 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., I] to [..., O]."""
         kernel_IO = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = matmul(x.astype(self.dtype), kernel_IO.astype(self.dtype)).astype(self.dtype)
-        if not self.use_bias:
-            return y
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        y = matmul(x.astype(self.dtype), kernel_IO.astype(self.dtype))
+        if self.use_bias:
+            # Added before y is rounded: in bfloat16 the sum that is the bias's gradient is slow on a CPU.
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return y.astype(self.dtype)
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(nn.Module):
     """Layer normalisation (Ba et al. 2016), its moments taken in float32 and in two passes.
 
-    Flax's default of one pass, E[x²] − E[x]², cancels where a feature's mean is large.
+    Flax's default of one pass, E[x²] − E[x]², cancels where a feature's mean is large. Parameters are those
+    of `nn.LayerNorm`.
     """
 
-    use_fast_variance: bool = False
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis, which keeps its shape."""
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,)) if self.use_bias else jnp.zeros(width)
+        return _normalise(x.astype(self.dtype), scale, bias, self.epsilon)
+
+
+# The gradient is written out since what JAX derives keeps x times 1/σ times the scale, and a broadcast of
+# these, for each norm: a training step of a 4-layer GPT, 128 wide, took 1.08 times as long on one core.
+@jax.custom_vjp
+def _normalise(x, scale_D, bias_D, epsilon):
+    return _normalise_forward(x, scale_D, bias_D, epsilon)[0]
+
+
+def _normalise_forward(x, scale_D, bias_D, epsilon):
+    exact = _exact(x)
+    mean = exact.mean(axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(exact - mean).mean(axis=-1, keepdims=True) + epsilon)
+    scale, bias = (a.reshape((1,) * (x.ndim - 1) + (-1,)) for a in (scale_D, bias_D))
+    y = (exact - mean) * inverse * scale + bias
+    return y.astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _normalise_backward(saved, dy):
+    x, mean, inverse, scale = saved
+    dy, normal = _exact(dy), (_exact(x) - mean) * inverse
+    d_normal = dy * scale
+    inner = (d_normal * normal).mean(axis=-1, keepdims=True)
+    dx = inverse * (d_normal - d_normal.mean(axis=-1, keepdims=True) - normal * inner)
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), (dy * normal).sum(axis=rows), dy.sum(axis=rows), None
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _exact(x: jax.Array) -> jax.Array:
+    """At least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """The tanh approximation of GELU (Hendrycks & Gimpel 2016), which is x · σ(√(8/π) · (x + 0.044715 x³)).
+
+    It computes in float32 and keeps x alone for the gradient: a step of a 4-layer GPT, 128 wide, in bfloat16
+    took 1.25 times as long where each operation was rounded. In float32 only memory is less.
+    """
+    exact = _exact(x)
+    return (exact * _gate(exact)).astype(x.dtype)
+
+
+_CURVE = 0.044715
+_SLOPE = math.sqrt(8 / math.pi)
+
+
+def _gate(x):
+    return jax.nn.sigmoid(_SLOPE * x * (1 + _CURVE * x * x))
+
+
+def _gelu_forward(x):
+    return gelu(x), x
+
+
+def _gelu_backward(x, dy):
+    exact = _exact(x)
+    gate = _gate(exact)
+    slope = gate + exact * gate * (1 - gate) * _SLOPE * (1 + 3 * _CURVE * exact * exact)
+    return ((_exact(dy) * slope).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 class MLP(nn.Module):
-    """Two `Dense` layers with the tanh approximation of GELU between them (Hendrycks & Gimpel 2016)."""
+    """Two `Dense` layers with `gelu` between them."""
 
     d_ff: int
     dtype: jnp.dtype = jnp.float32
@@ -89,8 +194,7 @@ class MLP(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
         h_BTF = Dense(self.d_ff, self.dtype, use_bias=self.use_bias, name="up")(x_BTD)
-        h_BTF = nn.gelu(h_BTF, approximate=True)
-        return Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, name="down")(h_BTF)
+        return Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, name="down")(gelu(h_BTF))
 
 
 class SwiGLU(nn.Module):
