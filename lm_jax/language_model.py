@@ -1,5 +1,6 @@
 """Opening trained and published models: `lm_jax.load`."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -16,6 +17,7 @@ from lm_jax.errors import UserError
 from lm_jax.families.base import LanguageModel
 from lm_jax.families.neural import NeuralLanguageModel
 from lm_jax.families.ngram import NGramLanguageModel
+from lm_jax.models.gpt import GPTConfig, convert_layers
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
 from lm_jax.pretrained import huggingface
@@ -81,6 +83,9 @@ def _load_run(path: pathlib.Path, step: str) -> LanguageModel:
     with Checkpoints(path, read_only=True) as checkpoints:
         chosen = checkpoints.choose(step)
         params = checkpoints.restore_params(chosen, abstract_params(model))
+    if isinstance(config.model, GPTConfig) and config.model.scan_layers:  # text is written faster without
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, scan_layers=False))
+        model, params = config_module.make_model(config.model), convert_layers(params, scan_layers=False)
     return NeuralLanguageModel(config, model, params, tokenizer, chosen)
 
 

@@ -6,9 +6,13 @@ import tiny
 
 import lm_jax
 from lm_jax import experiment, tokenizers
+from lm_jax.config import CountConfig
+from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
+from lm_jax.export import main
 from lm_jax.families.neural import _windows
 from lm_jax.metrics import likelihood
+from lm_jax.ngram.smoothing import NGramConfig
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +102,111 @@ def test_a_text_longer_than_the_context_goes_on(model):
     [made] = model.generate(["the "], 100, temperature=0)
     assert len(made.tokens) == 100 or made.tokens[-1] == model.tokenizer.end_id
     assert np.isfinite(made.log_probs).all()
+
+
+def test_options_reach_the_decoders(model):
+    [forced] = model.generate(["the "], 12, forced="new café", banned=["e", " ", 256], seed=1)
+    assert forced.text.startswith("new café")
+    rest = forced.text.removeprefix("new café")
+    assert "e" not in rest
+    assert " " not in rest
+    assert len(forced.tokens) == 12, "its end was banned"
+    [long] = model.generate(["the "], 30, min_tokens=30, seed=5, temperature=3.0)
+    assert len(long.tokens) == 30
+    [once] = model.generate(["the "], 20, temperature=0, no_repeat_ngram=2, repetition_penalty=1.2)
+    pairs = list(zip(once.tokens, once.tokens[1:]))
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_each_prompt_may_have_its_own_seed(model):
+    together = model.generate(["the ", "the "], 16, seed=[3, 4])
+    assert together[0].text != together[1].text
+    for seed, made in zip((3, 4), together, strict=True):
+        assert model.generate(["the "], 16, seed=seed)[0].text == made.text
+
+
+def test_a_text_ends_before_a_stop(model):
+    known = {"max_tokens": 40, "seed": 2, "forced": "new data reads it and café"}
+    [free] = model.generate(["the "], **known)
+    for stop, cut in (("d", "new "), ("s it", "new data read"), ("fé", "new data reads it and ca")):
+        [made] = model.generate(["the "], stop=[stop, "never written"], **known)
+        assert made.text == "".join(model.stream("the ", stop=[stop, "never written"], **known)) == cut
+        np.testing.assert_array_equal(made.tokens, free.tokens[: len(made.tokens)])
+        assert model.tokenizer.decode(made.tokens) == cut + stop, "what completes a stop is among the tokens"
+
+
+def test_beams_are_likelier_than_greedy_text(model):
+    best = model.generate(["the "], 8, num_beams=6, num_samples=3, length_penalty=0.0, min_tokens=8)
+    [greedy] = model.generate(["the "], 8, temperature=0, min_tokens=8)
+    sums = [made.log_probs.sum() for made in best]
+    assert sums == sorted(sums, reverse=True)
+    assert sums[0] >= greedy.log_probs.sum() - 1e-5
+    assert len({made.text for made in best}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"temperatur": 1.0}, "no option temperatur; did you mean temperature?"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"seed": [1, 2]}, r"seeds=\[1, 2\]"),
+        ({"stop": [""]}, "stop holds an empty text"),
+        ({"banned": [257]}, r"no tokens \[257\]; the vocabulary has those from 0 to 256"),
+        ({"num_beams": 2, "top_k": 5}, "num_beams=2 with top_k; leave out"),
+        ({"num_beams": 2, "stop": ["x"]}, "num_beams=2 with stop"),
+        ({"num_beams": 2, "max_tokens": 100}, "leave the context of 32; ask for at most 28 tokens"),
+        ({"num_beams": 0}, "num_beams=0"),
+    ],
+)
+def test_wrong_options_are_one_line(model, options, line):
+    with pytest.raises(UserError, match=line):
+        model.generate(["the "], **options)
+    with pytest.raises(UserError, match="is a text, not a list"):
+        model.generate("the ")
+
+
+@pytest.fixture(scope="module")
+def ngrams(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ngrams")
+    data = DataConfig(
+        corpus=f"text:{tiny.write_text(directory / 'text.txt')}", documents="line", tokenizer="byte"
+    )
+    recipe = CountConfig(data=data, model=NGramConfig(order=3, discount_fallback=(0.5, 1.0, 1.5)))
+    experiment.run(recipe, directory / "run")
+    return lm_jax.load(directory / "run")
+
+
+def test_ngrams_draft_for_a_transformer(model, ngrams):
+    greedy = {"temperature": 0, "min_tokens": 12}
+    plain = model.generate(["the ", "a new "], 14, **greedy)
+    drafted = model.generate(["the ", "a new "], 14, draft=ngrams, num_drafted=2, **greedy)
+    assert [made.text for made in drafted] == [made.text for made in plain]
+    for ours, theirs in zip(drafted, plain, strict=True):
+        np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=1e-4)
+    with pytest.raises(UserError, match="a ngram model reads one token at a time; leave out the drafting"):
+        ngrams.generate(["the "], draft=model)
+    with pytest.raises(UserError, match="draft with stop, num_samples; leave out"):
+        model.generate(["the "], draft=ngrams, stop=["x"], num_samples=2)
+
+
+def test_ngrams_write_by_beams(ngrams):
+    best = ngrams.generate(["the "], 6, num_beams=5, num_samples=2, length_penalty=0.0, min_tokens=6)
+    [greedy] = ngrams.generate(["the "], 6, temperature=0, min_tokens=6)
+    assert best[0].log_probs.sum() >= max(greedy.log_probs.sum(), best[1].log_probs.sum()) - 1e-5
+    # The model's own probabilities, of the text as it would be scored.
+    for made in best:
+        [scores] = ngrams.score(["the " + made.text])
+        np.testing.assert_allclose(made.log_probs, scores.log_probs[4 : 4 + len(made.tokens)], atol=1e-4)
+
+
+def test_ngrams_are_exported_as_arpa(ngrams, tmp_path):
+    text = tiny.write_text(tmp_path / "text.txt")
+    data = DataConfig(corpus=f"text:{text}", documents="line", tokenizer="word")
+    recipe = CountConfig(data=data, model=NGramConfig(order=2, discount_fallback=(0.5, 1.0, 1.5)))
+    experiment.run(recipe, tmp_path / "run")
+    main([str(tmp_path / "run"), str(tmp_path / "model.arpa")])
+    ours, back = lm_jax.load(tmp_path / "run"), lm_jax.load(tmp_path / "model.arpa")
+    line = "the new model reads old text"
+    np.testing.assert_allclose(ours.score([line])[0].log_probs, back.score([line])[0].log_probs, atol=1e-5)
+    with pytest.raises(UserError, match=r"exported is no name for an n-gram model; end it with .arpa"):
+        main([str(tmp_path / "run"), str(tmp_path / "exported")])

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol, Unpack
 
 import numpy as np
 
-from lm_jax.decoding import beam, sampling
+from lm_jax.decoding import beam, sampling, speculative
+from lm_jax.decoding.speculative import Drafter, Verifier
 from lm_jax.errors import UserError
 from lm_jax.families.request import Options, Request
 from lm_jax.tokenizers import END, Encoding, Tokenizer
@@ -82,9 +83,11 @@ class LeftToRight(abc.ABC):
     """A model that continues text: writes with the decoders that all families share.
 
     Attributes:
+        family: its name.
         tokenizer: from text to ids.
     """
 
+    family: str
     tokenizer: Tokenizer
 
     @abc.abstractmethod
@@ -93,6 +96,10 @@ class LeftToRight(abc.ABC):
 
         The functions must be the same objects at every call, for which alone they are compiled once.
         """
+
+    def _verifier(self) -> Verifier | None:
+        """The model where it can read several tokens at once and forget some, for speculative decoding."""
+        return None
 
     def _scores(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> Scores:
         """Scores of a text from the log-probabilities of its tokens and of its end."""
@@ -124,6 +131,8 @@ class LeftToRight(abc.ABC):
         if request.num_beams > 1:
             found = beam.search(**decoder, **request.for_beams())
             made = sampling.Generated(found.tokens, found.log_probs, found.lengths)
+        elif request.draft is not None:
+            made = self._speculate(request)
         else:
             made = sampling.generate(**decoder, **request.for_sampling())
         generations = []
@@ -134,6 +143,18 @@ class LeftToRight(abc.ABC):
             generations.append(Generation(text.decode(errors="replace"), tokens[:length], log_probs[:length]))
         return generations
 
+    def _speculate(self, request: Request) -> sampling.Generated:
+        verifier, theirs = self._verifier(), request.draft._decoder()
+        if verifier is None:
+            raise UserError(
+                f"a {self.family} model reads one token at a time", "leave out the drafting model"
+            )
+        drafter = Drafter(theirs["prefill"], theirs["step"], theirs["params"])
+        contexts = [c for d in (theirs, self._decoder()) if (c := d["context_length"]) is not None]
+        limit = min(contexts, default=None)
+        made = speculative.generate(verifier, drafter, **request.for_drafts(), context_length=limit)
+        return made.generated
+
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
         """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character.
 
@@ -141,8 +162,8 @@ class LeftToRight(abc.ABC):
             UserError: as `generate` does, or for beams or several samples, which are done all at once.
         """
         request = Request(self.tokenizer, [prompt], max_tokens, options)
-        if request.num_beams > 1 or request.num_samples > 1:
-            raise UserError("beams and several samples do not stream", "ask `generate` for them")
+        if request.num_beams > 1 or request.num_samples > 1 or request.draft is not None:
+            raise UserError("beams, drafts and several samples do not stream", "ask `generate` for them")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tokens, shown = np.empty(0, np.int32), 0
         held = max((len(text) for text in request.stop), default=1) - 1  # may be the beginning of a stop

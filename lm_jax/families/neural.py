@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from lm_jax.config import Config, context_length
+from lm_jax.decoding.speculative import Verifier
 from lm_jax.errors import UserError
 from lm_jax.families.base import LeftToRight, Scores
 from lm_jax.metrics import likelihood
+from lm_jax.models.gpt import GPT, rewind
 from lm_jax.models.nnlm import NNLMConfig
 from lm_jax.tokenizers import Tokenizer
 
@@ -45,6 +47,7 @@ class NeuralLanguageModel(LeftToRight):
         # Kept, since decoders compile anew for functions that they have not seen.
         self._prefill = partial(self.model.apply, method="prefill")
         self._step = partial(self.model.apply, method="step")
+        self._extend = partial(self.model.apply, method="extend")
 
     @property
     def context(self) -> int | None:
@@ -125,6 +128,11 @@ class NeuralLanguageModel(LeftToRight):
                 for row, (i, start, fresh, stop) in enumerate(group):
                     results[i][fresh:stop] = log_probs_BT[row, fresh - start : stop - start]
         return results
+
+    def _verifier(self) -> Verifier | None:
+        if isinstance(self.model, GPT):
+            return Verifier(self._prefill, self._extend, rewind, self.params)
+        return None
 
     def _decoder(self) -> dict[str, Any]:
         return {

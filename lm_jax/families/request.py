@@ -33,6 +33,10 @@ class Options(TypedDict, total=False):
     num_beams: int  # above 1: no draws, but the best of so many texts at a time, num_samples of them [1]
     length_penalty: float  # of beams: the power of the length that divides a sum of log-probabilities [1]
     early_stopping: bool | Literal["never"]  # of beams: see `decoding.beam.search` [False]
+    draft: (
+        Any  # a model of the same tokens that drafts for this one: faster, with the same distribution [None]
+    )
+    num_drafted: int  # tokens that it drafts at a time [4]
 
 
 _SAMPLING = (
@@ -55,6 +59,7 @@ class Request:
             raise UserError("prompts is a text, not a list of texts", "put it in brackets")
         self.num_samples: int = options.get("num_samples", 1)
         self.num_beams: int = options.get("num_beams", 1)
+        self.draft: Any = options.get("draft")
         seed = options.get("seed", 0)
         self.seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         self.stop = [text.encode() for text in options.get("stop", ())]
@@ -81,17 +86,11 @@ class Request:
 
     def for_beams(self) -> dict[str, Any]:
         """The arguments of `beam.search`."""
-        draws = [
-            n for n in ("top_k", "top_p", "min_p") if getattr(self._sampling, n) != getattr(Sampling(), n)
-        ]
-        draws += (
-            [f"temperature={self._sampling.temperature}"] if self._sampling.temperature not in (0, 1) else []
-        )
-        draws += ["stop"] if self.stop else []
-        if draws:
-            raise UserError(
-                f"num_beams={self.num_beams} with {', '.join(draws)}", "leave out the one or the other"
-            )
+        off = Sampling()
+        odd = [n for n in ("top_k", "top_p", "min_p") if getattr(self._sampling, n) != getattr(off, n)]
+        odd += ["temperature"] if self._sampling.temperature not in (0, 1) else []
+        odd += [name for name in ("stop", "draft") if self._options.get(name)]
+        self._refuse(f"num_beams={self.num_beams}", odd)
         names = ("length_penalty", "early_stopping")
         return self._rows() | {
             "sampling": self._sampling,
@@ -99,6 +98,25 @@ class Request:
             "num_results": self.num_samples,
             **{name: self._options[name] for name in names if name in self._options},
         }
+
+    def for_drafts(self) -> dict[str, Any]:
+        """The arguments of `speculative.generate`."""
+        odd = ["stop"] if self.stop else []
+        odd += ["num_samples"] if self.num_samples > 1 else []
+        self._refuse("draft", odd)
+        if self.draft.tokenizer.fingerprint() != self._tokenizer.fingerprint():
+            raise UserError(
+                "the drafting model has other tokens", "train it with data.tokenizer=PATH of this one's"
+            )
+        return self._rows() | {
+            "sampling": self._sampling,
+            "seeds": self.seeds,
+            "num_drafted": self._options.get("num_drafted", 4),
+        }
+
+    def _refuse(self, what: str, options: list[str]) -> None:
+        if options:
+            raise UserError(f"{what} with {', '.join(options)}", "leave out the one or the other")
 
     def text(self, row: int, tokens: np.ndarray) -> bytes:
         """The bytes that tokens add to a prompt; a word adds a space too, which it alone would not show."""

@@ -304,6 +304,17 @@ class GPT(nn.Module):
         assert new_state is not None
         return self.logits(hidden_B1D[:, 0]), new_state
 
+    def extend(self, state: KeyValueCache, tokens_BT: jax.Array) -> tuple[jax.Array, KeyValueCache]:
+        """Reads several tokens a row: the logits that follow each, float32 [B, T, V], and the state."""
+        hidden_BTD, new_state = self.hidden(tokens_BT, state)
+        assert new_state is not None
+        return self.logits(hidden_BTD), new_state
+
+
+def rewind(state: KeyValueCache, count_B: jax.Array) -> KeyValueCache:
+    """A state that has forgotten the last `count_B` tokens of each row."""
+    return state._replace(position_B=state.position_B - count_B)
+
 
 def convert_layers(variables: Any, scan_layers: bool) -> Any:
     """A GPT's variables in the layout that `scan_layers` asks for, from either; nothing is computed."""

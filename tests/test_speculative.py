@@ -1,0 +1,119 @@
+"""Speculative decoding: the distribution of the model alone; fewer readings where drafts are good."""
+
+import itertools
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import tiny_gpt
+
+from lm_jax.decoding import sampling
+from lm_jax.decoding.processors import Sampling
+from lm_jax.decoding.speculative import Drafter, Verifier, generate
+from lm_jax.errors import UserError
+from lm_jax.models.gpt import rewind
+
+V, END = 4, 3
+TABLE = np.random.default_rng(0).normal(size=(V, V)).astype(np.float32)
+OTHER = np.random.default_rng(1).normal(size=(V, V)).astype(np.float32)
+
+
+def prefill(table, tokens_BT, length_B, capacity):
+    """A model that knows only the last token: row t of its table holds the logits that follow t."""
+    return table[jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]], length_B
+
+
+def step(table, state, token_B):
+    return table[token_B], state
+
+
+def extend(table, state, tokens_BT):
+    return table[tokens_BT], state
+
+
+def forget(state, count_B):
+    return state
+
+
+def write(table, draft, how, B=4000, num_tokens=4, **options):
+    prompts = np.tile([[0, 1]], (B, 1))
+    return generate(
+        Verifier(prefill, extend, forget, table), Drafter(prefill, step, draft), prompts, np.full(B, 2),
+        num_tokens, how, seeds=np.arange(B), **options,
+    )  # fmt: skip
+
+
+def expected_texts(how, num_tokens):
+    """Every text with its probability: ended, or of full length."""
+    probs = np.zeros((V, V))
+    for last in range(V):
+        logits = TABLE[last] / how.temperature
+        kept = np.argsort(-logits)[: how.top_k or V]
+        probs[last, kept] = scipy.special.softmax(logits[kept].astype(np.float64))
+    for n in range(1, num_tokens + 1):
+        for text in itertools.product(range(V), repeat=n):
+            if END not in text[:-1] and (n == num_tokens or text[-1] == END):
+                yield text, np.prod([probs[a, b] for a, b in itertools.pairwise((1, *text))])
+
+
+@pytest.mark.parametrize("num_drafted", [1, 3])
+@pytest.mark.parametrize("how", [Sampling(), Sampling(0.6, top_k=3)])
+def test_texts_have_the_models_distribution(how, num_drafted):
+    """Chi-square over whole texts; the seeds are fixed, so this passes always or never."""
+    made = write(TABLE, OTHER, how, end_id=END, num_drafted=num_drafted).generated
+    texts = [tuple(tokens[:n].tolist()) for tokens, n in zip(made.tokens, made.lengths, strict=True)]
+    possible = {text: p for text, p in expected_texts(how, 4) if p > 0}
+    assert set(texts) <= possible.keys()
+    often = [text for text, p in possible.items() if p * len(texts) >= 5]
+    counts = [texts.count(text) for text in often]
+    probs = [possible[text] for text in often]
+    counts.append(len(texts) - sum(counts))
+    probs.append(1 - sum(probs))
+    assert scipy.stats.chisquare(counts, len(texts) * np.array(probs)).pvalue > 0.01
+    log_probs = scipy.special.log_softmax(TABLE.astype(np.float64), axis=1)
+    for text, log_prob_N in zip(texts[:50], made.log_probs, strict=False):
+        expected = [log_probs[a, b] for a, b in itertools.pairwise((1, *text))]
+        np.testing.assert_allclose(log_prob_N[: len(text)], expected, atol=1e-5)
+
+
+def test_the_model_as_its_own_drafter_is_always_taken():
+    made = write(TABLE, TABLE, Sampling(), B=8, num_tokens=21, num_drafted=4)
+    assert made.reads.tolist() == [4] * 8
+    assert made.tokens_per_read == 5
+    refused = write(TABLE, -50 * TABLE, Sampling(temperature=0.1), B=8, num_tokens=21)
+    assert refused.tokens_per_read < 2
+
+
+@pytest.mark.parametrize(
+    "how",
+    [Sampling(0), Sampling(0, repetition_penalty=1.5, no_repeat_ngram=3, min_tokens=4, forced=(2, 5))],
+)
+def test_greedy_text_is_the_models_own(how):
+    """A GPT with another for its drafter, prompts of unequal length, rows that end apart."""
+    model, params = tiny_gpt.tiny(max_length=32)
+    small, small_params = tiny_gpt.tiny(max_length=32, num_layers=1)
+    prompts, lengths = tiny_gpt.random_tokens(3, 6), np.array([6, 2, 4])
+    apply = {name: partial(model.apply, method=name) for name in ("prefill", "step", "extend")}
+    drafter = Drafter(
+        partial(small.apply, method="prefill"), partial(small.apply, method="step"), small_params
+    )
+    plain = sampling.generate(
+        apply["prefill"], apply["step"], params, prompts, lengths, 20, how, end_id=4, context_length=32
+    )
+    verifier = Verifier(apply["prefill"], apply["extend"], rewind, params)
+    made = generate(verifier, drafter, prompts, lengths, 20, how, end_id=4, context_length=32, num_drafted=3)
+    for ours, theirs in zip(made.generated, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert (made.reads <= plain.lengths - 1).all()
+
+
+def test_a_wrong_request_is_one_line():
+    with pytest.raises(UserError, match="num_drafted=0"):
+        write(TABLE, OTHER, Sampling(), B=1, num_drafted=0)
+    with pytest.raises(UserError, match=r"leave the context of 4; ask for at most 3 tokens"):
+        write(TABLE, OTHER, Sampling(), B=1, context_length=4)
+    with pytest.raises(UserError, match="not numbers"):
+        write(np.full_like(TABLE, np.nan), OTHER, Sampling(), B=1)
