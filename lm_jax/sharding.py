@@ -1,5 +1,6 @@
 """The mesh of devices, and one table that says how arrays lie on it."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ AXES = ("data", "fsdp", "tensor")
 
 # Name pattern -> how the last axes of such an array lie; the first pattern found in the name holds. The axes
 # before them (of stacked layers) are whole, and so is an array with too few axes, and an axis whose length
-# does not divide: a vocabulary of 50,257 over tensor=2 lies whole on each. States of the optimizer and
-# averages have the names of their parameters, and lie as these do.
+# does not divide: a vocabulary of 50,257 lies whole on each of two devices, one of 50,304 does not. States of
+# the optimizer and averages have the names of their parameters, and lie as these do.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(bias|scale)$", P()),
-    # Vocabularies, so that logits are shared too: columns of the tied head are rows of the embedding.
-    (r"(token_embedding|head)/embedding$", P("tensor", "fsdp")),
+    # By the vocabulary, so that logits are shared too: a tied head's columns are the embedding's rows. Were
+    # these divided by fsdp, XLA would gather what was looked up for all rows before it divides it again.
+    (r"(token_embedding|head)/embedding$", P(("tensor", "fsdp"), None)),
     (r"embedding$", P(None, "fsdp")),  # of positions
     # A block's two products: split by what is made, then by what is read, with one sum at the end (Shoeybi
     # et al. 2019, section 3).
@@ -92,9 +94,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def by_rows(mesh: Mesh) -> NamedSharding:
-    """The first axis divided among the devices that read different rows."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def by_rows(mesh: Mesh, ndim: int = 1) -> NamedSharding:
+    """The first axis divided among the devices that read different rows; others than `ndim`'s are whole."""
+    return NamedSharding(mesh, P(("data", "fsdp"), *[P.UNCONSTRAINED] * (ndim - 1)))
 
 
 def by_name(mesh: Mesh, tree: Any) -> Any:
@@ -111,7 +113,15 @@ def by_name(mesh: Mesh, tree: Any) -> Any:
         first = len(x.shape) - len(spec)
         if first < 0:
             return replicated(mesh)
-        axes = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(spec, x.shape[first:])]
+        axes = [_fitting(mesh, axis, n) for axis, n in zip(spec, x.shape[first:])]
         return NamedSharding(mesh, P(*[None] * first, *axes) if any(axes) else P())
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _fitting(mesh: Mesh, axis: str | tuple[str, ...] | None, length: int) -> str | tuple[str, ...] | None:
+    """The axis of the mesh, or as many of several as divide the length of an array's."""
+    names = (axis,) if isinstance(axis, str) else axis or ()
+    while names and length % math.prod(mesh.shape[name] for name in names):
+        names = names[:-1]
+    return names[0] if len(names) == 1 else names or None

@@ -83,7 +83,7 @@ def test_two_processes_give_the_losses_of_one_and_one_of_them_writes(recipe, tmp
 
 
 @pytest.mark.slow
-def test_a_signal_to_any_process_stops_all_and_one_process_goes_on(recipe, tmp_path):
+def test_a_signal_to_any_process_stops_all_and_they_go_on_on_another_mesh(recipe, tmp_path):
     endless = {"num_steps": 100_000, "eval_every": 50_000, "checkpoint_every": 50_000}
     config = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **endless))
     running = start(config, tmp_path / "run", tmp_path / "recipe.py", 2)
@@ -93,10 +93,9 @@ def test_a_signal_to_any_process_stops_all_and_one_process_goes_on(recipe, tmp_p
     [saved] = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert f"stopped at step {saved}" in outputs[0]
     steps = int(saved)
-    longer = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, num_steps=steps + 2), mesh=MeshConfig()
-    )
-    finish(start(longer, tmp_path / "run", tmp_path / "recipe.py", 1))
+    longer = dataclasses.replace(config.train, num_steps=steps + 2, eval_every=steps + 1)
+    config = dataclasses.replace(config, train=longer, mesh=MeshConfig(fsdp=4))
+    finish(start(config, tmp_path / "run", tmp_path / "recipe.py", 2))
     assert numbers(tmp_path / "run", "loss")[-1] > 0
     assert [line["step"] for line in losses(tmp_path / "run") if "loss" in line] == list(range(1, steps + 3))
 
