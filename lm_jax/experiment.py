@@ -5,11 +5,11 @@ import dataclasses
 import fcntl
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_jax import config as config_module
-from lm_jax import evaluation, files, language_model, training
+from lm_jax import evaluation, files, language_model, seeds, training
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import AnyConfig, Config, CountConfig
 from lm_jax.data import corpora, pipeline
@@ -143,15 +143,35 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def train_seeds(configs: Sequence[Config], workdirs: Sequence[pathlib.Path]) -> bool:
+    """Trains recipes that differ in `train.seed` alone, all at once, each in a run directory of its own.
+
+    What `run` then finds there is trained, and only to be evaluated.
+
+    Returns:
+        False where a signal came first; the same call goes on.
+
+    Raises:
+        UserError: as `run`.
+    """
+    config_module.check(configs[0])
+    for config, workdir in zip(configs, workdirs, strict=True):
+        _check_same_recipe(config, workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        for workdir in workdirs:
+            stack.enter_context(_locked(workdir))
+        data, resolved = _prepare(configs[0])
+        recipes = [dataclasses.replace(resolved, train=config.train) for config in configs]
+        start = _initial_params(resolved)
+        for config, workdir in zip(configs, workdirs, strict=True):
+            _write_facts(config, data, workdir)
+        return seeds.fit(recipes, data, workdirs, start)
+
+
 def _train(config: Config, workdir: pathlib.Path) -> bool:
     """Trains to the end; False where a signal came first."""
-    data_config = config.data
-    if config.init_from:  # what was learned is about that run's tokens
-        tokenizer = str(language_model.tokenizer_path(config.init_from))
-        data_config = dataclasses.replace(data_config, tokenizer=tokenizer)
-    with Reporter() as report:
-        data = pipeline.prepare(data_config, progress=report)
-    resolved = config_module.resolve(config, data.tokenizer.vocab_size)
+    data, resolved = _prepare(config)
     check_agreement(config_module.to_json(resolved), "the recipe")
     check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
     trainer = training.Trainer(resolved)
@@ -159,6 +179,17 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
     _write_facts(config, data, workdir)
     return training.fit(trainer, data, workdir, start)
+
+
+def _prepare(config: Config) -> tuple[pipeline.Data, Config]:
+    """The corpus of a recipe as tokens, and the recipe resolved by it."""
+    data_config = config.data
+    if config.init_from:  # what was learned is about that run's tokens
+        tokenizer = str(language_model.tokenizer_path(config.init_from))
+        data_config = dataclasses.replace(data_config, tokenizer=tokenizer)
+    with Reporter() as report:
+        data = pipeline.prepare(data_config, progress=report)
+    return data, config_module.resolve(config, data.tokenizer.vocab_size)
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:

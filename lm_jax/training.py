@@ -4,6 +4,7 @@ import math
 import pathlib
 import signal
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Self
 
@@ -79,25 +80,31 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
     """
     config, train, rows = trainer.config, trainer.config.train, trainer.rows
     source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, train.seed)
-    with Checkpoints(workdir) as checkpoints, _Signals() as signals:
+    with Checkpoints(workdir) as checkpoints, Signals() as signals:
         state, first = _start(trainer, checkpoints, params)
-        look = _Looks(trainer, data.splits["valid"], checkpoints, workdir, first)
+        line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
+        look = Looks(config, checkpoints, workdir, first, line)
         batches: pipeline.prefetch[Batch] = pipeline.prefetch(
             lambda step: source.batch(step, rows.index, rows.count), first, train.num_steps
         )
         vote = StopVote(trainer.mesh)
-        with look, batches:
+        with line, look, batches:
             for step, batch in enumerate(batches, start=first + 1):
                 state, metrics = trainer.step(state, batch)
                 look.log(step, metrics, batches.waited_seconds)
                 last, stop = step == train.num_steps, vote.cast(signals.received > 0)
                 if last or step % train.eval_every == 0:
-                    state = look.evaluate(state, step)
+                    look.settle()
+                    nats, weight = trainer.evaluate(state.evaluated_params, data.splits["valid"])
+                    loss = look.evaluated(step, nats, weight, data.splits["valid"].num_bytes)
+                    if train.average == "triggered":
+                        state = trainer.program.observe(state, loss)
+                    checkpoints.save(state, loss)
                 elif step % train.checkpoint_every == 0 or stop:
                     look.settle()
                     checkpoints.save(state)
                 if stop and not last:
-                    look.line.say(f"stopped at step {step}, saved; the same command goes on from here")
+                    line.say(f"stopped at step {step}, saved; the same command goes on from here")
                     return False
     return True
 
@@ -111,37 +118,34 @@ def _start(trainer: Trainer, checkpoints: Checkpoints, params: Any) -> tuple[Tra
     return trainer.program.init(), 0
 
 
-def _not_finite(what: str, value: float, step: int, checkpoints: Checkpoints) -> UserError:
-    good = checkpoints.latest_step()
-    where = f"the last good checkpoint is step {good}" if good is not None else "no checkpoint was saved yet"
-    return UserError(
-        f"the {what} at step {step} is {value}; {where} in {checkpoints.directory}",
-        "lower optimizer.learning_rate or optimizer.clip_norm, and train in another --workdir",
-    )
-
-
-class _Looks:
+class Looks:
     """What is seen of a run while it goes on: its metrics, and the validation part.
 
     Each step's metrics are read once the next step is under way, so that the device never waits for us.
+
+    Args:
+        config: the resolved recipe.
+        checkpoints: the run's.
+        workdir: where metrics.jsonl goes.
+        first: the step that the run goes on from.
+        line: where it talks; stays open.
+        name: which run it is, where several talk.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
-        valid: pipeline.Split,
+        config: Config,
         checkpoints: Checkpoints,
         workdir: pathlib.Path,
         first: int,
+        line: LiveLine,
+        name: str = "",
     ):
-        self._trainer, self._valid, self._checkpoints = trainer, valid, checkpoints
-        config, talks = trainer.config, is_writer()
-        self._config = config
-        self.line = LiveLine("training", config.train.num_steps, first, quiet=not talks)
+        self._config, self._checkpoints, self._line, self._name = config, checkpoints, line, name
         tensorboard = workdir / "tensorboard" if config.train.tensorboard else None
-        self._writer = MetricWriter(workdir / "metrics.jsonl", first, tensorboard) if talks else None
+        self._writer = MetricWriter(workdir / "metrics.jsonl", first, tensorboard) if is_writer() else None
         self._schedule = make_schedule(config.optimizer, config.train.num_steps)
-        self._pending: tuple[int, dict[str, jax.Array], float] | None = None
+        self._pending: tuple[int, Mapping[str, Any], float] | None = None
         self._tokens_per_step = config.train.batch_size * config.data.sequence_length
         self._mark = (first, time.monotonic(), 0.0)  # step, time and seconds waited at the last line
 
@@ -149,26 +153,25 @@ class _Looks:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.line.close()
         if self._writer is not None:
             self._writer.close()
 
-    def evaluate(self, state: TrainState, step: int) -> TrainState:
-        """Looks at the validation part and saves; returns the state, whose average may now begin."""
-        self.settle()
-        nats, weight = self._trainer.evaluate(state.evaluated_params, self._valid)
+    def evaluated(self, step: int, nats: float, weight: float, num_bytes: int) -> float:
+        """Takes the sums over the validation part; returns the loss in nats per token.
+
+        Raises:
+            UserError: it is not finite.
+        """
         loss = nats / weight
         if not math.isfinite(loss):
-            raise _not_finite("validation loss", loss, step, self._checkpoints)
-        bits = float(likelihood.bits_per_byte(nats, self._valid.num_bytes))
+            raise self._not_finite("validation loss", loss, step)
+        bits = float(likelihood.bits_per_byte(nats, num_bytes))
         self._write(step, valid_loss=loss, valid_bits_per_byte=bits)
-        self.line.say(f"step {step:>6}  validation {loss:.4f} nats/token  {bits:.4f} bits/byte")
-        if self._config.train.average == "triggered":
-            state = self._trainer.program.observe(state, loss)
-        self._checkpoints.save(state, loss)
-        return state
+        where = f"{self._name} step {step:>6}".lstrip()
+        self._line.say(f"{where}  validation {loss:.4f} nats/token  {bits:.4f} bits/byte")
+        return loss
 
-    def log(self, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
+    def log(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
         """Takes the metrics of a step just dispatched, and deals with those of the one before."""
         self.settle()
         self._pending = (step, metrics, waited)
@@ -182,7 +185,7 @@ class _Looks:
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():
             if not math.isfinite(value):
-                raise _not_finite(name, value, step, self._checkpoints)
+                raise self._not_finite(name, value, step)
         if step % self._config.train.log_every == 0 or step == self._config.train.num_steps:
             self._tell(step, values, waited)
 
@@ -196,14 +199,25 @@ class _Looks:
         self._write(
             step, **values, learning_rate=rate, tokens_per_second=round(speed), input_wait=round(wait, 4)
         )
-        self.line.update(step, f"loss {values['loss']:.3f}  {speed:,.0f} tokens/s  input wait {wait:.1%}")
+        self._line.update(step, f"loss {values['loss']:.3f}  {speed:,.0f} tokens/s  input wait {wait:.1%}")
+
+    def _not_finite(self, what: str, value: float, step: int) -> UserError:
+        good = self._checkpoints.latest_step()
+        where = (
+            f"the last good checkpoint is step {good}" if good is not None else "no checkpoint was saved yet"
+        )
+        of_whom = f" of {self._name}" if self._name else ""
+        return UserError(
+            f"the {what}{of_whom} at step {step} is {value}; {where} in {self._checkpoints.directory}",
+            "lower optimizer.learning_rate or optimizer.clip_norm, and train in another --workdir",
+        )
 
     def _write(self, step: int, **values: float) -> None:
         if self._writer is not None:
             self._writer.write(step, **values)
 
 
-class _Signals:
+class Signals:
     """Notes SIGTERM and SIGINT while it is entered; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
@@ -215,7 +229,7 @@ class _Signals:
         if self.received > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> Self:
         try:
             self._old = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
         except ValueError:  # not the main thread: its owner handles signals

@@ -35,6 +35,33 @@ def ratio(total: Array, weight: Array) -> Array:
     return total / weight
 
 
+class Mean(NamedTuple):
+    """A mean, and half the width of its confidence interval: 0 of a single value."""
+
+    value: float
+    half_width: float
+
+
+def mean_interval(values_N: np.ndarray, level: float = 0.95) -> Mean:
+    """The mean of a few values, such as a score by several seeds, with Student's interval.
+
+    mean ± t · s / √N, where t is the quantile of Student's distribution with N − 1 degrees of freedom and s
+    the sample's standard deviation (Student 1908): as wide as so few values make it.
+
+    Raises:
+        UserError: no values.
+    """
+    from scipy.special import stdtrit  # comes with jax
+
+    values_N = np.asarray(values_N, float)
+    if values_N.ndim != 1 or not len(values_N):
+        raise UserError(f"values of shape {values_N.shape}", "give a row of at least one")
+    if len(values_N) == 1:
+        return Mean(float(values_N[0]), 0.0)
+    error = values_N.std(ddof=1) / np.sqrt(len(values_N))
+    return Mean(float(values_N.mean()), float(stdtrit(len(values_N) - 1, (1 + level) / 2) * error))
+
+
 class Interval(NamedTuple):
     """A metric's value on the whole, and the ends of its confidence interval."""
 

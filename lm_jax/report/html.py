@@ -100,38 +100,39 @@ def _bars(rows: Sequence[Row]) -> str:
     bars = [
         (row.model, row.bits_per_byte, row.bits_per_byte_ci) for row in rows if row.bits_per_byte is not None
     ]
-    figure, axes = _axes(7, 0.8 + 0.45 * len(bars))
+    figure, picture = axes(7, 0.8 + 0.45 * len(bars))
     for y, (_, bits, ends) in enumerate(reversed(bars)):
-        axes.barh(y, bits, color="#4878a8", height=0.6)
+        picture.barh(y, bits, color="#4878a8", height=0.6)
         if ends is not None:
-            axes.plot(ends, (y, y), color="black", linewidth=2)
-        axes.text(bits if ends is None else ends[1], y, f"  {bits:.3f}", va="center")
-    axes.set_yticks(range(len(bars)), [name for name, _, _ in reversed(bars)])
-    axes.set_xlabel("bits per byte")
-    axes.margins(x=0.15)
+            picture.plot(ends, (y, y), color="black", linewidth=2)
+        picture.text(bits if ends is None else ends[1], y, f"  {bits:.3f}", va="center")
+    picture.set_yticks(range(len(bars)), [name for name, _, _ in reversed(bars)])
+    picture.set_xlabel("bits per byte")
+    picture.margins(x=0.15)
     return _svg(figure)
 
 
 def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    figure, axes = _axes(7, 3.5)
+    figure, picture = axes(7, 3.5)
     for i, (name, lines) in enumerate(curves.items()):
         for key, width, label in (("loss", 0.7, None), ("valid_loss", 2.0, name)):
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
-                axes.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=width, label=label)
-    axes.set_xlabel("step")
-    axes.set_ylabel("nats per token")
-    axes.legend(frameon=False)
+                picture.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=width, label=label)
+    picture.set_xlabel("step")
+    picture.set_ylabel("nats per token")
+    picture.legend(frameon=False)
     return _svg(figure)
 
 
-def _axes(width: float, height: float) -> Any:
+def axes(width: float, height: float) -> Any:
+    """A figure of so many inches and its axes, without a frame on the right and above."""
     from matplotlib.figure import Figure  # heavy; and Figure itself needs no display
 
     figure = Figure((width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    picture = figure.subplots()
+    picture.spines[["top", "right"]].set_visible(False)
+    return figure, picture
 
 
 def _svg(figure: Any) -> str:

@@ -1,0 +1,132 @@
+"""What a sweep found: a table, a CSV and a figure."""
+
+import csv
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lm_jax.evaluation import Row
+from lm_jax.metrics.significance import Mean, mean_interval
+from lm_jax.report.html import axes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a sweep.
+
+    Attributes:
+        values: dotted field name -> text, as on the command line.
+        rows: seed -> the rows of its results, "valid" and "test".
+        curves: seed -> its lines of metrics.jsonl.
+        error: why there are no results; "" where there are.
+    """
+
+    values: Mapping[str, str]
+    rows: Mapping[int, Sequence[Row]] = field(default_factory=dict)
+    curves: Mapping[int, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def name(self) -> str:
+        """The values in a line; "base" where nothing varies."""
+        return ", ".join(f"{name}={value}" for name, value in self.values.items()) or "base"
+
+    def scores(self, split: str) -> dict[int, float]:
+        """Each seed's bits per byte on a part, or nats per token where there is no such number."""
+        found = {seed: row for seed, rows in self.rows.items() for row in rows if row.split == split}
+        values = {seed: _score(row) for seed, row in found.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _score(row: Row) -> float | None:
+    if row.bits_per_byte is not None or row.nats is None:
+        return row.bits_per_byte
+    return row.nats / row.tokens
+
+
+def unit(cells: Sequence[Cell]) -> str:
+    """What `Cell.scores` counts."""
+    complete = all(row.bits_per_byte is not None for c in cells for rows in c.rows.values() for row in rows)
+    return "bits/byte" if complete else "nats/token"
+
+
+def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
+    """One line a setting: the mean over seeds, and how far it is from the first setting's, seed by seed."""
+    console = console or Console()
+    splits = [s for s in ("valid", "test") if any(c.scores(s) for c in cells)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("setting", overflow="fold")
+    table.add_column("seeds", justify="right")
+    for split in splits:
+        table.add_column(f"{split} {unit(cells)}", justify="right", no_wrap=True)
+    table.add_column(f"{splits[-1] if splits else ''} less the first's", justify="right", no_wrap=True)
+    for cell in cells:
+        scores = [_mean(list(cell.scores(split).values())) for split in splits]
+        last = _difference(cell, cells[0], splits[-1]) if splits and cell is not cells[0] else ""
+        table.add_row(cell.name, str(len(cell.rows)), *scores, last)
+    console.print(table)
+    for cell in cells:
+        if cell.error:
+            console.print(f"{cell.name}: {cell.error}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "± is half of a 95 % interval of the mean over seeds (Student's t); differences are paired by seed",
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _difference(cell: Cell, first: Cell, split: str) -> str:
+    ours, theirs = cell.scores(split), first.scores(split)
+    return _mean([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()], "+")
+
+
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    if not values:
+        return "–"
+    mean: Mean = mean_interval(np.array(values))
+    return f"{mean.value:{sign}.4f}" + (f" ± {mean.half_width:.4f}" if len(values) > 1 else "")
+
+
+def write_csv(cells: Sequence[Cell], path: pathlib.Path) -> None:
+    """A line for each setting, seed and part; where a setting failed, one that says why."""
+    names = list(cells[0].values)
+    columns = ("tokens", "bytes", "nats", "perplexity", "bits_per_byte")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, "seed", "split", *columns, "error"])
+        for cell in cells:
+            chosen = [cell.values[name] for name in names]
+            for seed, rows in cell.rows.items():
+                for row in rows:
+                    writer.writerow([*chosen, seed, row.split, *(getattr(row, c) for c in columns), ""])
+            if cell.error:
+                writer.writerow([*chosen, "", "", *[""] * len(columns), cell.error])
+
+
+def plot(cells: Sequence[Cell], path: pathlib.Path) -> None:
+    """Draws each setting's validation loss along training: the mean over seeds, and their range."""
+    figure, picture = axes(8, 4.5)
+    for number, cell in enumerate(cells):
+        curves = [dict(_losses(lines)) for lines in cell.curves.values()]
+        steps = sorted(set.intersection(*map(set, curves))) if curves else []
+        if not steps:
+            continue
+        values = np.array([[curve[step] for step in steps] for curve in curves])
+        picture.plot(steps, values.mean(axis=0), color=f"C{number}", marker="o", ms=3, label=cell.name)
+        picture.fill_between(steps, values.min(axis=0), values.max(axis=0), color=f"C{number}", alpha=0.2)
+    picture.set_xlabel("step")
+    picture.set_ylabel("validation loss, nats per token")
+    if picture.lines:
+        picture.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def _losses(lines: Sequence[Mapping[str, float]]) -> Iterator[tuple[float, float]]:
+    for line in lines:
+        if "valid_loss" in line:
+            yield line["step"], line["valid_loss"]

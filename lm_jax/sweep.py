@@ -1,0 +1,149 @@
+"""Trains a recipe over a grid of settings and several seeds, and compares them with error bars.
+
+python -m lm_jax.sweep --grid model.num_layers=2,4 --grid optimizer.learning_rate=1e-3,3e-3 --seeds=3
+python -m lm_jax.sweep --config=configs/gpt.py --grid model.position=learned,rope --config.train.num_steps=500
+python -m lm_jax.sweep --config=configs/ngram.py --grid model.order=3,4,5
+
+Each --grid names a field and its values; every combination is trained with every seed. The seeds of a setting
+train at once, as one vmapped step. Each run is an ordinary run directory, WORKDIR/SETTING/seed-N, that
+eval.py and lm_jax.generate open. The same command again trains only what is missing, and goes on where a
+stopped sweep left off. A setting that fails is a line that says why.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()
+
+import jax
+
+from lm_jax import config as config_module
+from lm_jax import errors, experiment, flags
+from lm_jax.config import AnyConfig, Config
+from lm_jax.errors import UserError
+from lm_jax.progress import read_metrics
+from lm_jax.report.sweep import Cell, plot, print_cells, write_csv
+
+
+def run(
+    recipe: AnyConfig, grid: Mapping[str, Sequence[str]], num_seeds: int, workdir: pathlib.Path
+) -> list[Cell] | None:
+    """Trains what is missing and returns what was found, a cell for each combination of values.
+
+    Args:
+        recipe: what all have in common; its seed is the first of `num_seeds`.
+        grid: dotted field name -> the texts of its values.
+        num_seeds: seeds of each; an n-gram model is counted, and has none.
+        workdir: the sweep's directory, which afterwards holds sweep.csv and curves.png besides the runs.
+
+    Returns:
+        None where a signal stopped it; the same call goes on.
+
+    Raises:
+        UserError: a field or value that no recipe can have.
+    """
+    names = list(grid)
+    settings = [dict(zip(names, values, strict=True)) for values in itertools.product(*grid.values())]
+    recipes = [experiment.override(recipe, setting) for setting in settings]
+    workdir.mkdir(parents=True, exist_ok=True)
+    cells = []
+    for number, (setting, config) in enumerate(zip(settings, recipes, strict=True), start=1):
+        name = Cell(setting).name
+        print(f"setting {number} of {len(settings)}: {name}", file=sys.stderr, flush=True)
+        directory = workdir / name.replace(", ", ",").replace("/", "_")
+        cell = _cell(setting, _seeded(config, num_seeds), directory)
+        if cell is None:
+            return None
+        cells.append(cell)
+        write_csv(cells, workdir / "sweep.csv")
+    plot(cells, workdir / "curves.png")
+    return cells
+
+
+def _seeded(config: AnyConfig, num_seeds: int) -> dict[int, AnyConfig]:
+    """The recipe with each seed; without the sample text, which nobody would read."""
+    if not isinstance(config, Config):
+        return {config.seed: dataclasses.replace(config, sample_tokens=0)}
+    first = config.train.seed
+    return {
+        seed: dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed, sample_tokens=0))
+        for seed in range(first, first + num_seeds)
+    }
+
+
+def _cell(
+    setting: Mapping[str, str], configs: Mapping[int, AnyConfig], directory: pathlib.Path
+) -> Cell | None:
+    """Trains and evaluates one setting; what goes wrong with it is in the cell. None after a signal."""
+    workdirs = {seed: directory / f"seed-{seed}" for seed in configs}
+    try:
+        if not _train(configs, workdirs):
+            return None
+        rows = {seed: experiment.run(config, workdirs[seed]) for seed, config in configs.items()}
+    except UserError as error:
+        return Cell(setting, error=str(error))
+    except jax.errors.JaxRuntimeError as error:  # out of memory, above all
+        return Cell(setting, error=str(error).splitlines()[0])
+    if not all(rows.values()):
+        return None
+    curves = {seed: list(read_metrics(path / "metrics.jsonl")) for seed, path in workdirs.items()}
+    return Cell(setting, rows, curves)
+
+
+def _train(configs: Mapping[int, AnyConfig], workdirs: Mapping[int, pathlib.Path]) -> bool:
+    """Trains together what is not finished, but for a mesh, whose memory is for one model at a time.
+
+    False after a signal.
+    """
+    missing = {
+        seed: config
+        for seed, config in configs.items()
+        if isinstance(config, Config)
+        and config.mesh.data == config.mesh.fsdp == config.mesh.tensor == 1
+        and not experiment.is_finished(config, workdirs[seed])
+    }
+    return not missing or experiment.train_seeds(list(missing.values()), [workdirs[seed] for seed in missing])
+
+
+def _parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+    grid = {}
+    for text in texts:
+        name, equals, values = text.removeprefix("config.").partition("=")
+        grid[name] = [value for value in values.split(",") if value]
+        if not equals or not grid[name]:
+            raise UserError(f"--grid {text} names no values", "type --grid FIELD=VALUE,VALUE")
+    return grid
+
+
+def main(argv: list[str]) -> None:
+    """Parses the flags, runs the sweep and shows what it found."""
+    argv, values = flags.split_fields(argv)
+    parser = flags.Parser(prog="python -m lm_jax.sweep", description=__doc__)
+    parser.add_argument("--config", default="configs/gpt.py", metavar="PATH.py[:VARIANT]", help="the recipe")
+    parser.add_argument(
+        "--grid", action="append", default=[], metavar="FIELD=VALUE,VALUE", help="what varies; may repeat"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each setting (default: 3)")
+    parser.add_argument("--workdir", help="the sweep's directory (default: runs/sweep-NAME)")
+    arguments = parser.parse_args(argv)
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds={arguments.seeds}", "give 1 or more")
+    name, recipe = config_module.load(arguments.config)
+    workdir = pathlib.Path(arguments.workdir or f"runs/sweep-{name}")
+    recipe = experiment.override(recipe, values)
+    cells = run(recipe, _parse_grid(arguments.grid), arguments.seeds, workdir)
+    if cells is None:
+        return
+    print_cells(cells)
+    print(f"everything is in {workdir}: sweep.csv, curves.png, and a run directory for each setting and seed")
+
+
+if __name__ == "__main__":
+    with errors.reported():
+        main(sys.argv[1:])

@@ -1,0 +1,121 @@
+"""Seeds trained at once give what each gives alone; sweeps go on, say what failed, and count right."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+import tiny
+
+from lm_jax import experiment, sweep
+from lm_jax.config import CountConfig
+from lm_jax.errors import UserError
+from lm_jax.metrics.significance import mean_interval
+from lm_jax.ngram.smoothing import NGramConfig
+from lm_jax.progress import read_metrics
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), sample_tokens=0)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, average="ema"))
+
+
+def with_train(config, **values):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **values))
+
+
+def metrics(workdir, names=("loss", "grad_norm", "valid_loss")):
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [(line["step"], name, line[name]) for line in lines for name in names if name in line]
+
+
+def assert_same_run(ours, theirs):
+    assert [key for *key, _ in metrics(ours)] == [key for *key, _ in metrics(theirs)]
+    np.testing.assert_allclose(
+        [value for *_, value in metrics(ours)], [value for *_, value in metrics(theirs)], rtol=1e-5
+    )
+
+
+def test_seeds_at_once_are_each_what_it_is_alone(recipe, tmp_path):
+    configs = [with_train(recipe, seed=seed) for seed in (0, 1, 2)]
+    together = [tmp_path / f"together-{seed}" for seed in (0, 1, 2)]
+    assert experiment.train_seeds(configs, together)
+    for config, ours in zip(configs[1:], together[1:], strict=True):
+        alone = tmp_path / f"alone-{config.train.seed}"
+        rows = experiment.run(config, alone)
+        assert_same_run(ours, alone)
+        for mine, row in zip(experiment.run(config, ours), rows, strict=True):
+            assert mine.nats == pytest.approx(row.nats, rel=1e-5)
+    assert metrics(together[0]) != metrics(together[1])
+
+
+def test_seeds_at_different_steps_go_on_from_where_they_are(recipe, tmp_path):
+    whole, parts = ([tmp_path / f"{name}-{seed}" for seed in (0, 1)] for name in ("whole", "parts"))
+    # A rate that does not look at num_steps, so that a run of four steps is the first third of one of twelve.
+    steady = dataclasses.replace(recipe.optimizer, schedule="constant")
+    configs = [with_train(dataclasses.replace(recipe, optimizer=steady), seed=seed) for seed in (0, 1)]
+    experiment.train_seeds(configs, whole)
+    experiment.train_seeds([with_train(configs[0], num_steps=4)], parts[:1])
+    experiment.train_seeds(configs, parts)
+    for a, b in zip(whole, parts, strict=True):
+        assert_same_run(a, b)
+
+
+def test_a_sweep_compares_settings_says_what_failed_and_is_not_done_twice(
+    recipe, tmp_path, monkeypatch, capsys
+):
+    grid = {"model.d_model": ["16", "24", "15"]}
+    cells = sweep.run(recipe, grid, 2, tmp_path / "sweep")
+    assert [sorted(cell.rows) for cell in cells] == [[0, 1], [0, 1], []]
+    assert "does not divide" in cells[2].error
+
+    with (tmp_path / "sweep" / "sweep.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 2 * 2 + 1
+    assert lines[-1]["error"] == cells[2].error
+    results = json.loads((tmp_path / "sweep" / "model.d_model=24" / "seed-1" / "results.json").read_text())
+    [line] = [x for x in lines if (x["model.d_model"], x["seed"], x["split"]) == ("24", "1", "test")]
+    assert float(line["bits_per_byte"]) == next(r["bits_per_byte"] for r in results if r["split"] == "test")
+    assert (tmp_path / "sweep" / "curves.png").stat().st_size > 1000
+
+    sweep.print_cells(cells)
+    shown = capsys.readouterr().out
+    scores = [cell.scores("test") for cell in cells[:2]]
+    differences = [scores[1][seed] - scores[0][seed] for seed in (0, 1)]
+    assert f"{np.mean(differences):+.4f} ± {mean_interval(np.array(differences)).half_width:.4f}" in shown
+    assert "model.d_model=15" in shown
+
+    monkeypatch.setattr(experiment, "train_seeds", None)  # nothing is left to be trained
+    again = sweep.run(recipe, {"model.d_model": ["16", "24"]}, 2, tmp_path / "sweep")
+    assert [cell.scores("test") for cell in again] == scores
+
+
+def test_ngrams_are_swept_without_seeds(recipe, tmp_path):
+    config = CountConfig(data=recipe.data, model=NGramConfig(smoothing="witten_bell"))
+    cells = sweep.run(config, {"model.order": ["2", "3"]}, 3, tmp_path / "sweep")
+    assert [cell.error for cell in cells] == ["", ""]
+    assert [list(cell.rows) for cell in cells] == [[0], [0]]
+    assert cells[0].scores("test") != cells[1].scores("test")
+
+
+def test_mistakes_are_named_before_anything_is_trained(recipe, tmp_path):
+    with pytest.raises(UserError, match=r"no field model\.d_modle; did you mean model\.d_model"):
+        sweep.run(recipe, {"model.d_modle": ["16"]}, 1, tmp_path / "sweep")
+    with pytest.raises(UserError, match="names no values"):
+        sweep.main(["--grid", "model.d_model"])
+    with pytest.raises(UserError, match="--seeds=0"):
+        sweep.main(["--seeds=0"])
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_intervals_of_a_mean_are_students():
+    values = np.random.default_rng(0).normal(size=5)
+    mean = mean_interval(values)
+    low, high = scipy.stats.t.interval(0.95, 4, values.mean(), scipy.stats.sem(values))
+    np.testing.assert_allclose((mean.value - mean.half_width, mean.value + mean.half_width), (low, high))
+    assert mean_interval(values[:1]) == (values[0], 0)
+    with pytest.raises(UserError, match="at least one"):
+        mean_interval(values[:0])
