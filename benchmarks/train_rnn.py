@@ -118,7 +118,7 @@ def race(vocab_size: int, width: int, dtype: str, rounds: int, chunk_length: int
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--chunk-length", type=int, default=0)
+    parser.add_argument("--chunk-length", type=int, default=LENGTH)
     arguments = parser.parse_args()
     for vocab_size, dtype in ((10_000, "float32"), (33_000, "float32"), (33_000, "bfloat16")):
         race(vocab_size, 650, dtype, arguments.rounds, arguments.chunk_length)
