@@ -91,7 +91,7 @@ class NeuralLanguageModel(LeftToRight):
         return [self._scores(*parts) for parts in zip(texts, encodings, nats, strict=True)]
 
     def _score_carried(self, streams: list[np.ndarray]) -> list[np.ndarray]:
-        """The same by a state that goes on from window to window."""
+        """As `_score_windows`, by a state that goes on from window to window."""
         results = [np.empty(len(stream) - 1) for stream in streams]
         order = sorted(range(len(streams)), key=lambda i: len(streams[i]))  # so that rows end together
         for first in range(0, len(order), _TOKENS_PER_BATCH // _CARRIED_WINDOW):
