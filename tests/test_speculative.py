@@ -110,6 +110,17 @@ def test_greedy_text_is_the_models_own(how):
     assert (made.reads <= plain.lengths - 1).all()
 
 
+@pytest.mark.parametrize("tied_head", [True, False])
+def test_a_large_vocabulary_in_blocks_gives_the_same_logits(tied_head):
+    model, params = tiny_gpt.tiny(vocab_size=5000, tied_head=tied_head)
+    tokens = tiny_gpt.random_tokens(3, 4, vocab_size=5000)
+    expected, _ = tiny_gpt.apply(model, params, tokens)
+    extended, state = tiny_gpt.apply(model, params, model.init_state(3, 8), tokens[:, :3], method="extend")
+    np.testing.assert_allclose(extended, expected[:, :3], atol=1e-5)
+    logits_BV, _ = tiny_gpt.apply(model, params, state, tokens[:, 3], method="step")
+    np.testing.assert_allclose(logits_BV, expected[:, 3], atol=1e-5)
+
+
 def test_a_wrong_request_is_one_line():
     with pytest.raises(UserError, match="num_drafted=0"):
         write(TABLE, OTHER, Sampling(), B=1, num_drafted=0)

@@ -296,7 +296,8 @@ def _choose(logits_RV, state, done_R, history, sampling, key_R, number, end):
     """The rows after token `number` of the text, and (token, log probability, alive) to hand over."""
     key_R = jax.vmap(jax.random.fold_in, (0, None))(key_R, number)
     token_R = jnp.where(done_R, end, sample(logits_RV, sampling, key_R, history, end))
-    chosen_R = jnp.take_along_axis(jax.nn.log_softmax(logits_RV), token_R[:, None], axis=-1)[:, 0]
+    chosen_R = jnp.take_along_axis(logits_RV, token_R[:, None], axis=-1)[:, 0]
+    chosen_R = chosen_R - jax.nn.logsumexp(logits_RV, axis=-1)
     chosen_R = jnp.where(token_R < 0, jnp.nan, chosen_R)
     log_prob_R = jnp.where(done_R, 0, chosen_R)
     rows = _Rows(state, token_R, done_R | (token_R == end), history.append(token_R))

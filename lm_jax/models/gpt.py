@@ -26,6 +26,7 @@ from lm_jax.models.attention import (
 from lm_jax.models.layers import MLP, LayerNorm, SwiGLU, matmul
 
 _normal = nn.initializers.normal
+_BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
 _MLPS = {"gelu": MLP, "swiglu": SwiGLU}
 _CHOICES = {
     "position": ("learned", "rope"),
@@ -302,13 +303,32 @@ class GPT(nn.Module):
         """Reads one token a row: the logits that follow it, float32 [B, V], and the state."""
         hidden_B1D, new_state = self.hidden(token_B[:, None], state)
         assert new_state is not None
-        return self.logits(hidden_B1D[:, 0]), new_state
+        return self._logits_of_few(hidden_B1D[:, 0]), new_state
 
     def extend(self, state: KeyValueCache, tokens_BT: jax.Array) -> tuple[jax.Array, KeyValueCache]:
         """Reads several tokens a row: the logits that follow each, float32 [B, T, V], and the state."""
         hidden_BTD, new_state = self.hidden(tokens_BT, state)
         assert new_state is not None
-        return self.logits(hidden_BTD), new_state
+        B, T, D = hidden_BTD.shape
+        return self._logits_of_few(hidden_BTD.reshape(B * T, D)).reshape(B, T, -1), new_state
+
+    def _logits_of_few(self, hidden_BD: jax.Array) -> jax.Array:
+        """`logits`, by blocks of the vocabulary where that is faster: on a CPU, for a few rows.
+
+        XLA copies the whole matrix of a product before it multiplies; a block's copy stays in the cache. For
+        8 rows and 50,257 tokens, 384 wide, 16 ms instead of 22 on one core; for one row it copies nothing.
+        """
+        head = self.token_embedding if self.config.tied_head else self.head
+        few = 2 <= hidden_BD.shape[0] <= 16 and hidden_BD.dtype == jnp.float32
+        if not few or jax.default_backend() != "cpu" or self.config.vocab_size < 4 * _BLOCK:
+            return self.logits(hidden_BD)
+        head_VD, whole = head.embedding, self.config.vocab_size // _BLOCK
+
+        def block(i: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(head_VD, i * _BLOCK, _BLOCK) @ hidden_BD.T
+
+        blocks_VB = jax.lax.map(block, jnp.arange(whole)).reshape(whole * _BLOCK, -1)
+        return jnp.concatenate([blocks_VB, head_VD[whole * _BLOCK :] @ hidden_BD.T]).T
 
 
 def rewind(state: KeyValueCache, count_B: jax.Array) -> KeyValueCache:
