@@ -10,6 +10,7 @@ NaN included.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -29,9 +30,13 @@ def token_log_probs(logits: Array, targets: Array) -> jax.Array:
     At most 0; -inf where the model excludes the target. A target outside [0, V) gives NaN.
     """
     logits, targets = _check(logits, targets)
+    return _chosen(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _chosen(logits, targets):
+    """The targets' logits; NaN for a target that there is not."""
     targets = jnp.where(targets < 0, logits.shape[-1], targets)  # negative indices would wrap around
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="fill", fill_value=jnp.nan)
-    return chosen[..., 0] - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
 def cross_entropy(
@@ -50,14 +55,40 @@ def cross_entropy(
     which keeps logits from drifting (Chowdhery et al. 2022, section 5). With either, `mean` is no longer a
     log-likelihood.
     """
-    logits, targets, weights = _mask(logits, targets, weights, ignore_index)
-    nats = -token_log_probs(logits, targets)
+    logits, targets, weights = _count(logits, targets, weights, ignore_index)
+    return _weighted(_nats(logits, targets, weights != 0, label_smoothing, z_loss), weights)
+
+
+# The gradient is written out since what JAX derives scatters the targets into zeros and copies the logits to
+# mask them: a step of a 4-layer GPT, 128 wide, with 4,096 tokens took 1.03 times as long on one core. The
+# price is reverse mode only.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _nats(logits, targets, counts, label_smoothing, z_loss):
+    """Of each target, with the terms of `cross_entropy`; where it does not count, anything."""
+    return _nats_forward(logits, targets, counts, label_smoothing, z_loss)[0]
+
+
+def _nats_forward(logits, targets, counts, label_smoothing, z_loss):
+    log_total = jax.nn.logsumexp(logits, axis=-1)
+    nats = log_total - _chosen(logits, targets)
     if label_smoothing:
-        uniform_nats = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
-        nats = (1 - label_smoothing) * nats + label_smoothing * uniform_nats
+        nats = (1 - label_smoothing) * nats + label_smoothing * (log_total - logits.mean(axis=-1))
     if z_loss:
-        nats += z_loss * jnp.square(jax.nn.logsumexp(logits, axis=-1))
-    return _weighted(nats, weights)
+        nats += z_loss * jnp.square(log_total)
+    return nats, (logits, targets, counts, log_total)
+
+
+def _nats_backward(label_smoothing, z_loss, saved, d_nats):
+    """d nats / d logits = (1 + 2 z log Σ exp logits) · p − (1 − ε) · [v = target] − ε / V."""
+    logits, targets, counts, log_total = (x[..., None] if x.ndim == saved[1].ndim else x for x in saved)
+    ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    p = jnp.exp(logits - log_total) * (1 + 2 * z_loss * log_total)
+    wanted = (1 - label_smoothing) * (ids == targets) + label_smoothing / logits.shape[-1]
+    # NaN and inf of padding stay out of the gradient.
+    return jnp.where(counts, d_nats[..., None] * (p - wanted), 0), None, None
+
+
+_nats.defvjp(_nats_forward, _nats_backward)
 
 
 def accuracy(
@@ -188,12 +219,17 @@ def _mask(
     logits: Array, targets: Array, weights: Array | None, ignore_index: int | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Checks, and gives positions that do not count zero logits, target 0 and weight 0."""
+    logits, targets, weights = _count(logits, targets, weights, ignore_index)
+    counts = weights != 0
+    return jnp.where(counts[..., None], logits, 0), jnp.where(counts, targets, 0), weights
+
+
+def _count(
+    logits: Array, targets: Array, weights: Array | None, ignore_index: int | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Checks, and gives positions that do not count weight 0."""
     logits, targets = _check(logits, targets)
-    if weights is None:
-        weights = jnp.ones(targets.shape, logits.dtype)
-        if ignore_index is None:
-            return logits, targets, weights
-    weights = jnp.asarray(weights, logits.dtype)
+    weights = jnp.ones(targets.shape, logits.dtype) if weights is None else jnp.asarray(weights, logits.dtype)
     if weights.shape != targets.shape:
         raise UserError(
             f"weights of shape {weights.shape} do not fit targets of shape {targets.shape}",
@@ -201,9 +237,7 @@ def _mask(
         )
     if ignore_index is not None:
         weights = jnp.where(targets == ignore_index, 0, weights)
-    counts = weights != 0
-    # Masking the logits and not only the loss keeps NaN and inf of padding out of the gradient too.
-    return jnp.where(counts[..., None], logits, 0), jnp.where(counts, targets, 0), weights
+    return logits, targets, weights
 
 
 def _weighted(values: jax.Array, weights: jax.Array) -> Sums:

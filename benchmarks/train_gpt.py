@@ -1,0 +1,219 @@
+"""Speed and memory of a GPT's training step beside PyTorch's: `python benchmarks/train_gpt.py`, ten minutes.
+
+A step is forward, backward, clipping and AdamW. Each subject has a process of its own, all on the same cores;
+they take turns in rounds. Shown are the median step, how many times faster than the first row it is (median
+and range over rounds, each beside the first row's turn in the same round), and the process's peak memory, the
+compiler's included where nothing was compiled before.
+
+    --cases=small,medium,large    see CASES
+    --dtypes=float32,bfloat16
+    --cores=1                     how many to run on
+    --rounds=7
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Case(NamedTuple):
+    """A model and its batch."""
+
+    layers: int
+    heads: int
+    width: int
+    length: int
+    batch: int
+    vocabulary: int
+    steps: int  # in one turn
+
+
+CASES = {
+    "small": Case(4, 4, 128, 64, 12, 65, 10),
+    "medium": Case(6, 6, 384, 256, 8, 65, 1),
+    "large": Case(6, 6, 384, 256, 4, 50257, 1),
+}
+SUBJECTS = ("torch eager", "torch compiled", "plain linen", "lm_jax")
+
+
+def tokens(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets, int32 [B, T] each."""
+    ids = np.random.default_rng(0).integers(0, case.vocabulary, (case.batch, case.length + 1), np.int32)
+    return ids[:, :-1], ids[:, 1:]
+
+
+def torch_step(case: Case, dtype: str, compiled: bool) -> Callable[[], float]:
+    """PyTorch's."""
+    import torch
+    import torch_gpt
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    model = torch_gpt.GPT(case.layers, case.heads, case.width, case.length, case.vocabulary)
+    step = torch_gpt.make_step(model, dtype == "bfloat16", compiled)
+    batch = [torch.from_numpy(ids.astype(np.int64)) for ids in tokens(case)]
+    return lambda: step(*batch)
+
+
+def our_step(case: Case, dtype: str) -> Callable[[], float]:
+    """This project's, with what its recipes choose for such a size."""
+    from lm_jax import runtime
+
+    runtime.prepare()
+    import jax
+
+    from lm_jax.batch import Batch
+    from lm_jax.models.gpt import GPT, GPTConfig
+    from lm_jax.objectives import Causal
+    from lm_jax.optimizers import OptimizerConfig, make_optimizer
+    from lm_jax.train_step import init_state, make_train_step
+
+    config = GPTConfig(
+        num_layers=case.layers,
+        num_heads=case.heads,
+        d_model=case.width,
+        max_length=case.length,
+        vocab_size=case.vocabulary,
+        dtype=dtype,
+        attention="block_causal",
+    )
+    model, optimizer = GPT(config), make_optimizer(OptimizerConfig(), 1000)
+    objective = Causal(chunk_length=64 if case.vocabulary > 10_000 else 0)
+    state = jax.jit(lambda: init_state(model, optimizer, 0, case.length))()
+    step = jax.jit(make_train_step(model, objective, optimizer), donate_argnums=0)
+    inputs, targets = tokens(case)
+    batch, key = Batch(inputs, targets, np.ones(inputs.shape, np.float32)), jax.random.key(0)
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state, batch, key)
+        return float(metrics["loss"])
+
+    return run
+
+
+def linen_step(case: Case, dtype: str) -> Callable[[], float]:
+    """What one writes with linen's own layers, jax as it comes."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import linen as nn
+
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, ids):
+            embed = nn.Embed(case.vocabulary, case.width, dtype=dtype)
+            x = embed(ids) + nn.Embed(case.length, case.width, dtype=dtype)(jnp.arange(ids.shape[1]))
+            mask = nn.make_causal_mask(ids)
+            for _ in range(case.layers):
+                x += nn.MultiHeadDotProductAttention(case.heads, dtype=dtype)(
+                    nn.LayerNorm(dtype=dtype)(x), mask=mask
+                )
+                h = nn.gelu(nn.Dense(4 * case.width, dtype=dtype)(nn.LayerNorm(dtype=dtype)(x)))
+                x += nn.Dense(case.width, dtype=dtype)(h)
+            return embed.attend(nn.LayerNorm(dtype=dtype)(x))
+
+    model = Plain()
+    inputs, targets = tokens(case)
+    params = model.init(jax.random.key(0), inputs)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.1))
+    state = params, optimizer.init(params)
+
+    @jax.jit
+    def step(params: Any, opt_state: Any) -> tuple[Any, jax.Array]:
+        def loss_of(params: Any) -> jax.Array:
+            logits = model.apply(params, inputs).astype(jnp.float32)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+        loss, grads = jax.value_and_grad(loss_of)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    def run() -> float:
+        nonlocal state
+        state, loss = step(*state)
+        return float(loss)
+
+    return run
+
+
+def serve(subject: str, name: str, dtype: str) -> None:
+    """Answers each line that comes with the seconds of a step, until none comes."""
+    case = CASES[name]
+    if subject.startswith("torch"):
+        step = torch_step(case, dtype, subject.endswith("compiled"))
+    else:
+        step = linen_step(case, dtype) if subject == "plain linen" else our_step(case, dtype)
+    for _ in range(3):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(case.steps):
+            step()
+        seconds = (time.perf_counter() - start) / case.steps
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
+
+
+def race(name: str, dtype: str, rounds: int) -> None:
+    """Prints a table of all subjects on one case."""
+    case = CASES[name]
+    arguments = [sys.executable, __file__, "--serve"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    turns: dict[str, list[list[float]]] = {subject: [] for subject in SUBJECTS}
+    workers = {subject: subprocess.Popen([*arguments, subject, name, dtype], **pipes) for subject in SUBJECTS}
+    for subject, worker in workers.items():
+        if worker.stdout.readline() != "ready\n":
+            sys.exit(f"{subject} failed")
+    for _ in range(rounds):
+        for subject, worker in workers.items():
+            print("go", file=worker.stdin, flush=True)
+            turns[subject].append([float(x) for x in worker.stdout.readline().split()])
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    print(f"\n{name} {dtype}: {' '.join(f'{k}={v}' for k, v in case._asdict().items() if k != 'steps')}")
+    print(f"{'':<16}{'ms':>9}{'tokens/s':>10}{'ratio':>7}  {'range':<14}{'GiB':>6}")
+    first = [seconds for seconds, _ in turns[SUBJECTS[0]]]
+    for subject, results in turns.items():
+        seconds = [s for s, _ in results]
+        ratios = [a / b for a, b in zip(first, seconds, strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        median = statistics.median(seconds)
+        print(
+            f"{subject:<16}{median * 1e3:9.1f}{case.batch * case.length / median:10,.0f}"
+            f"{statistics.median(ratios):7.2f}  {spread:<14}{max(m for _, m in results):6.2f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Reads the flags and runs the races."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", default="small,medium,large")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.serve:
+        serve(*flags.serve)
+        return
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-flags.cores :])  # and of all started from here
+    for name in flags.cases.split(","):
+        for dtype in flags.dtypes.split(","):
+            race(name, dtype, flags.rounds)
+
+
+if __name__ == "__main__":
+    main()
