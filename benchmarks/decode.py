@@ -5,6 +5,7 @@ on the CPU, take turns in rounds; shown are tokens a second and how many times f
 the range over rounds. Needs the extra `bench`.
 
 python benchmarks/decode.py 384x6 124M       some of the models
+python benchmarks/decode.py draft GPT DRAFT  two runs: what drafting by the second gains
 taskset -c 0,1 python benchmarks/decode.py   on two cores
 """
 
@@ -28,8 +29,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from lm_jax.decoding import sampling  # noqa: E402
+import lm_jax  # noqa: E402
+from lm_jax.decoding import sampling, speculative  # noqa: E402
 from lm_jax.decoding.sampling import Sampling  # noqa: E402
+from lm_jax.decoding.speculative import Drafter  # noqa: E402
 from lm_jax.models.gpt import GPT  # noqa: E402
 from lm_jax.pretrained import gpt2, huggingface, weights  # noqa: E402
 
@@ -110,7 +113,33 @@ def timed(ours: Callable[[], Any], peer: Callable[[], Any]) -> tuple[list[float]
     return seconds
 
 
+def race_drafts(path: str, draft_path: str) -> None:
+    """Prints how many tokens a reading brings, and the speed beside the model alone."""
+    model, draft = lm_jax.load(path), lm_jax.load(draft_path)
+    verifier, theirs = model._verifier(), draft._decoder()
+    drafter = Drafter(theirs["prefill"], theirs["step"], theirs["params"])
+    request = {
+        "prompts": np.full((1, 1), model.tokenizer.end_id), "lengths": np.ones(1, int), "num_tokens": WRITTEN
+    }  # fmt: skip
+    for temperature in (1.0, 0.0):
+        request["sampling"] = Sampling(temperature)
+        alone = partial(sampling.generate, **request, **model._decoder())
+        for num_drafted in (2, 4):
+            ours = partial(speculative.generate, verifier, drafter, **request, num_drafted=num_drafted)
+            ours = partial(ours, context_length=model.context)
+            brought = statistics.mean(ours(seeds=[seed]).tokens_per_read for seed in range(ROUNDS))
+            alone()
+            ratio = statistics.median(b / a for a, b in zip(*timed(ours, alone)))
+            print(
+                f"temperature {temperature}, {num_drafted} drafted: {brought:.2f} tokens a reading, "
+                f"{ratio:.2f}x the speed of the model alone"
+            )
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["draft"]:
+        race_drafts(*sys.argv[2:])
+        raise SystemExit
     with torch.inference_mode():
         for chosen in sys.argv[1:] or SHAPES:
             race(chosen, [1, 8])
