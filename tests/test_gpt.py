@@ -13,6 +13,7 @@ from tiny_gpt import EVERYTHING, apply, continue_greedily, random_tokens, shapes
 
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.models.layers import Dropout
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "gpt2.npz"
 
@@ -207,7 +208,7 @@ def test_dropout_is_where_gpt2_has_it_and_only_in_training():
     seen = []
 
     def note(next_function, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout):
+        if isinstance(context.module, Dropout):
             seen.append((args[0].shape, context.module.rate))
         return next_function(*args, **kwargs)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lm_jax.models.layers import Dense, LayerNorm, SwiGLU, gelu, matmul
+from lm_jax.models.layers import Dense, Dropout, LayerNorm, SwiGLU, gelu, matmul
 
 
 @pytest.mark.parametrize("width", [2, 4])
@@ -101,6 +101,29 @@ def test_rms_norm_of_bfloat16_squares_in_float32():
     y, _ = nn.RMSNorm(1e-5, jnp.bfloat16).init_with_output(jax.random.key(0), x)
     exact = np.float64(x) / np.sqrt((np.float64(x) ** 2).mean(axis=-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(np.float64(y), exact, rtol=2**-8)  # half a step of bfloat16
+
+
+@pytest.mark.parametrize("shape", [(64, 999), (3, 64, 333)])
+def test_dropout_keeps_its_rate_and_the_mean_and_draws_each_entry_alone(shape):
+    x = jnp.full(shape, 2.0)
+    y = np.asarray(Dropout(0.3).apply({}, x, rngs={"dropout": jax.random.key(0)}))
+    zero = y == 0
+    deviation = np.sqrt(0.3 * 0.7 / y.size)
+    assert abs(zero.mean() - 0.3) < 4 * deviation
+    np.testing.assert_allclose(y[~zero], 2 / 0.7, rtol=1e-4)
+    for neighbours in (zero[..., 1:] & zero[..., :-1], zero[..., 1:, :] & zero[..., :-1, :]):
+        assert abs(neighbours.mean() - 0.09) < 6 * deviation
+
+
+def test_dropout_can_drop_all_or_nothing():
+    x, rngs = jnp.ones((4, 5), jnp.bfloat16), {"dropout": jax.random.key(0)}
+    assert Dropout(0.0).apply({}, x) is x
+    assert Dropout(0.5).apply({}, x, deterministic=True) is x
+    dropped = Dropout(0.999999).apply({}, x, rngs=rngs)
+    assert dropped.dtype == jnp.bfloat16
+    assert not dropped.any()
+    gradient = jax.grad(lambda x: Dropout(0.5).apply({}, x, rngs=rngs).sum())(x)
+    np.testing.assert_array_equal(gradient, Dropout(0.5).apply({}, x, rngs=rngs))
 
 
 def test_swiglu_is_that_of_the_paper():

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from lm_jax.errors import UserError
-from lm_jax.models.layers import Dense
+from lm_jax.models.layers import Dense, Dropout
 
 
 class LayerCache(NamedTuple):
@@ -260,7 +260,7 @@ class SelfAttention(nn.Module):
             assert not is_causal
             cache = write_cache(cache, k_BSGK, v_BSGK, position_BT)
             k_BSGK, v_BSGK = cache
-        drop = nn.Dropout(self.dropout, deterministic=False) if train and self.dropout else None
+        drop = Dropout(self.dropout) if train and self.dropout else None
         y_BTHK = self.core(q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop)
         y_BTD = Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, name="out")(
             y_BTHK.reshape(x_BTD.shape)

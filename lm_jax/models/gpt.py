@@ -7,6 +7,7 @@ parallel blocks, no biases). Every field stands alone, so that an ablation chang
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from lm_jax.models.attention import (
     causal_mask,
     segment_mask,
 )
-from lm_jax.models.layers import MLP, LayerNorm, SwiGLU, matmul
+from lm_jax.models.layers import MLP, Dropout, LayerNorm, SwiGLU, matmul
 
 _normal = nn.initializers.normal
 _BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
@@ -143,7 +144,7 @@ class Block(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         # Keeps the residual stream's variance from growing with depth (Radford et al. 2019, section 2.3).
         out_init = _normal(0.02 * (2 * c.num_layers) ** -0.5)
-        drop = nn.Dropout(c.dropout, deterministic=not train)
+        drop = partial(Dropout(c.dropout), deterministic=not train)
         attention = SelfAttention(
             c.num_heads,
             dtype,
@@ -192,7 +193,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
         if c.position == "learned":
             self.position_embedding = nn.Embed(c.max_length, c.d_model, dtype, embedding_init=_normal(0.02))
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         block = _rematerialised(c) if c.remat else Block
         self.layers: Any = (
             _scanned(block, c.num_layers)(c)
