@@ -141,7 +141,8 @@ def main(argv: list[str]) -> None:
     if cells is None:
         return
     print_cells(cells)
-    print(f"everything is in {workdir}: sweep.csv, curves.png, and a run directory for each setting and seed")
+    written = ", ".join(name for name in ("sweep.csv", "curves.png") if (workdir / name).exists())
+    print(f"everything is in {workdir}: {written}, and a run directory for each setting and seed")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def write_csv(cells: Sequence[Cell], path: pathlib.Path) -> None:
 
 
 def plot(cells: Sequence[Cell], path: pathlib.Path) -> None:
-    """Draws each setting's validation loss along training: the mean over seeds, and their range."""
+    """Draws each setting's validation loss along training, the mean over seeds and their range, if any has."""
     figure, picture = axes(8, 4.5)
     for number, cell in enumerate(cells):
         curves = [dict(_losses(lines)) for lines in cell.curves.values()]
@@ -123,7 +123,7 @@ def plot(cells: Sequence[Cell], path: pathlib.Path) -> None:
     picture.set_ylabel("validation loss, nats per token")
     if picture.lines:
         picture.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150)
 
 
 def _losses(lines: Sequence[Mapping[str, float]]) -> Iterator[tuple[float, float]]:
