@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         config = config_module.override(config, values)
         print(f"{parser.format_help()}\nfields of {arguments.config}:\n{flags.field_table(config)}")
         return
-    if arguments.distributed or arguments.coordinator:
+    if arguments.distributed or arguments.coordinator or arguments.num_processes is not None:
         distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
     config = experiment.override(config, values)
     workdir = pathlib.Path(arguments.workdir or f"runs/{name}")

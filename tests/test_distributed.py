@@ -19,6 +19,7 @@ from test_experiment import losses, results, wait_for_step
 from lm_jax import config as config_module
 from lm_jax import distributed
 from lm_jax.batch import Batch
+from lm_jax.errors import UserError
 from lm_jax.sharding import MeshConfig, by_rows, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -115,3 +116,8 @@ def test_a_vote_is_the_wish_of_any(monkeypatch):
     assert [vote.cast(wish) for wish in (False, True)] == [False, True]
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
     assert [vote.cast(wish) for wish in (False, True, False, False)] == [False, False, True, False]
+
+
+def test_processes_that_cannot_join_are_told_how():
+    with pytest.raises(UserError, match="cannot join the other processes .*--coordinator"):
+        distributed.initialize("127.0.0.1:1")

@@ -13,6 +13,7 @@ from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import resolve
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
+from lm_jax.objectives import Causal
 from lm_jax.optimizers import OptimizerConfig
 from lm_jax.program import Program
 from lm_jax.sharding import MeshConfig, by_name, make_mesh
@@ -32,7 +33,7 @@ MODERN = GPTConfig(
 
 
 def recipe(model, mesh=MeshConfig(), optimizer=None, vocab_size=64, **train):  # noqa: B008 (frozen)
-    config = tiny.config("unread", batch_size=8, **train)
+    config = tiny.config("unread", **({"batch_size": 8} | train))
     plain = OptimizerConfig(
         name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", warmup_steps=0, weight_decay=0.0,
         clip_norm=0.0,
@@ -135,13 +136,16 @@ def test_the_state_s_memory_is_used_again():
 
 def test_rows_stay_where_they_are_while_parameters_are_gathered():
     """Left to itself XLA gathers the activations of all rows: more memory than data parallelism takes."""
+    model = dataclasses.replace(MODERN, num_layers=2, d_model=64, remat=True)
+    config = dataclasses.replace(
+        recipe(model, vocab_size=512, batch_size=64), objective=Causal(chunk_length=8)
+    )
     peaks = {}
     for name in ("data 8", "fsdp 8"):
-        model = dataclasses.replace(GPT2, num_layers=2, d_model=64)
-        compiled = Program(recipe(model, MESHES[name]), make_mesh(MESHES[name])).lower_step().compile()
+        compiled = Program(config, make_mesh(MESHES[name])).lower_step().compile()
         peaks[name] = compiled.memory_analysis().temp_size_in_bytes
     print(f"\ntemporary bytes {peaks}")
-    assert peaks["fsdp 8"] < 1.5 * peaks["data 8"]
+    assert peaks["fsdp 8"] < 1.3 * peaks["data 8"]
 
 
 def test_a_step_is_lowered_for_devices_that_are_only_described():
