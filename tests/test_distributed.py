@@ -119,5 +119,5 @@ def test_a_vote_is_the_wish_of_any(monkeypatch):
 
 
 def test_processes_that_cannot_join_are_told_how():
-    with pytest.raises(UserError, match="cannot join the other processes .*--coordinator"):
+    with pytest.raises(UserError, match=r"cannot join the other processes .*--coordinator"):
         distributed.initialize("127.0.0.1:1")
