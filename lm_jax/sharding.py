@@ -95,7 +95,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(mesh: Mesh, ndim: int = 1) -> NamedSharding:
-    """The first axis divided among the devices that read different rows; others than `ndim`'s are whole."""
+    """The first axis divided among the devices that read different rows; of the others nothing is said."""
     return NamedSharding(mesh, P(("data", "fsdp"), *[P.UNCONSTRAINED] * (ndim - 1)))
 
 
