@@ -81,10 +81,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
     """Raises UserError for a batch whose parts the mesh's rows cannot share evenly."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
-    if batch_size % rows:
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (devices * accumulation):
+        parts = f" in {accumulation} parts" if accumulation > 1 else ""
         raise UserError(
-            f"a batch of {batch_size} rows does not divide into {rows} shares",
+            f"a batch of {batch_size} rows does not divide among {devices} devices{parts}",
             "choose train.batch_size as a multiple of mesh.data * mesh.fsdp * train.accumulation",
         )
 

@@ -160,7 +160,7 @@ def test_a_step_is_lowered_for_devices_that_are_only_described():
         (MeshConfig(data=9), 18, "mesh.data=9 .* on 8 devices"),
         (MeshConfig(data=2, tensor=8), 8, "mesh.tensor=8 on 8 devices"),
         (MeshConfig(fsdp=16, data=-1), 8, "mesh.fsdp=16"),
-        (MeshConfig(data=2, fsdp=3), 8, "8 rows does not divide into 6 shares"),
+        (MeshConfig(data=2, fsdp=3), 8, "8 rows does not divide among 6 devices"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(mesh, batch, words):
