@@ -109,7 +109,7 @@ def write_csv(cells: Sequence[Cell], path: pathlib.Path) -> None:
 
 
 def plot(cells: Sequence[Cell], path: pathlib.Path) -> None:
-    """Draws each setting's validation loss along training, the mean over seeds and their range, if any has."""
+    """Draws each setting's validation loss along training: the mean over seeds and their range."""
     figure, picture = axes(8, 4.5)
     for number, cell in enumerate(cells):
         curves = [dict(_losses(lines)) for lines in cell.curves.values()]
