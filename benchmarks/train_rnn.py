@@ -1,8 +1,9 @@
 """A training step of an LSTM beside PyTorch's: `taskset -c 1 python benchmarks/train_rnn.py`.
 
 Two layers, 20 rows of 35 tokens, plain SGD behind a clipped gradient, the state carried on (Zaremba et al.
-2014). Both take turns in rounds; shown are the median and the least milliseconds of a step, and the ratio of
-the medians. Needs `pip install torch`.
+2014). Both take turns in rounds; shown are the median and the least milliseconds of a step, and the ratios.
+They are the processor's milliseconds, on one core those of a clock, so that other programs count for less.
+Needs `pip install torch`.
 """
 
 from lm_jax import runtime
@@ -106,9 +107,9 @@ def race(vocab_size: int, width: int, dtype: str, rounds: int, chunk_length: int
         step()  # compiles
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     shown = {name: f"{statistics.median(s) * 1e3:.0f} ({min(s) * 1e3:.0f}) ms" for name, s in seconds.items()}
     ratio = statistics.median(seconds["torch"]) / statistics.median(seconds["ours"])
     least = min(seconds["torch"]) / min(seconds["ours"])

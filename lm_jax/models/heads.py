@@ -8,7 +8,8 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from lm_jax.errors import UserError
-from lm_jax.models.layers import Dense, matmul
+from lm_jax.models.layers import Dense
+from lm_jax.models.products import product
 
 
 class Head(nn.Module):
@@ -22,11 +23,12 @@ class Head(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Maps [..., D] to logits [..., V]."""
         kernel_DV = self.param("kernel", self.kernel_init, (hidden.shape[-1], self.vocab_size))
-        logits = matmul(hidden, kernel_DV.astype(hidden.dtype))
-        if not self.use_bias:
-            return logits
-        bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
-        return logits + bias_V.reshape((1,) * (logits.ndim - 1) + (-1,))
+        if self.use_bias:
+            # As a row of the kernel: no passes over all logits for the sum and for its gradient.
+            bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+            kernel_DV = jnp.concatenate([kernel_DV, bias_V[None]])
+            hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
+        return product(hidden, kernel_DV)
 
 
 class AdaptiveSoftmax(nn.Module):

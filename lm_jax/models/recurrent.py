@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lm_jax.models.layers import matmul
+from lm_jax.models.products import product, weight_gradient
 
 
 class LayerState(NamedTuple):
@@ -111,11 +111,6 @@ def _product(x: jax.Array, w: jax.Array, w_axis: int = 0) -> jax.Array:
     return jax.lax.dot_general(x.astype(w.dtype), w, contracted, preferred_element_type=jnp.float32)
 
 
-def _weight_gradient(x_TBI: jax.Array, dy_TBO: jax.Array, dtype: Any) -> jax.Array:
-    x, dy = (a.astype(dtype).reshape(-1, a.shape[-1]) for a in (x_TBI, dy_TBO))
-    return jax.lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-
-
 def _scan_forward(cell, weights, x_TBG, keep_TB1, state):
     """((outputs, cells' outputs, gradients' residuals), last state), the first three stacked over time."""
     recurrent_PG = weights["recurrent"].astype(x_TBG.dtype)
@@ -163,9 +158,9 @@ def _recur_backward(cell, saved, cotangents):
     (dstate, dsmall), (dh_TBP, dx_TBG, du_TBG) = jax.lax.scan(step, start, steps, reverse=True)
     if keep_TB1 is not None:
         before_TBP = before_TBP * keep_TB1
-    dweights = {"small": dsmall, "recurrent": _weight_gradient(before_TBP, du_TBG, dtype)}
+    dweights = {"small": dsmall, "recurrent": weight_gradient(before_TBP.astype(dtype), du_TBG.astype(dtype))}
     if projection_HP is not None:
-        dweights["projection"] = _weight_gradient(m_TBH, dh_TBP, dtype)
+        dweights["projection"] = weight_gradient(m_TBH.astype(dtype), dh_TBP.astype(dtype))
     return dweights, dx_TBG, None, dstate
 
 
@@ -205,7 +200,7 @@ class RecurrentLayer(nn.Module):
             weights["projection"] = self.param("projection", first, (H, P))
         if self.cell == "gru":
             small["candidate_bias"] = self.param("candidate_bias", nn.initializers.zeros, (H,))
-        x_TBG = matmul(x_TBI.astype(self.dtype), input_IG.astype(self.dtype))
+        x_TBG = product(x_TBI.astype(self.dtype), input_IG)
         if self.layer_norm:
             x_TBG = self._add_norms(x_TBG, small)
         x_TBG = (x_TBG + bias_G[None, None]).astype(self.dtype)
