@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.config import Config, context_length
@@ -45,9 +46,10 @@ class NeuralLanguageModel(LeftToRight):
         self.documents = self.config.data.documents
         self._scorer = jax.jit(partial(_log_probs, self.model))
         # Kept, since decoders compile anew for functions that they have not seen.
-        self._prefill = partial(self.model.apply, method="prefill")
-        self._step = partial(self.model.apply, method="step")
-        self._extend = partial(self.model.apply, method="extend")
+        self._prefill, self._step, self._extend = (
+            partial(_decode, self.model, self.tokenizer.vocab_size, method)
+            for method in ("prefill", "step", "extend")
+        )
 
     @property
     def context(self) -> int | None:
@@ -172,6 +174,17 @@ def _default_stride(context: int) -> int:
 
 def _bucket(length: int) -> int:
     return max(16, 1 << (length - 1).bit_length())
+
+
+def _decode(
+    model: nn.Module, vocab_size: int, method: str, *args: Any, **kwargs: Any
+) -> tuple[jax.Array, Any]:
+    """A model's logits and state, where rows that only pad the vocabulary are never chosen."""
+    logits, state = model.apply(*args, method=method, **kwargs)
+    if logits.shape[-1] > vocab_size:
+        is_token = jnp.arange(logits.shape[-1]) < vocab_size
+        logits = jnp.where(jnp.expand_dims(is_token, tuple(range(logits.ndim - 1))), logits, -jnp.inf)
+    return logits, state
 
 
 def _log_probs(
