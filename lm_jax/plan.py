@@ -351,14 +351,14 @@ def _print_collectives(collectives: Sequence[hlo.Collective], shown: int = 10) -
         sizes[c[:3]] = sizes.get(c[:3], 0) + c.times
     ordered = sorted(sizes.items(), key=lambda item: -item[0][2] * item[1])
     for (kind, group, size), times in ordered[:shown]:
-        among = f"{size / 1e6:,.2f} MB each, among {group or 'pairs of'} devices"
-        _line(f"  {kind}", f"{times:,} x", f"{among}: {times * size / 1e9:.3f} GB")
+        among = f"{_decimal(size)} each, among {group or 'pairs of'} devices"
+        _line(f"  {kind}", f"{times:,} x", f"{among}: {_decimal(times * size)}")
     rest = ordered[shown:]
     if rest:
         total = sum(size * times for (_, _, size), times in rest)
-        _line("  smaller ones", f"{sum(times for _, times in rest):,} x", f"{total / 1e9:.3f} GB")
+        _line("  smaller ones", f"{sum(times for _, times in rest):,} x", _decimal(total))
     total = sum(size * times for (_, _, size), times in ordered)
-    _line("  total", f"{sum(sizes.values()):,} x", f"{total / 1e9:.3f} GB on each device")
+    _line("  total", f"{sum(sizes.values()):,} x", f"{_decimal(total)} on each device")
 
 
 def _num_parameters(program: Program) -> int:
@@ -371,6 +371,10 @@ def _tokens(config: Config) -> int:
 
 def _gib(size: float) -> str:
     return f"{size / _GIB:.3f} GiB"
+
+
+def _decimal(size: float) -> str:
+    return f"{size / 1e9:,.3f} GB" if size >= 1e9 else f"{size / 1e6:,.3f} MB"
 
 
 def _line(name: str, value: str, note: str = "") -> None:

@@ -229,7 +229,7 @@ def test_a_step_is_compiled_for_a_tpu_slice():
     parameters = int(re.search(r"parameters +([\d,]+)", done.stdout)[1].replace(",", ""))
     ratio = float(re.search(r"operations .* ([\d.]+) times its share", done.stdout)[1])
     assert 0.9 < ratio < 1.1
-    sent = float(re.search(r"total .* ([\d.]+) GB on each device", done.stdout)[1]) * 1e9
+    sent = float(re.search(r"total .* ([\d.]+) MB on each device", done.stdout)[1]) * 1e6
     assert 2 * parameters < sent < 6 * parameters  # gradients, between bfloat16 and float32
     assert "it fits" in done.stdout
 
