@@ -267,8 +267,8 @@ def _print_memory(memory: Any, chip: Chip | None) -> None:
 
 def _print_misfit(program: Program, message: str) -> None:
     """Says by how much a step does not fit, and which fields would help."""
-    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", message)
-    needs = f"it needs {used[1]} of {used[2]}" if used else " ".join(message.split())[:300]
+    used = re.search(r"(?:Used |\()([\d.]+[KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+[KMGT])", message)
+    needs = f"it needs {used[1]} of {used[2]} a device" if used else " ".join(message.split())[:300]
     print(f"It does not fit: {needs}. What would help:")
     model, train, mesh = program.config.model, program.config.train, program.mesh.shape
     rows = train.batch_size // (train.accumulation * mesh["data"] * mesh["fsdp"])
