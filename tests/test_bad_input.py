@@ -152,7 +152,10 @@ def test_a_model_that_is_none(tmp_path, capsys, name):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["train.py", "--config=configs/gtp.py"], "no recipe configs/gtp.py; there are: configs/gpt.py"),
+        (
+            ["train.py", "--config=configs/gtp.py"],
+            "no recipe configs/gtp.py; there are: configs/finetune.py, ",
+        ),
         (["train.py", "--config.model.num_layer=2"], "did you mean model.num_layers?"),
         (["train.py", "--wrkdir=x"], "unrecognized arguments: --wrkdir=x; see train.py --help"),
         (["train.py", "--workdir=/dev/null/x"], "/dev/null/x: Not a directory"),

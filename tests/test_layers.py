@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lm_jax.models.layers import Dense, Dropout, LayerNorm, SwiGLU, gelu, matmul
+from lm_jax.models.layers import Dense, Dropout, LayerNorm, SwiGLU, gelu
+from lm_jax.models.products import matmul
 
 
 @pytest.mark.parametrize("width", [2, 4])
@@ -32,7 +33,7 @@ def test_matmul_of_bfloat16_accumulates_in_float32():
     np.testing.assert_allclose(np.float64(gradients[0]), np.tile(expected, (4, 1)), rtol=2**-8, atol=1e-3)
 
 
-@pytest.mark.parametrize("rows", [32, 33])
+@pytest.mark.parametrize("rows", [32, 20, 33])
 @pytest.mark.parametrize("width", [3, 7])
 def test_weight_gradients_of_bfloat16_are_exact_sums_rounded_once(rows, width):
     rng = np.random.default_rng(0)

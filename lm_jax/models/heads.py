@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 
 from lm_jax.errors import UserError
 from lm_jax.models.layers import Dense
-from lm_jax.models.products import product
+from lm_jax.models.products import matmul
 
 
 class Head(nn.Module):
@@ -28,7 +28,7 @@ class Head(nn.Module):
             bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
             kernel_DV = jnp.concatenate([kernel_DV, bias_V[None]])
             hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
-        return product(hidden, kernel_DV)
+        return matmul(hidden, kernel_DV)
 
 
 class AdaptiveSoftmax(nn.Module):

@@ -1,4 +1,4 @@
-"""Pieces that the transformers share: products, norms and MLPs. Attention is in `attention.py`.
+"""Pieces that the transformers share: dense layers, norms and MLPs. Attention is in `attention.py`.
 
 Shape letters, the same in names and in einsums:
     B  row of the batch              H  attention head
@@ -16,62 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-
-@jax.custom_vjp
-def matmul(x: jax.Array, w_IO: jax.Array) -> jax.Array:
-    """`x @ w_IO` over the last axis of x, accumulated and returned in float32. Shape [..., O].
-
-    The gradient with respect to w is written out since what JAX derives makes XLA's CPU backend leave its
-    fast matrix product: a training step of a 4-layer GPT, 128 wide, took 1.3 times as long on one core.
-    The price is reverse mode only.
-    """
-    return _dot(x, w_IO, x.ndim - 1, 0)
-
-
-def _matmul_forward(x, w_IO):
-    return matmul(x, w_IO), (x, w_IO)
-
-
-def _matmul_backward(saved, dy):
-    x, w_IO = saved
-    dy = dy.astype(x.dtype)
-    dx = _dot(dy, w_IO, dy.ndim - 1, 1)
-    x_NI, dy_NO = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    dw_IO = jax.lax.platform_dependent(x_NI, dy_NO, cpu=_outer_on_cpu, default=_outer)
-    return dx.astype(x.dtype), dw_IO.astype(w_IO.dtype)
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-def _outer(x_NI, dy_NO):
-    """`x_NI.T @ dy_NO`, float32."""
-    return _dot(x_NI, dy_NO, 0, 0)
-
-
-def _outer_on_cpu(x_NI, dy_NO):
-    """`_outer` in the two forms that XLA's CPU backend has fast products for.
-
-    The result is taken wide and not tall: twice as fast for 512 by 128. The barrier keeps XLA from turning it
-    again, where its caller's is the transpose of an embedding's. And bfloat16 rows are contracted in groups
-    of 16, without which half the speed is lost. The steps of a GPT 128 wide gain 1.05 to 1.1 in float32, 1.2
-    in bfloat16.
-    """
-    rows, group = x_NI.shape[0], 16
-    if x_NI.shape[1] > dy_NO.shape[1]:
-        return _outer_on_cpu(dy_NO, x_NI).T
-    if x_NI.dtype != jnp.bfloat16 or rows % group:
-        return jax.lax.optimization_barrier(_outer(x_NI, dy_NO))
-    x_GIM = x_NI.reshape(rows // group, group, -1).transpose(1, 2, 0)
-    dy_MGO = dy_NO.reshape(rows // group, group, -1)
-    contracted = (((2, 0), (0, 1)), ((), ()))
-    dw_IO = jax.lax.dot_general(x_GIM, dy_MGO, contracted, preferred_element_type=jnp.float32)
-    return jax.lax.optimization_barrier(dw_IO)
-
-
-def _dot(x, y, x_axis, y_axis):
-    contracted = (((x_axis,), (y_axis,)), ((), ()))
-    return jax.lax.dot_general(x, y, contracted, preferred_element_type=jnp.float32)
+from lm_jax.models.products import matmul
 
 
 class Dense(nn.Module):
@@ -89,7 +34,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., I] to [..., O]."""
         kernel_IO = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = matmul(x.astype(self.dtype), kernel_IO.astype(self.dtype))
+        y = matmul(x.astype(self.dtype), kernel_IO)
         if self.use_bias:
             # Added before y is rounded: in bfloat16 the sum that is the bias's gradient is slow on a CPU.
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

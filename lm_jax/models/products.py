@@ -3,39 +3,62 @@
 import jax
 import jax.numpy as jnp
 
+_GROUPS = (16, 4)  # rows contracted together in bfloat16, the better first
+
 
 @jax.custom_vjp
-def product(x: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-    """`x @ kernel_IO` over the last axis of x, in the dtype of x, accumulated and returned in float32.
+def matmul(x: jax.Array, kernel_IO: jax.Array) -> jax.Array:
+    """`x @ kernel_IO` over the last axis of x, in the dtype of x; accumulated and returned in float32.
 
-    With `layers.matmul` and a kernel cast before it the gradient would pass through bfloat16: on one core,
-    a head of 33,000 tokens with its loss takes 1.3 times as long. Reverse mode only.
+    The gradient is written out since what JAX derives makes XLA's CPU backend leave its fast matrix product:
+    a training step of a 4-layer GPT, 128 wide, took 1.3 times as long on one core. And with a kernel that is
+    cast before the product its gradient would pass through bfloat16: a head of 33,000 tokens with its loss
+    took 1.3 times as long. The price is reverse mode only.
     """
     return _dot(x, kernel_IO.astype(x.dtype), ((x.ndim - 1,), (0,)))
 
 
-def _product_forward(x, kernel_IO):
-    return product(x, kernel_IO), (x, kernel_IO)
+def _matmul_forward(x, kernel_IO):
+    return matmul(x, kernel_IO), (x, kernel_IO)
 
 
-def _product_backward(saved, dy):
+def _matmul_backward(saved, dy):
     x, kernel_IO = saved
     dy = dy.astype(x.dtype)
     dx = _dot(dy, kernel_IO.astype(x.dtype), ((dy.ndim - 1,), (1,)))
-    return dx.astype(x.dtype), weight_gradient(x, dy)
+    return dx.astype(x.dtype), weight_gradient(x, dy).astype(kernel_IO.dtype)
 
 
-product.defvjp(_product_forward, _product_backward)
+matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient [I, O], float32, of a kernel that took x [..., I]; dy [..., O] is that of the result."""
-    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    if x.dtype == jnp.bfloat16 and len(x) % 4 == 0 and jax.default_backend() == "cpu":
-        # XLA's fast product on CPUs does not take a transposed bfloat16 matrix; this form it does: 1.6 times.
-        x = x.reshape(-1, 4, x.shape[1]).transpose(2, 0, 1)
-        return _dot(x, dy.reshape(-1, 4, dy.shape[1]), ((1, 2), (0, 1)))
-    return _dot(x, dy, ((0,), (0,)))
+    x_NI, dy_NO = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return jax.lax.platform_dependent(x_NI, dy_NO, cpu=_outer_on_cpu, default=_outer)
+
+
+def _outer(x_NI, dy_NO):
+    """`x_NI.T @ dy_NO`, float32."""
+    return _dot(x_NI, dy_NO, ((0,), (0,)))
+
+
+def _outer_on_cpu(x_NI, dy_NO):
+    """`_outer` in the two forms that XLA's CPU backend has fast products for.
+
+    The result is taken wide and not tall: twice as fast for 512 by 128. The barrier keeps XLA from turning it
+    again, where its caller's is the transpose of an embedding's. And bfloat16 rows are contracted in groups,
+    without which half the speed is lost. The steps of a GPT 128 wide gain 1.05 to 1.1 in float32, 1.2 in
+    bfloat16.
+    """
+    if x_NI.shape[1] > dy_NO.shape[1]:
+        return _outer_on_cpu(dy_NO, x_NI).T
+    group = next((size for size in _GROUPS if len(x_NI) % size == 0), 1)
+    if x_NI.dtype != jnp.bfloat16 or group == 1:
+        return jax.lax.optimization_barrier(_outer(x_NI, dy_NO))
+    x_GIM = x_NI.reshape(-1, group, x_NI.shape[1]).transpose(1, 2, 0)
+    dy_MGO = dy_NO.reshape(-1, group, dy_NO.shape[1])
+    return jax.lax.optimization_barrier(_dot(x_GIM, dy_MGO, ((2, 0), (0, 1))))
 
 
 def _dot(x, y, contracted):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lm_jax.models.products import product, weight_gradient
+from lm_jax.models.products import matmul, weight_gradient
 
 
 class LayerState(NamedTuple):
@@ -200,7 +200,7 @@ class RecurrentLayer(nn.Module):
             weights["projection"] = self.param("projection", first, (H, P))
         if self.cell == "gru":
             small["candidate_bias"] = self.param("candidate_bias", nn.initializers.zeros, (H,))
-        x_TBG = product(x_TBI.astype(self.dtype), input_IG)
+        x_TBG = matmul(x_TBI.astype(self.dtype), input_IG)
         if self.layer_norm:
             x_TBG = self._add_norms(x_TBG, small)
         x_TBG = (x_TBG + bias_G[None, None]).astype(self.dtype)
