@@ -328,7 +328,9 @@ def unrolled_flops(config: Config) -> float:
 
 def _print_costs(program: Program, cost: Any, chip: Chip | None, loops: Sequence[int]) -> None:
     """What XLA counts in the compiled program."""
-    once = f"; bodies of {len(loops)} loops ({', '.join(map(str, loops))} times) count once" if loops else ""
+    once = (
+        f"; what a loop does {' or '.join(map(str, sorted(set(loops))))} times counts once" if loops else ""
+    )
     flops, moved = cost["flops"], cost["bytes accessed"]
     print(f"the compiled program, on each device{once}")
     of = ""
