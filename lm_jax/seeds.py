@@ -18,7 +18,7 @@ from lm_jax.data import pipeline
 from lm_jax.optimizers import make_optimizer
 from lm_jax.progress import LiveLine
 from lm_jax.train_step import TrainState, init_carry, init_state, make_train_step, start_from
-from lm_jax.training import Looks, Signals
+from lm_jax.training import Looks, Signals, bytes_paid_for
 
 
 class Seeds:
@@ -149,7 +149,7 @@ def _fit(
             if step == train.num_steps or step % train.eval_every == 0:
                 sums = program.evaluate(state.evaluated_params, valid)
                 losses = [
-                    look.evaluated(step, float(nats), float(weight), valid.num_bytes)
+                    look.evaluated(step, float(nats), float(weight), bytes_paid_for(data))
                     for look, nats, weight in zip(looks, *sums, strict=True)
                 ]
                 if train.average == "triggered":

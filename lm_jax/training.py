@@ -96,7 +96,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
                 if last or step % train.eval_every == 0:
                     look.settle()
                     nats, weight = trainer.evaluate(state.evaluated_params, data.splits["valid"])
-                    loss = look.evaluated(step, nats, weight, data.splits["valid"].num_bytes)
+                    loss = look.evaluated(step, nats, weight, bytes_paid_for(data))
                     if train.average == "triggered":
                         state = trainer.program.observe(state, loss)
                     checkpoints.save(state, loss)
@@ -107,6 +107,11 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
                     line.say(f"stopped at step {step}, saved; the same command goes on from here")
                     return False
     return True
+
+
+def bytes_paid_for(data: pipeline.Data) -> int | None:
+    """The size of the validation part; None where its tokens do not stand for all of its bytes."""
+    return data.splits["valid"].num_bytes if data.tokenizer.lossless else None
 
 
 def _start(trainer: Trainer, checkpoints: Checkpoints, params: Any) -> tuple[TrainState, int]:
@@ -156,8 +161,14 @@ class Looks:
         if self._writer is not None:
             self._writer.close()
 
-    def evaluated(self, step: int, nats: float, weight: float, num_bytes: int) -> float:
+    def evaluated(self, step: int, nats: float, weight: float, num_bytes: int | None) -> float:
         """Takes the sums over the validation part; returns the loss in nats per token.
+
+        Args:
+            step: updates so far.
+            nats: of all its tokens.
+            weight: how many these are.
+            num_bytes: see `bytes_paid_for`.
 
         Raises:
             UserError: it is not finite.
@@ -165,10 +176,12 @@ class Looks:
         loss = nats / weight
         if not math.isfinite(loss):
             raise self._not_finite("validation loss", loss, step)
-        bits = float(likelihood.bits_per_byte(nats, num_bytes))
-        self._write(step, valid_loss=loss, valid_bits_per_byte=bits)
-        where = f"{self._name} step {step:>6}".lstrip()
-        self._line.say(f"{where}  validation {loss:.4f} nats/token  {bits:.4f} bits/byte")
+        values, shown = {"valid_loss": loss}, f"{loss:.4f} nats/token"
+        if num_bytes is not None:
+            bits = float(likelihood.bits_per_byte(nats, num_bytes))
+            values, shown = values | {"valid_bits_per_byte": bits}, f"{shown}  {bits:.4f} bits/byte"
+        self._write(step, **values)
+        self._line.say(f"{self._name} step {step:>6}  validation {shown}".lstrip())
         return loss
 
     def log(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:

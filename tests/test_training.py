@@ -99,3 +99,13 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(t
         UserError, match=r"the param_norm at step 9 is inf; the last good checkpoint is step 8"
     ):
         experiment.run(wild, tmp_path / "run")
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "word"])
+def test_bits_per_byte_are_said_only_where_all_bytes_are_paid_for(tmp_path, tokenizer):
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=1, sample_tokens=0)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
+    experiment.run(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert any("valid_loss" in json.loads(line) for line in lines)
+    assert any("valid_bits_per_byte" in json.loads(line) for line in lines) == (tokenizer == "byte")
