@@ -67,7 +67,10 @@ def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
     for cell in cells:
         scores = [_mean(list(cell.scores(split).values())) for split in splits]
         last = _difference(cell, cells[0], splits[-1]) if splits and cell is not cells[0] else ""
-        table.add_row(cell.name, str(len(cell.rows)), *scores, last)
+        # Fields without their groups, since a terminal is narrow.
+        short = {name.rpartition(".")[2]: value for name, value in cell.values.items()}
+        label = Cell(short).name if len(short) == len(cell.values) else cell.name
+        table.add_row(label, str(len(cell.rows)), *scores, last)
     console.print(table)
     for cell in cells:
         if cell.error:
