@@ -70,7 +70,7 @@ def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
         # Fields without their groups, since a terminal is narrow.
         short = {name.rpartition(".")[2]: value for name, value in cell.values.items()}
         label = Cell(short).name if len(short) == len(cell.values) else cell.name
-        table.add_row(label, str(len(cell.rows)), *scores, last)
+        table.add_row(label.replace(", ", "\n"), str(len(cell.rows)), *scores, last)
     console.print(table)
     for cell in cells:
         if cell.error:
