@@ -103,7 +103,7 @@ def _cell(cell: str) -> Config:
 
 
 def _shakespeare() -> Config:
-    """One layer of 512 units, twice through the text: 1.490 nats a character, validation, in 6 minutes."""
+    """One layer of 512 units: 1.490 nats a character on validation, measured with num_steps=2000."""
     return Config(
         data=DataConfig(
             corpus="text:data/tinyshakespeare.txt",
