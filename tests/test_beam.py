@@ -101,7 +101,7 @@ def test_a_prompts_beams_do_not_depend_on_the_prompts_beside_it():
         ({"num_results": 3}, "3 results; .* no more than the beams"),
         ({"num_tokens": 0}, "0 tokens"),
         ({"lengths": [0]}, "prompts of"),
-        ({"context_length": 6}, "beams of 5 tokens after a prompt of 3 leave the context of 6; .* at most 4"),
+        ({"context_length": 6}, "5 tokens after a prompt of 3 leave the context of 6; .* at most 4"),
         ({"params": np.full_like(TABLE, np.nan)}, "logits are not numbers"),
         ({"sampling": Sampling(no_repeat_ngram=1), "num_tokens": 6}, "leave no token to choose"),
     ],

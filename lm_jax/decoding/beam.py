@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding.processors import History, Sampling, edit
-from lm_jax.decoding.sampling import Prefill, Step, bucket, checked_prompts
+from lm_jax.decoding.sampling import Prefill, Step, bucket, fit_prompts
 from lm_jax.errors import UserError
 
 _NEVER = -1e9  # the score of what must not be chosen: finite, so that differences of it are numbers
@@ -78,28 +78,19 @@ def search(
     """
     sampling = sampling or Sampling()
     sampling.check()
-    prompts, lengths = checked_prompts(prompts, lengths, context_length)
     if min(len(prompts), num_tokens, num_beams) < 1 or not 1 <= num_results <= num_beams:
         raise UserError(
             f"{len(prompts)} prompts, {num_tokens} tokens, {num_beams} beams and {num_results} results",
             "each must be 1 or more, and the results no more than the beams",
         )
-    longest = int(lengths.max())
-    if context_length is not None and longest + num_tokens - 1 > context_length:
-        raise UserError(
-            f"beams of {num_tokens} tokens after a prompt of {longest} leave the context of {context_length}",
-            f"ask for at most {context_length - longest + 1} tokens",
-        )
-    limit = context_length or np.iinfo(np.int32).max
-    width = min(bucket(longest), limit)
-    padded = np.pad(prompts, ((0, 0), (0, max(0, width - prompts.shape[1]))))[:, :width]
+    fitted = fit_prompts(prompts, lengths, num_tokens, context_length)
     found = _search(
         prefill,
         step,
         params,
-        padded,
-        lengths,
-        min(bucket(longest + num_tokens), limit),
+        fitted.prompts,
+        fitted.lengths,
+        min(bucket(fitted.longest + num_tokens), fitted.limit),
         bucket(num_tokens),
         num_tokens,
         num_beams,

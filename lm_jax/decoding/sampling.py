@@ -280,6 +280,43 @@ def checked_prompts(
     return prompts, lengths
 
 
+class Fitted(NamedTuple):
+    """Prompts that with all that is to be written stay within the context.
+
+    Attributes:
+        prompts: int32 [B, T], padded on the right to one of few widths.
+        lengths: int32 [B].
+        longest: the most tokens that a prompt has.
+        limit: the most that the model can read.
+    """
+
+    prompts: np.ndarray
+    lengths: np.ndarray
+    longest: int
+    limit: int
+
+
+def fit_prompts(
+    prompts: np.ndarray, lengths: np.ndarray, num_tokens: int, context_length: int | None
+) -> Fitted:
+    """For what cannot leave the context, as `stream` can.
+
+    Raises:
+        UserError: a prompt that is empty, or longer than the context with `num_tokens` behind it.
+    """
+    prompts, lengths = checked_prompts(prompts, lengths, context_length)
+    longest = int(lengths.max())
+    if context_length is not None and longest + num_tokens - 1 > context_length:
+        raise UserError(
+            f"{num_tokens} tokens after a prompt of {longest} leave the context of {context_length}",
+            f"ask for at most {context_length - longest + 1} tokens, or use neither beams nor a drafter",
+        )
+    limit = context_length or int(np.iinfo(np.int32).max)
+    width = min(bucket(longest), limit)
+    padded = np.pad(prompts, ((0, 0), (0, max(0, width - prompts.shape[1]))))[:, :width]
+    return Fitted(padded, lengths, longest, limit)
+
+
 def bucket(n: int) -> int:
     """The size that n things are padded to, so that few sizes are compiled: a power of two."""
     return max(16, 1 << (n - 1).bit_length())

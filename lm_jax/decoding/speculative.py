@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding.processors import History, Sampling, draw, edit, truncate
-from lm_jax.decoding.sampling import Generated, Prefill, Step, bucket, checked_prompts
+from lm_jax.decoding.sampling import Generated, Prefill, Step, bucket, fit_prompts
 from lm_jax.errors import UserError
 
 Extend = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
@@ -95,30 +95,21 @@ def generate(
         UserError: a setting out of range, or a text that would leave the context.
     """
     sampling.check()
-    prompts, lengths = checked_prompts(prompts, lengths, context_length)
     if min(len(prompts), num_tokens, num_drafted) < 1:
         raise UserError(
             f"{len(prompts)} prompts, num_tokens={num_tokens}, num_drafted={num_drafted}",
             "each must be 1 or more",
         )
-    longest = int(lengths.max())
-    if context_length is not None and longest + num_tokens - 1 > context_length:
-        raise UserError(
-            f"{num_tokens} tokens after a prompt of {longest} leave the context of {context_length}",
-            f"ask for at most {context_length - longest + 1} tokens, or leave out the drafter",
-        )
-    limit = context_length or np.iinfo(np.int32).max
-    width = min(bucket(longest), limit)
-    padded = np.pad(prompts, ((0, 0), (0, max(0, width - prompts.shape[1]))))[:, :width]
+    fitted = fit_prompts(prompts, lengths, num_tokens, context_length)
     seed_B = np.array([0] * len(prompts) if seeds is None else seeds, np.uint32)
     tokens, log_probs, size_B, reads_B = jax.device_get(
         _generate(
             (verifier.prefill, verifier.extend, verifier.rewind),
             (drafter.prefill, drafter.step),
             (verifier.params, drafter.params),
-            padded,
-            lengths,
-            min(bucket(longest + num_tokens + num_drafted), limit),
+            fitted.prompts,
+            fitted.lengths,
+            min(bucket(fitted.longest + num_tokens + num_drafted), fitted.limit),
             bucket(num_tokens),
             num_tokens,
             num_drafted,

@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 
 def is_traced(*arrays: Any) -> bool:
+    """Whether any is inside `jax.jit`, `vmap` or `grad`."""
     return any(isinstance(x, Tracer) for x in arrays)
 
 
