@@ -143,7 +143,9 @@ def find_devices(topology: str) -> Sequence[jax.Device]:
             f"libtpu, which compiles for {topology}, is not installed", "pip install 'lm_jax[tpu]'"
         )
     try:
-        return topologies.get_topology_desc(topology, "tpu").devices
+        # A v4's chip has two cores, which a mesh takes as one device; later ones say so themselves.
+        options = {"chip_config_name": "megacore"} if name == "v4" else {}
+        return topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).removeprefix("INVALID_ARGUMENT: ").splitlines()[0]
         raise UserError(f"--topology={topology}: {reason}", _EXAMPLES) from None

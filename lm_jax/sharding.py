@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -57,7 +58,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         devices: what it is made of, perhaps of a machine that is described only; None: this machine's.
 
     Raises:
-        UserError: fewer devices than asked for; or, of several processes, one that would have none.
+        UserError: fewer devices than asked for; of several processes, one that would have none; or devices
+            that cannot be arranged so, of several TPU slices for instance.
     """
     devices = jax.devices() if devices is None else devices
     inner = config.fsdp * config.tensor
@@ -76,7 +78,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     shape = (size // inner, config.fsdp, config.tensor)
     # Auto axes: the default, Explicit, refuses linen's logical constraints.
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, auto, devices=devices[:size])
+    try:
+        # An axis may take part of one of the TPU's own: otherwise a 4 x 4 slice has no mesh of 8 x 2.
+        arranged = create_device_mesh(shape, devices[:size], allow_split_physical_axes=True)
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        raise UserError(
+            f"no mesh of {shape} on these devices ({cause})", "choose other mesh sizes"
+        ) from error
+    return Mesh(arranged, AXES, axis_types=auto)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:

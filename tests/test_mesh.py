@@ -9,6 +9,7 @@ import tiny
 from jax.sharding import PartitionSpec as P
 from test_training import one_batch
 
+from lm_jax import sharding
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import resolve
 from lm_jax.errors import UserError
@@ -168,6 +169,15 @@ def test_a_mesh_that_cannot_be_is_refused(mesh, batch, words):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
     with pytest.raises(UserError, match=words):
         Trainer(config)
+
+
+def test_devices_that_cannot_be_arranged_are_one_line(monkeypatch):
+    def refuse(*_, **__):
+        raise NotImplementedError("no assignment\nof axes")
+
+    monkeypatch.setattr(sharding, "create_device_mesh", refuse)
+    with pytest.raises(UserError, match=r"no mesh \(4, 2, 1\) on these devices \(no assignment\); choose"):
+        make_mesh(MeshConfig(4, 2, 1))
 
 
 def test_all_devices_that_are_left_share_the_rows():

@@ -224,6 +224,17 @@ def command(*arguments):
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
+@pytest.mark.parametrize(
+    ("topology", "mesh"),
+    [("v6e:4x4", MeshConfig(8, 2, 1)), ("v5p:4x4x4", MeshConfig(4, 8, 2)), ("v4:2x2x4", MeshConfig(4, 4, 1))],
+)
+def test_an_axis_may_be_part_of_a_slice_s(topology, mesh):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install 'lm_jax[tpu]'")
+    devices = plan.find_devices(topology)
+    assert sorted(d.id for d in make_mesh(mesh, devices).devices.flat) == sorted(d.id for d in devices)
+
+
 @pytest.mark.slow
 def test_a_step_is_compiled_for_a_tpu_slice():
     if importlib.util.find_spec("libtpu") is None:
