@@ -176,7 +176,7 @@ def test_devices_that_cannot_be_arranged_are_one_line(monkeypatch):
         raise NotImplementedError("no assignment\nof axes")
 
     monkeypatch.setattr(sharding, "create_device_mesh", refuse)
-    with pytest.raises(UserError, match=r"no mesh \(4, 2, 1\) on these devices \(no assignment\); choose"):
+    with pytest.raises(UserError, match=r"no mesh of \(4, 2, 1\) on these devices \(no assignment\); choose"):
         make_mesh(MeshConfig(4, 2, 1))
 
 
