@@ -1,5 +1,6 @@
 """What every test shares: strict ranks, several CPU devices, and the folder of corpora and golden files."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -15,7 +16,20 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["LM_J
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import jax  # noqa: E402 (reads what is set above)
+
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Each compiled program keeps memory mapped, and Linux lets a process have 65,530 such mappings.
+
+    Without this a run of all tests reaches that number, at which XLA aborts.
+    """
+    yield
+    gc.collect()  # programs that a cycle of objects still holds
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
