@@ -164,15 +164,16 @@ def test_segment_mask_joins_what_no_change_parts(segments):
             assert bool(mask[i, j]) == (len(set(between)) == 1)
 
 
-def test_cache_is_written_at_each_rows_position_and_never_past_its_end():
-    rng = np.random.default_rng(0)
-    old, new = rng.normal(size=(3, 5, 1, 2)), rng.normal(size=(3, 2, 1, 2))
-    position_BT = np.array([[0, 1], [3, 4], [4, 5]])
-    cache = write_cache(
-        LayerCache(jnp.float32(old), jnp.float32(old)), jnp.float32(new), -jnp.float32(new), position_BT
-    )
+@pytest.mark.parametrize("rows", [[0, 1, 2], [0], [1], [2]])
+@pytest.mark.parametrize("num_tokens", [1, 2])
+def test_cache_is_written_at_each_rows_position_and_never_past_its_end(rows, num_tokens):
+    rng, position_BT = np.random.default_rng(0), np.array([[0, 1], [4, 5], [5, 6]])[rows, :num_tokens]
+    old, new = rng.normal(size=(len(rows), 2, 5, 3)), rng.normal(size=(len(rows), num_tokens, 2, 3))
     expected = old.copy()
-    expected[0, 0:2], expected[1, 3:5], expected[2, 4] = new[0], new[1], new[2, 0]
-    np.testing.assert_array_equal(cache.k_BSGK, np.float32(expected))
-    np.testing.assert_array_equal(cache.v_BSGK[2, 4], -np.float32(new[2, 0]))
-    np.testing.assert_array_equal(cache.v_BSGK[0, 2:], np.float32(old[0, 2:]))
+    for row, t in np.argwhere(position_BT < 5):
+        expected[row, :, position_BT[row, t]] = new[row, t]
+    cache = write_cache(
+        LayerCache(jnp.float32(old), -jnp.float32(old)), jnp.float32(new), -jnp.float32(new), position_BT
+    )
+    np.testing.assert_array_equal(cache.k_BGSK, np.float32(expected))
+    np.testing.assert_array_equal(cache.v_BGSK, -np.float32(expected))

@@ -197,7 +197,7 @@ def test_bfloat16_is_close_to_float32(fields):
     exact, (logits, _) = apply(model, params, tokens)[0], apply(half, params, tokens)
     assert logits.dtype == jnp.float32
     assert apply(half, params, tokens, method="hidden")[0].dtype == jnp.bfloat16
-    assert half.init_state(1, 4).layers[0].k_BSGK.dtype == jnp.bfloat16
+    assert half.init_state(1, 4).layers[0].k_BGSK.dtype == jnp.bfloat16
     made = jax.eval_shape(half.init, jax.random.key(0), tokens)
     assert {x.dtype for x in jax.tree.leaves(made)} == {jnp.dtype("float32")}
     assert 0 < abs(logits - exact).max() < 0.05 * exact.std()

@@ -13,10 +13,14 @@ from lm_jax.models.layers import Dense, Dropout
 
 
 class LayerCache(NamedTuple):
-    """Keys and values that one layer has computed. Both [B, S, G, K]; S is the capacity."""
+    """Keys and values that one layer has computed. Both [B, G, S, K]; S is the capacity.
 
-    k_BSGK: jax.Array
-    v_BSGK: jax.Array
+    Heads before places, since XLA's CPU backend turns the whole of [B, S, G, K] for each product with one
+    query: 6.4 ms instead of 0.6 for 8 rows of 128 tokens in 6 layers.
+    """
+
+    k_BGSK: jax.Array
+    v_BGSK: jax.Array
 
 
 class KeyValueCache(NamedTuple):
@@ -43,7 +47,7 @@ class KeyValueCache(NamedTuple):
         dtype: jnp.dtype,
     ) -> "KeyValueCache":
         """Room for `capacity` tokens in each of `batch_size` rows."""
-        shape = (batch_size, capacity, num_kv_heads, head_width)
+        shape = (batch_size, num_kv_heads, capacity, head_width)
         layers = tuple(
             LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(num_layers)
         )
@@ -52,7 +56,7 @@ class KeyValueCache(NamedTuple):
     @property
     def capacity(self) -> int:
         """The number of tokens that a row has room for."""
-        return self.layers[0].k_BSGK.shape[1]
+        return self.layers[0].k_BGSK.shape[2]
 
 
 def write_cache(
@@ -62,12 +66,17 @@ def write_cache(
 
     Dropped, since `dynamic_update_slice` would move the write back inside and ruin what is there.
     """
+    if position_BT.size == 1:
+        # With a second one, which is dropped: one alone XLA's CPU backend writes otherwise, and copies the
+        # whole cache four times. With attention, in 6 layers of 1,024 tokens: 5.5 ms instead of 1.2.
+        position_BT = jnp.pad(position_BT, ((0, 0), (0, 1)), constant_values=cache.k_BGSK.shape[2])
+        k_BTGK, v_BTGK = (jnp.repeat(new, 2, axis=1) for new in (k_BTGK, v_BTGK))
     rows_B1 = jnp.arange(position_BT.shape[0])[:, None]
 
     def write(old, new):
-        return old.at[rows_B1, position_BT].set(new.astype(old.dtype), mode="drop", unique_indices=True)
+        return old.at[rows_B1, :, position_BT].set(new.astype(old.dtype), mode="drop", unique_indices=True)
 
-    return LayerCache(write(cache.k_BSGK, k_BTGK), write(cache.v_BSGK, v_BTGK))
+    return LayerCache(write(cache.k_BGSK, k_BTGK), write(cache.v_BGSK, v_BTGK))
 
 
 def causal_mask(position_BT: jax.Array, num_keys: int) -> jax.Array:
@@ -117,21 +126,28 @@ def full_attention(
 
     Scores and their softmax are float32.
     """
-    (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
+    if is_causal:
+        mask_BHTS = _both(mask_BHTS, causal_mask(jnp.arange(q_BTHK.shape[1])[None], k_BSGK.shape[1]))
+    return _attend(q_BTHK, k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2), mask_BHTS, drop)
+
+
+def _attend(
+    q_BTHK: jax.Array, k_BGSK: jax.Array, v_BGSK: jax.Array, mask_BHTS: jax.Array | None, drop: Drop | None
+) -> jax.Array:
+    """`full_attention` to keys and values in the order of a cache."""
+    (B, T, H, K), (G, S) = q_BTHK.shape, k_BGSK.shape[1:3]
     # Heads that share keys and values count as further queries: a fifth axis would cost XLA's CPU backend a
     # tenth of the time, even where none are shared.
-    q_BMGK = q_BTHK.reshape(B, T, G, -1, K).transpose(0, 3, 1, 2, 4).reshape(B, -1, G, K)
-    scores_BGMS = jnp.einsum("BMGK,BSGK->BGMS", q_BMGK, k_BSGK, preferred_element_type=jnp.float32)
+    q_BGMK = q_BTHK.reshape(B, T, G, -1, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)
+    scores_BGMS = jnp.einsum("BGMK,BGSK->BGMS", q_BGMK, k_BGSK, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BGMS.reshape(B, H, T, S) * K**-0.5
-    if is_causal:
-        mask_BHTS = _both(mask_BHTS, causal_mask(jnp.arange(T)[None], T))
     if mask_BHTS is not None:
         scores_BHTS = jnp.where(mask_BHTS, scores_BHTS, jnp.finfo(jnp.float32).min)
-    probs_BHTS = nn.softmax(scores_BHTS).astype(v_BSGK.dtype)
+    probs_BHTS = nn.softmax(scores_BHTS).astype(v_BGSK.dtype)
     if drop is not None:
         probs_BHTS = drop(probs_BHTS)
-    y_BMGK = jnp.einsum("BGMS,BSGK->BMGK", probs_BHTS.reshape(B, G, -1, S), v_BSGK)
-    return y_BMGK.reshape(B, -1, T, G, K).transpose(0, 2, 3, 1, 4).reshape(B, T, H, K)
+    y_BGMK = jnp.einsum("BGMS,BGSK->BGMK", probs_BHTS.reshape(B, G, -1, S), v_BGSK)
+    return y_BGMK.reshape(B, G, -1, T, K).transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
 
 
 def block_causal_attention(
@@ -255,13 +271,14 @@ class SelfAttention(nn.Module):
         if self.rope_theta:
             assert position_BT is not None
             q_BTHK, k_BSGK = (rotary(y, position_BT, self.rope_theta) for y in (q_BTHK, k_BSGK))
+        drop = Dropout(self.dropout) if train and self.dropout else None
         if cache is not None:
             assert position_BT is not None
             assert not is_causal
             cache = write_cache(cache, k_BSGK, v_BSGK, position_BT)
-            k_BSGK, v_BSGK = cache
-        drop = Dropout(self.dropout) if train and self.dropout else None
-        y_BTHK = self.core(q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop)
+            y_BTHK = _attend(q_BTHK, *cache, mask_BHTS, drop)
+        else:
+            y_BTHK = self.core(q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop)
         y_BTD = Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, name="out")(
             y_BTHK.reshape(x_BTD.shape)
         )
