@@ -41,7 +41,6 @@ if __name__ == "__main__":
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh
 
 from lm_jax import config as config_module
 from lm_jax import errors, experiment, flags, hlo, tokenizers
@@ -71,9 +70,9 @@ class Chip(NamedTuple):
 
 
 # By `device_kind`. HBM is what libtpu 0.0.42 says is available when a program exceeds it; the rates are those
-# of docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}. A v4 or TPU7x is two devices, each with half.
+# of docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}. A TPU7x is two devices, each with half.
 CHIPS = {
-    "TPU v4": Chip(15.25 * _GIB, 275e12 / 2, 1228e9 / 2),
+    "TPU v4": Chip(30.75 * _GIB, 275e12, 1228e9),
     "TPU v5 lite": Chip(15.75 * _GIB, 197e12, 819e9),
     "TPU v5": Chip(95.74 * _GIB, 459e12, 2765e9),
     "TPU v6 lite": Chip(31.25 * _GIB, 918e12, 1638e9),
@@ -98,7 +97,7 @@ def main(argv: list[str]) -> None:
     platform = "cuda" if arguments.topology.partition(":")[0] == "cuda" else "tpu"
     devices = find_devices(arguments.topology)
     config = fit_accumulation(config, len(devices))
-    program = Program(config, _mesh(config.mesh, devices))
+    program = Program(config, make_mesh(config.mesh, devices))
     kind = devices[0].device_kind if platform == "tpu" else "GPU"
     _print_recipe(program, f"of {len(devices):,}, {kind}")
     with _traced_for(platform):
@@ -158,17 +157,6 @@ def _stand_ins(count: int) -> Sequence[jax.Device]:
     if len(devices) < count:
         raise UserError(f"{count} devices, but this process began with {len(devices)}", "ask for them first")
     return devices[:count]
-
-
-def _mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
-    """`make_mesh`, where a TPU slice cannot be cut as the mesh wants it."""
-    try:
-        return make_mesh(config, devices)
-    except (AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"no part of the slice is mesh.data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}",
-            f"use all {len(devices)} devices: set mesh.data=-1",
-        ) from error
 
 
 def fit_accumulation(config: Config, num_devices: int) -> Config:
