@@ -10,7 +10,7 @@ import numpy as np
 
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
-from lm_jax.families.base import LanguageModel
+from lm_jax.families.base import LanguageModel, Scores
 from lm_jax.metrics import likelihood, significance
 
 _CHARACTERS_PER_GROUP = 1 << 20  # scored at a time, so that memory stays bounded whatever the corpus
@@ -92,41 +92,34 @@ def evaluate(
     Raises:
         UserError: no documents, or a text that the model cannot read.
     """
-    documents = text.documents
-    if not documents:
+    if not text.documents:
         raise UserError(f"nothing to score in {text.name}", "give a text with at least one document")
-    digest, nats, sizes, unknown_nats, words = hashlib.sha256(), [], [], 0.0, 0
-    tokens = oov = 0
-    complete, conditioned_on = True, ""
-    for group in _groups(documents):
+    digest, found, complete, conditioned_on = hashlib.sha256(), [], True, ""
+    for group in _groups(text.documents):
         for document, scores in zip(group, model.score([d.text for d in group], stride), strict=True):
             digest.update(scores.text)
-            nats.append(-float(scores.log_probs.sum()))
-            sizes.append(len(scores.text))
-            unknown_nats -= float(scores.log_probs[scores.unknown].sum())
-            oov += int(scores.unknown.sum())
-            tokens += len(scores.log_probs)
-            words += len(document.text.split())
+            found.append(_count(document, scores))
             complete, conditioned_on = complete and scores.complete, scores.conditioned_on
-        report(f"scoring {text.name}", len(nats), len(documents))
-    nats_D, bytes_D = np.array(nats), np.array(sizes, float)
-    total = float(nats_D.sum())
-    bits, interval, why = _bits_per_byte(nats_D, bytes_D, complete, oov)
+        report(f"scoring {text.name}", len(found), len(text.documents))
+    nats_D, bytes_D = (np.array([getattr(c, name) for c in found], float) for name in ("nats", "bytes"))
+    total = _Counts(*(sum(values) for values in zip(*found, strict=True)))
+    bits, interval, why = _bits_per_byte(nats_D, bytes_D, complete, total.oov)
+    known_nats, known = total.nats - total.unknown_nats, total.tokens - total.oov
     row = Row(
         model=name,
         family=model.family,
         objective=model.objective,
         step=model.step,
         split=text.name,
-        documents=len(nats),
-        tokens=tokens,
-        words=words,
-        bytes=int(bytes_D.sum()),
-        oov=oov,
-        nats=_finite(total),
-        perplexity=_finite(likelihood.perplexity(total, tokens)),
-        perplexity_without_oov=_finite(likelihood.perplexity(total - unknown_nats, tokens - oov)),
-        word_perplexity=_finite(likelihood.perplexity(total, words)),
+        documents=len(found),
+        tokens=total.tokens,
+        words=total.words,
+        bytes=total.bytes,
+        oov=total.oov,
+        nats=_finite(total.nats),
+        perplexity=_finite(likelihood.perplexity(total.nats, total.tokens)),
+        perplexity_without_oov=_finite(likelihood.perplexity(known_nats, known)),
+        word_perplexity=_finite(likelihood.perplexity(total.nats, total.words)),
         bits_per_byte=bits,
         bits_per_byte_ci=interval,
         why=why,
@@ -136,6 +129,28 @@ def evaluate(
         data=text.data,
     )
     return Evaluation(row, nats_D, bytes_D)
+
+
+class _Counts(NamedTuple):
+    """What is added up over documents."""
+
+    nats: float
+    bytes: int
+    tokens: int
+    words: int
+    oov: int
+    unknown_nats: float  # of the tokens that are out of vocabulary
+
+
+def _count(document: Document, scores: Scores) -> _Counts:
+    return _Counts(
+        nats=-float(scores.log_probs.sum()),
+        bytes=len(scores.text),
+        tokens=len(scores.log_probs),
+        words=len(document.text.split()),
+        oov=int(scores.unknown.sum()),
+        unknown_nats=-float(scores.log_probs[scores.unknown].sum()),
+    )
 
 
 def compare(evaluations: Sequence[Evaluation], seed: int = 0) -> None:
