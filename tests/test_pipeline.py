@@ -3,21 +3,14 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
 import os
 import resource
-import threading
-import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lm_jax.batch import Batch
 from lm_jax.data import pipeline, python_docs, store
-from lm_jax.data.pipeline import DataConfig, Streams, Windows, evaluation_batches, prefetch
+from lm_jax.data.pipeline import DataConfig, Windows
 from lm_jax.errors import UserError
 
 PARAGRAPHS = [f"Paragraph {i} of a naïve text.\nIt has {i * i} lines 😀.\n\n" for i in range(60)]
@@ -255,101 +248,6 @@ def test_progress_is_told(config, cache):
     assert all(0 <= done <= total for _, done, total in told)
 
 
-def circle(num_tokens):
-    """A split whose tokens are their places; the last is the first, as end tokens are."""
-    return SimpleNamespace(tokens=np.arange(num_tokens + 1) % num_tokens, num_tokens=num_tokens)
-
-
-SIZES = st.tuples(st.integers(1, 200), st.integers(1, 7), st.integers(1, 9))
-
-
-@given(sizes=SIZES, step=st.integers(0, 1000), seed=st.integers(0, 3))
-def test_batches_are_functions_of_the_step_that_any_number_of_processes_shares(sizes, step, seed):
-    num_tokens, batch_size, length = sizes
-    for make in (lambda: Windows(circle(num_tokens), 6 * batch_size, length, seed),
-                 lambda: Streams(circle(num_tokens), 6 * batch_size, length)):  # fmt: skip
-        whole = make().batch(step)
-        assert whole.inputs.shape == whole.targets.shape == whole.weights.shape == (6 * batch_size, length)
-        assert [a.dtype for a in whole[:3]] == [np.int32, np.int32, np.float32]
-        assert whole.weights.all()
-        assert whole.segments is None
-        assert np.array_equal(whole.targets, (whole.inputs + 1) % num_tokens)
-        other = make()
-        other.batch(step + 1)
-        for count in (2, 3):
-            shares = [other.batch(step, process, count) for process in range(count)]
-            assert np.array_equal(np.concatenate([s.inputs for s in shares]), whole.inputs)
-            assert np.array_equal(np.concatenate([s.targets for s in shares]), whole.targets)
-
-
-@given(sizes=SIZES, seed=st.integers(0, 3))
-def test_every_epoch_of_windows_scores_each_token_at_most_once(sizes, seed):
-    num_tokens, batch_size, length = sizes
-    windows = Windows(circle(num_tokens), batch_size, length, seed)
-    num_windows = max(1, num_tokens // length)
-    rows = np.concatenate([windows.batch(s).targets for s in range(-(-3 * num_windows // batch_size))])
-    for epoch in range(3):
-        seen = rows[epoch * num_windows : (epoch + 1) * num_windows].ravel()
-        if num_tokens >= length:
-            assert len(set(seen.tolist())) == len(seen) > num_tokens - length
-        else:
-            assert set(seen.tolist()) == set(range(num_tokens))
-    assert windows.steps_per_epoch == -(-num_windows // batch_size)
-
-
-def test_epochs_and_seeds_differ_in_order_and_in_edges():
-    windows = [Windows(circle(1000), 10, 10, seed) for seed in (0, 1)]
-    epochs = [w.batch(s).inputs[:, 0] for w in windows for s in (0, 10)]
-    assert len({tuple(e) for e in epochs}) == 4
-    assert len({tuple(e % 10) for e in epochs}) > 1
-    assert all(len(set(e % 10)) == 1 for e in epochs)
-
-
-@given(sizes=SIZES)
-def test_streams_go_on_and_meet_where_the_next_one_began(sizes):
-    num_tokens, batch_size, length = sizes
-    streams = Streams(circle(num_tokens), batch_size, length)
-    batches = [streams.batch(step) for step in range(streams.steps_per_epoch + 2)]
-    for before, after in itertools.pairwise(batches):
-        assert np.array_equal(before.targets[:, -1], after.inputs[:, 0])
-    epoch = np.concatenate([b.targets for b in batches[: streams.steps_per_epoch]], axis=1)
-    assert set(epoch.ravel().tolist()) == set(range(num_tokens))
-    assert batches[0].inputs[0, 0] == 0
-
-
-@given(sizes=SIZES, processes=st.integers(1, 3))
-def test_evaluation_scores_every_token_once(sizes, processes):
-    num_tokens, batch_size, length = sizes
-    batch_size *= processes
-    split = SimpleNamespace(tokens=np.arange(num_tokens + 1), num_tokens=num_tokens)
-    shares = [list(evaluation_batches(split, batch_size, length, p, processes)) for p in range(processes)]
-    batches = [
-        Batch(*(np.concatenate(arrays) for arrays in zip(*(b[:3] for b in group)))) for group in zip(*shares)
-    ]
-    assert all(b.inputs.shape == (batch_size, length) for b in batches)
-    scored = np.concatenate([b.targets[b.weights == 1] for b in batches])
-    assert sorted(scored.tolist()) == list(range(1, num_tokens + 1))
-    assert sum(b.weights.sum() for b in batches) == num_tokens
-    for b in batches:
-        assert np.array_equal((b.inputs + 1)[b.weights == 1], b.targets[b.weights == 1])
-    for before, after in itertools.pairwise(batches):
-        is_real = after.weights[:, 0] == 1
-        assert np.array_equal(before.targets[is_real, -1], after.inputs[is_real, 0])
-    assert len(batches) == -(-num_tokens // (batch_size * length))
-
-
-def test_a_batch_that_cannot_be_shared_is_a_users_mistake():
-    for make in (
-        lambda: Windows(circle(9), 3, 2, 0).batch(0, 0, 2),
-        lambda: Streams(circle(9), 3, 2).batch(0, 0, 2),
-        lambda: list(evaluation_batches(circle(9), 3, 2, 0, 2)),
-    ):
-        with pytest.raises(
-            UserError, match=r"batch_size=3 cannot be shared evenly by 2 .*; make it a multiple of 2"
-        ):
-            make()
-
-
 def test_the_config_names_the_source(config, cache):
     split = pipeline.prepare(config, cache).splits["train"]
     assert isinstance(pipeline.make_source(split, config, 4, 0), Windows)
@@ -366,62 +264,3 @@ def test_every_row_of_a_window_is_a_piece_of_the_stream(config, cache):
         batch = windows.batch(step)
         for row in np.concatenate([batch.inputs, batch.targets[:, -1:]], axis=1):
             assert (rows == row).all(axis=1).any()
-
-
-def test_prefetch_gives_the_batches_of_the_steps_in_order():
-    windows = Windows(circle(100), 2, 5, 0)
-    with prefetch(windows, 3, 20) as batches:
-        for step, batch in enumerate(batches, 3):
-            assert np.array_equal(batch.inputs, windows.batch(step).inputs)
-    assert step == 19
-    assert list(prefetch(lambda step: step * step, 2, 5, depth=1)) == [4, 9, 16]
-    assert list(prefetch(lambda step: step, 5, 5)) == []
-
-
-def test_prefetch_runs_ahead_no_further_than_asked():
-    made, consumed = [], threading.Event()
-
-    def make(step):
-        made.append(step)
-        consumed.set()
-        return step
-
-    with prefetch(make, 0, 100, depth=3) as batches:
-        assert next(batches) == 0
-        consumed.clear()
-        while consumed.wait(0.2):
-            consumed.clear()
-        assert made == [0, 1, 2, 3, 4]  # one consumed, three in the queue, one waiting for room
-
-
-def test_prefetch_raises_what_the_thread_raised_after_what_came_before():
-    def make(step):
-        if step == 2:
-            raise UserError("no batch 2")
-        return step
-
-    batches = prefetch(make, 0, 9)
-    assert [next(batches), next(batches)] == [0, 1]
-    with pytest.raises(UserError, match="no batch 2"):
-        next(batches)
-    assert list(batches) == []
-
-
-def test_prefetch_ends_its_thread_when_closed():
-    before = threading.active_count()
-    with prefetch(lambda step: step, 0, 10**9) as batches:
-        assert next(batches) == 0
-        assert threading.active_count() == before + 1
-    assert threading.active_count() == before
-    assert list(batches) == []
-    batches.close()
-
-
-def test_prefetch_measures_how_long_the_consumer_waited():
-    with prefetch(lambda step: time.sleep(0.05), 0, 4, depth=1) as slow:
-        list(slow)
-    assert 0.1 < slow.waited_seconds < 5
-    with prefetch(lambda step: step, 0, 3) as fast:
-        time.sleep(0.2)
-        list(fast)
-    assert fast.waited_seconds < 0.1
