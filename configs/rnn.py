@@ -52,8 +52,7 @@ def _brown() -> Config:
 def _awd_lstm() -> Config:
     """Merity et al. 2017 for the Penn Treebank, on Brown: their fields, all of them.
 
-    Made for an accelerator: a step of 20 rows of 70 is about 230 GFLOP. Their rate in proportion to a row's
-    length is left out.
+    Made for an accelerator: a step of 20 rows of 70 is about 230 GFLOP.
     """
     return Config(
         data=dataclasses.replace(_BROWN, sequence_length=70, vary_length=True),

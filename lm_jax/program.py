@@ -67,7 +67,7 @@ class Program:
         )
         self.init_carry = jax.jit(partial(carry, self.rows_evaluated), out_shardings=rows)
         self.step = jax.jit(
-            make_train_step(self.model, objective, self.optimizer, train),
+            make_train_step(self.model, objective, self.optimizer, train, config.data.usual_length),
             in_shardings=(places, rows, whole),
             out_shardings=(places, whole),
             donate_argnums=0,

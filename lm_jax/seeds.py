@@ -50,9 +50,8 @@ class Seeds:
         self.state = jax.tree.map(partial(_placed, place), jax.eval_shape(first, self.seeds[0]))
         self._first = jax.jit(jax.vmap(first))
         self._first_from = jax.jit(jax.vmap(first_from, in_axes=(None, 0)))
-        self.step = jax.jit(
-            jax.vmap(make_train_step(model, config.objective, optimizer, train)), donate_argnums=0
-        )
+        step = make_train_step(model, config.objective, optimizer, train, config.data.usual_length)
+        self.step = jax.jit(jax.vmap(step), donate_argnums=0)
         self.observe = jax.jit(jax.vmap(observe), donate_argnums=0)
         self._evaluate = jax.jit(jax.vmap(partial(config.objective, model), in_axes=(0, None, 0)))
 

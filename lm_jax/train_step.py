@@ -100,6 +100,7 @@ def make_train_step(
     objective: Any,
     optimizer: optax.GradientTransformation,
     train: TrainConfig = _PLAIN,
+    usual_length: int | None = None,
 ) -> TrainStep:
     """The pure function `(state, batch, key) -> (state, metrics)`.
 
@@ -110,6 +111,8 @@ def make_train_step(
         objective: what is minimised; see `objectives`.
         optimizer: from the gradient to the update.
         train: its `accumulation` and `average`.
+        usual_length: where rows vary in length, as data.vary_length has it, the length to which the learning
+            rate belongs; that of other rows is in proportion (Merity et al. 2017, section 4.1).
     """
     averages: dict[str, Callable[..., Any]] = {
         "none": lambda average, params: None,
@@ -129,6 +132,9 @@ def make_train_step(
         (nats, weight, grads), carry = add_up(total, state.params, batch, state.carry, key)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if usual_length is not None:
+            share = batch.inputs.shape[1] / usual_length
+            updates = jax.tree.map(lambda u: share * u, updates)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": nats / weight,

@@ -53,6 +53,17 @@ def test_parts_of_a_batch_add_up_to_the_whole_by_their_tokens(parts):
     assert told_of_parts == pytest.approx(jax.tree.map(float, told), rel=1e-5)
 
 
+def test_the_rate_is_in_proportion_to_a_length_that_varies():
+    short, first, key = batch_of([4] * 8, length=4), first_state(), jax.random.key(0)
+    plain, scaled = (
+        jax.jit(make_train_step(MODEL, Causal(), SGD, usual_length=length))(first, short, key)[0]
+        for length in (None, 6)
+    )
+    updates = [jax.tree.map(jnp.subtract, state.params, first.params) for state in (plain, scaled)]
+    jax.tree.map(lambda p, s: np.testing.assert_allclose(s, 4 / 6 * p, atol=1e-6), *updates)
+    assert max(float(jnp.abs(u).max()) for u in jax.tree.leaves(updates[0])) > 1e-3
+
+
 def test_a_mean_of_the_parts_means_would_be_another_update():
     """The batch of the test above tells a weighting by tokens from one by parts."""
     batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), first_state().params

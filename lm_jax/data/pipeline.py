@@ -38,8 +38,13 @@ class DataConfig:
     min_count: int = 0  # words and characters that are rarer in the training part become <unk>
     sequence_length: int = 128  # tokens in a row of a batch
     order: str = "shuffled"  # shuffled windows, or contiguous streams for models that carry a state
-    vary_length: bool = False  # contiguous: rows of ten lengths about sequence_length, as for AWD-LSTM
+    vary_length: bool = False  # contiguous: ten lengths about sequence_length, and rates in proportion
     separate_documents: bool = False  # attention and state start anew where a document begins within a row
+
+    @property
+    def usual_length(self) -> int | None:
+        """The length about which those of rows vary; None where all have the same."""
+        return self.sequence_length if self.vary_length else None
 
     def check(self) -> None:
         """Raises UserError for a value that no run can use."""
