@@ -143,11 +143,45 @@ def _attend(
     scores_BHTS = scores_BGMS.reshape(B, H, T, S) * K**-0.5
     if mask_BHTS is not None:
         scores_BHTS = jnp.where(mask_BHTS, scores_BHTS, jnp.finfo(jnp.float32).min)
-    probs_BHTS = nn.softmax(scores_BHTS).astype(v_BGSK.dtype)
-    if drop is not None:
-        probs_BHTS = drop(probs_BHTS)
-    y_BGMK = jnp.einsum("BGMS,BGSK->BGMK", probs_BHTS.reshape(B, G, -1, S), v_BGSK)
+    if drop is None:
+        y_BGMK = _mean_of_values(scores_BHTS.reshape(B, G, -1, S), v_BGSK)
+    else:
+        probs_BHTS = drop(nn.softmax(scores_BHTS).astype(v_BGSK.dtype))
+        y_BGMK = jnp.einsum("BGMS,BGSK->BGMK", probs_BHTS.reshape(B, G, -1, S), v_BGSK)
     return y_BGMK.reshape(B, G, -1, T, K).transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+
+
+@jax.custom_vjp
+def _mean_of_values(scores_BGMS, v_BGSK):
+    """`softmax(scores) @ v`, [B, G, M, K] in the type of v; scores and sums are float32.
+
+    As flash attention does (Dao et al. 2022, algorithms 1 and 4): the sums of exponentials divide what comes
+    of the product, which is narrower, and exponentials are all of [M, S] that the gradient needs. What JAX
+    derives from a softmax keeps three arrays of that size.
+    """
+    return _mean_of_values_forward(scores_BGMS, v_BGSK)[0]
+
+
+def _mean_of_values_forward(scores_BGMS, v_BGSK):
+    exps_BGMS = jnp.exp(scores_BGMS - scores_BGMS.max(axis=-1, keepdims=True))
+    total_BGM1 = exps_BGMS.sum(axis=-1, keepdims=True)
+    exps_BGMS = exps_BGMS.astype(v_BGSK.dtype)
+    y_BGMK = jnp.einsum("BGMS,BGSK->BGMK", exps_BGMS, v_BGSK, preferred_element_type=jnp.float32)
+    y_BGMK = (y_BGMK / total_BGM1).astype(v_BGSK.dtype)
+    return y_BGMK, (exps_BGMS, total_BGM1, v_BGSK, y_BGMK)
+
+
+def _mean_of_values_backward(saved, dy_BGMK):
+    exps_BGMS, total_BGM1, v_BGSK, y_BGMK = saved
+    dy_BGMK = dy_BGMK / total_BGM1
+    inner_BGM1 = (dy_BGMK * y_BGMK).sum(axis=-1, keepdims=True)
+    dy_BGMK = dy_BGMK.astype(v_BGSK.dtype)
+    dv_BGSK = jnp.einsum("BGMS,BGMK->BGSK", exps_BGMS, dy_BGMK)
+    d_scores_BGMS = jnp.einsum("BGMK,BGSK->BGMS", dy_BGMK, v_BGSK, preferred_element_type=jnp.float32)
+    return exps_BGMS * (d_scores_BGMS - inner_BGM1), dv_BGSK
+
+
+_mean_of_values.defvjp(_mean_of_values_forward, _mean_of_values_backward)
 
 
 def block_causal_attention(

@@ -10,31 +10,36 @@ Shape letters, the same in names and in einsums:
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from lm_jax.models.products import matmul
+from lm_jax.models.products import again, matmul, matmul_of
 
 
 class Dense(nn.Module):
     """`x @ kernel + bias`, through which every product with a weight matrix goes.
 
-    Parameters are float32: `kernel` [I, O] and `bias` [O]; the product is computed in `dtype`.
+    Parameters are float32: `kernel` [I, O] and `bias` [O]; the product is computed in `dtype`. Where there is
+    an `activation`, x passes through it first, and again for the gradient: what it makes of x is not kept.
     """
 
     features: int
     dtype: jnp.dtype = jnp.float32
     kernel_init: Initializer = nn.initializers.normal(0.02)
     use_bias: bool = True
+    activation: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., I] to [..., O]."""
         kernel_IO = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = matmul(x.astype(self.dtype), kernel_IO)
+        product = matmul if self.activation is None else partial(matmul_of, self.activation)
+        y = product(x.astype(self.dtype), kernel_IO)
         if self.use_bias:
             # Added before y is rounded: in bfloat16 the sum that is the bias's gradient is slow on a CPU.
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -101,7 +106,7 @@ def _normalise_forward(x, scale_D, bias_D, epsilon):
 
 def _normalise_backward(saved, dy):
     x, mean, inverse, scale = saved
-    dy, normal = _exact(dy), (_exact(x) - mean) * inverse
+    dy, normal = _exact(dy), (_exact(again(x, dy)) - mean) * inverse
     d_normal = dy * scale
     inner = (d_normal * normal).mean(axis=-1, keepdims=True)
     dx = inverse * (d_normal - d_normal.mean(axis=-1, keepdims=True) - normal * inner)
@@ -141,7 +146,7 @@ def _gelu_forward(x):
 
 
 def _gelu_backward(x, dy):
-    exact = _exact(x)
+    exact = _exact(again(x, dy))
     gate = _gate(exact)
     slope = gate + exact * gate * (1 - gate) * _SLOPE * (1 + 3 * _CURVE * exact * exact)
     return ((_exact(dy) * slope).astype(x.dtype),)
@@ -162,7 +167,7 @@ class MLP(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
         h_BTF = Dense(self.d_ff, self.dtype, use_bias=self.use_bias, name="up")(x_BTD)
-        return Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, name="down")(gelu(h_BTF))
+        return Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, gelu, name="down")(h_BTF)
 
 
 class SwiGLU(nn.Module):

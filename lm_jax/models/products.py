@@ -1,5 +1,8 @@
 """Products with float32 weights, computed in the type of what they multiply, whose gradient stays float32."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +33,41 @@ def _matmul_backward(saved, dy):
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def matmul_of(activation: Callable[[jax.Array], jax.Array], x: jax.Array, kernel_IO: jax.Array) -> jax.Array:
+    """`matmul(activation(x), kernel_IO)`, where the gradient activates x again: only x is kept."""
+    return matmul(activation(x), kernel_IO)
+
+
+def _matmul_of_forward(activation, x, kernel_IO):
+    return matmul_of(activation, x, kernel_IO), (x, kernel_IO)
+
+
+def _matmul_of_backward(activation, saved, dy):
+    x, kernel_IO = saved
+    activated, to_x = jax.vjp(activation, again(x, dy))
+    d_activated, d_kernel = _matmul_backward((activated, kernel_IO), dy)
+    return (*to_x(d_activated), d_kernel)
+
+
+matmul_of.defvjp(_matmul_of_forward, _matmul_of_backward)
+
+
+def again(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """x, for what a gradient computes from it as the forward pass did, but not before dy is there.
+
+    XLA would otherwise find that both are the same and keep the result in between. On a CPU it loses a
+    barrier before it puts the operations in order: there x waits for a zero made of dy.
+    """
+
+    def wait(x, dy):
+        return x + 0 * dy[(0,) * dy.ndim].astype(x.dtype)
+
+    return jax.lax.platform_dependent(
+        x, dy, cpu=wait, default=lambda x, dy: jax.lax.optimization_barrier((x, dy))[0]
+    )
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
