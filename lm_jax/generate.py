@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
 
 def _write(model: LeftToRight, prompts: list[str], max_tokens: int, options: dict[str, Any]) -> None:
     num_samples = options.get("num_samples", 1)
-    if len(prompts) * num_samples * options.get("num_beams", 1) == 1 and "draft" not in options:
+    if len(prompts) * num_samples * options.get("num_beams", 1) == 1:
         for text in itertools.chain(prompts, model.stream(prompts[0], max_tokens, **options)):
             print(text, end="", flush=True)
         print()

@@ -144,6 +144,18 @@ def test_beams_are_likelier_than_greedy_text(model):
     assert len({made.text for made in best}) == 3
 
 
+def test_beams_end_before_a_stop(model):
+    [free] = model.generate(["the "], 12, num_beams=3)
+    stop = free.text[5:7]
+    for made in model.generate(["the "], 12, num_beams=3, num_samples=3, stop=[stop]):
+        assert stop not in made.text
+        whole = model.tokenizer.decode(made.tokens)
+        assert whole in (made.text, made.text + stop)
+        assert len(made.tokens) <= 12
+    with pytest.raises(UserError, match="beams and several samples do not stream"):
+        list(model.stream("the ", num_beams=2))
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -153,7 +165,10 @@ def test_beams_are_likelier_than_greedy_text(model):
         ({"stop": [""]}, "stop holds an empty text"),
         ({"banned": [257]}, r"no tokens \[257\]; the vocabulary has those from 0 to 256"),
         ({"num_beams": 2, "top_k": 5}, "num_beams=2 with top_k; leave out"),
-        ({"num_beams": 2, "stop": ["x"]}, "num_beams=2 with stop"),
+        ({"num_beams": 2, "temperature": 0.5, "draft": 1}, "num_beams=2 with temperature, draft"),
+        ({"length_penalty": 2.0}, "length_penalty without num_beams; give num_beams too"),
+        ({"num_drafted": 2}, "num_drafted without draft"),
+        ({"stop": "x"}, "stop='x' is a text, not a list"),
         ({"num_beams": 2, "max_tokens": 100}, "leave the context of 32; ask for at most 28 tokens"),
         ({"num_beams": 0}, "num_beams=0"),
     ],
@@ -185,8 +200,19 @@ def test_ngrams_draft_for_a_transformer(model, ngrams):
         np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=1e-4)
     with pytest.raises(UserError, match="a ngram model reads one token at a time; leave out the drafting"):
         ngrams.generate(["the "], draft=model)
-    with pytest.raises(UserError, match="draft with stop, num_samples; leave out"):
-        model.generate(["the "], draft=ngrams, stop=["x"], num_samples=2)
+
+
+def test_drafted_texts_stop_stream_and_come_in_samples(model, ngrams):
+    request = {"temperature": 0, "forced": "new data reads it", "stop": ["ds"]}
+    plain = model.generate(["the ", "a "], 20, num_samples=2, **request)
+    drafted = model.generate(["the ", "a "], 20, num_samples=2, draft=ngrams, **request)
+    assert [made.text for made in drafted] == [made.text for made in plain] == ["new data rea"] * 4
+    assert [made.tokens.tolist() for made in drafted] == [made.tokens.tolist() for made in plain]
+    pieces = list(model.stream("the ", 20, draft=ngrams, **request))
+    assert len(pieces) > 3
+    assert "".join(pieces) == "new data rea"
+    [one, other] = model.generate(["the "] * 2, 20, seed=[3, 4], draft=ngrams)
+    assert one.text != other.text == model.generate(["the "], 20, seed=4, draft=ngrams)[0].text
 
 
 def test_ngrams_write_by_beams(ngrams):

@@ -263,7 +263,8 @@ def test_new_prompts_and_lengths_compile_nothing_anew():
         ({"num_tokens": 0}, "num_tokens=0"),
         ({"seeds": [-1]}, r"seeds=\[-1\]"),
         ({"seeds": [0, 1]}, r"seeds=\[0, 1\]"),
-        ({"prompts": np.zeros((0, 3)), "lengths": []}, "0 prompts"),
+        ({"prompts": np.zeros((0, 3)), "lengths": []}, "prompts=0"),
+        ({"lengths": [3, 3]}, "2 lengths of 1 prompts"),
         ({"params": np.full_like(TABLE, np.nan)}, "logits are not numbers"),
     ],
 )

@@ -12,7 +12,7 @@ import tiny_gpt
 
 from lm_jax.decoding import sampling
 from lm_jax.decoding.processors import Sampling
-from lm_jax.decoding.speculative import Drafter, Verifier, generate
+from lm_jax.decoding.speculative import Drafter, Verifier, generate, stream
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import rewind
 
@@ -59,8 +59,7 @@ def expected_texts(how, num_tokens):
                 yield text, np.prod([probs[a, b] for a, b in itertools.pairwise((1, *text))])
 
 
-@pytest.mark.parametrize("num_drafted", [1, 3])
-@pytest.mark.parametrize("how", [Sampling(), Sampling(0.6, top_k=3)])
+@pytest.mark.parametrize(("how", "num_drafted"), [(Sampling(), 3), (Sampling(0.6, top_k=3), 1)])
 def test_texts_have_the_models_distribution(how, num_drafted):
     """Chi-square over whole texts; the seeds are fixed, so this passes always or never."""
     made = write(TABLE, OTHER, how, end_id=END, num_drafted=num_drafted).generated
@@ -80,19 +79,16 @@ def test_texts_have_the_models_distribution(how, num_drafted):
 
 
 def test_the_model_as_its_own_drafter_is_always_taken():
-    made = write(TABLE, TABLE, Sampling(), B=8, num_tokens=21, num_drafted=4)
+    made = write(TABLE, TABLE, Sampling(temperature=0.9), B=8, num_tokens=21)
     assert made.reads.tolist() == [4] * 8
     assert made.tokens_per_read == 5
     refused = write(TABLE, -50 * TABLE, Sampling(temperature=0.1), B=8, num_tokens=21)
     assert refused.tokens_per_read < 2
 
 
-@pytest.mark.parametrize(
-    "how",
-    [Sampling(0), Sampling(0, repetition_penalty=1.5, no_repeat_ngram=3, min_tokens=4, forced=(2, 5))],
-)
-def test_greedy_text_is_the_models_own(how):
+def test_greedy_text_is_the_models_own():
     """A GPT with another for its drafter, prompts of unequal length, rows that end apart."""
+    how = Sampling(0, repetition_penalty=1.5, no_repeat_ngram=3, min_tokens=4, forced=(2, 5))
     model, params = tiny_gpt.tiny(max_length=32)
     small, small_params = tiny_gpt.tiny(max_length=32, num_layers=1)
     prompts, lengths = tiny_gpt.random_tokens(3, 6), np.array([6, 2, 4])
@@ -121,7 +117,48 @@ def test_a_large_vocabulary_in_blocks_gives_the_same_logits(tied_head):
     np.testing.assert_allclose(logits_BV, expected[:, 3], atol=1e-5)
 
 
+def test_a_row_stops_where_it_is_told_and_pieces_are_the_text():
+    """Greedy, so that the model alone says what the text is; several samples of each prompt."""
+
+    def stop(row, tokens):
+        places = np.flatnonzero(tokens == 2)
+        return int(places[row]) + 1 if len(places) > row else None
+
+    prompts, lengths, how = np.array([[0, 1], [1, 0]]), np.array([2, 1]), Sampling(0, no_repeat_ngram=3)
+    rest = {"num_samples": 2, "stop": stop, "end_id": 0}
+    plain = sampling.generate(prefill, step, TABLE, prompts, lengths, 30, how, **rest)
+    models = Verifier(prefill, extend, forget, TABLE), Drafter(prefill, step, OTHER)
+    made = generate(*models, prompts, lengths, 30, how, **rest).generated
+    for ours, theirs in zip(made, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    pieces = [piece.generated for piece in stream(*models, prompts, lengths, 30, how, chunk=1, **rest)]
+    assert len(pieces) > 2
+    for row in range(4):
+        text = np.concatenate([piece.tokens[row, : piece.lengths[row]] for piece in pieces])
+        np.testing.assert_array_equal(text, made.tokens[row, : made.lengths[row]])
+
+
+def test_samples_of_a_prompt_differ_and_do_not_depend_on_the_prompts_beside_it():
+    models = Verifier(prefill, extend, forget, TABLE), Drafter(prefill, step, OTHER)
+    rest = {"num_tokens": 12, "sampling": Sampling(), "num_samples": 3}
+    together = generate(*models, np.array([[0, 1], [2, 0]]), [2, 1], seeds=[5, 6], **rest).generated
+    alone = generate(*models, np.array([[2, 0]]), [1], seeds=[6], **rest).generated
+    np.testing.assert_array_equal(alone.tokens, together.tokens[3:])
+    assert len({tuple(tokens) for tokens in alone.tokens.tolist()}) == 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_left_to_choose_is_said(temperature):
+    with pytest.raises(UserError, match=r"the settings leave no token to choose; .* what is banned"):
+        write(TABLE, OTHER, Sampling(temperature, no_repeat_ngram=1), B=1, num_tokens=6, num_drafted=1)
+
+
 def test_a_wrong_request_is_one_line():
+    with pytest.raises(UserError, match=r"seeds=\[0\]"):
+        generate(
+            Verifier(prefill, extend, forget, TABLE), Drafter(prefill, step, OTHER), np.zeros((2, 1)), [1, 1],
+            4, Sampling(), seeds=[0],
+        )  # fmt: skip
     with pytest.raises(UserError, match="num_drafted=0"):
         write(TABLE, OTHER, Sampling(), B=1, num_drafted=0)
     with pytest.raises(UserError, match=r"leave the context of 4; ask for at most 3 tokens"):

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding.processors import History, Sampling, edit
-from lm_jax.decoding.sampling import Prefill, Step, bucket, fit_prompts
+from lm_jax.decoding.sampling import Prefill, Step
+from lm_jax.decoding.text import Stop, bucket, check_counts, fit_prompts
 from lm_jax.errors import UserError
 
 _NEVER = -1e9  # the score of what must not be chosen: finite, so that differences of it are numbers
+_PLAIN = Sampling()
 
 
 class Found(NamedTuple):
@@ -49,9 +51,10 @@ def search(
     length_penalty: float = 1.0,
     early_stopping: bool | Literal["never"] = False,
     num_results: int = 1,
-    sampling: Sampling | None = None,
+    sampling: Sampling = _PLAIN,
     end_id: int | None = None,
     context_length: int | None = None,
+    stop: Stop | None = None,
 ) -> Found:
     """Looks for the texts of the highest score that continue each prompt.
 
@@ -71,45 +74,52 @@ def search(
         sampling: settings that look at the text so far, applied to log-probabilities; nothing is drawn.
         end_id: the token that finishes a text.
         context_length: the most tokens that the model can read.
+        stop: see `Stop`, asked for each candidate under the number of its prompt's first row: a text that it
+            would end is finished, as by the end token. The search then visits the host at each token.
 
     Raises:
         UserError: a setting out of range, a prompt that with `num_tokens` is longer than the context, or
             logits that are not numbers.
     """
-    sampling = sampling or Sampling()
     sampling.check()
-    if min(len(prompts), num_tokens, num_beams) < 1 or not 1 <= num_results <= num_beams:
-        raise UserError(
-            f"{len(prompts)} prompts, {num_tokens} tokens, {num_beams} beams and {num_results} results",
-            "each must be 1 or more, and the results no more than the beams",
-        )
+    check_counts(prompts=len(prompts), num_tokens=num_tokens, num_beams=num_beams, num_results=num_results)
+    if num_results > num_beams:
+        raise UserError(f"{num_results} results of {num_beams} beams", "ask for no more than the beams")
     fitted = fit_prompts(prompts, lengths, num_tokens, context_length)
-    found = _search(
-        prefill,
-        step,
-        params,
-        fitted.prompts,
-        fitted.lengths,
-        min(bucket(fitted.longest + num_tokens), fitted.limit),
-        bucket(num_tokens),
-        num_tokens,
-        num_beams,
-        float(length_penalty),
-        early_stopping,
-        sampling,
-        -1 if end_id is None else end_id,
-    )
-    tokens, log_probs, sizes, scores = (np.asarray(x)[:, :num_results] for x in found)
-    if not np.isfinite(scores).all() or (scores <= _NEVER / 2).any():
+    end = -1 if end_id is None else end_id  # no token is -1
+    rules = _Rules(num_tokens, float(length_penalty), sampling, end)
+    beams = _begin(prefill, params, *fitted, bucket(num_tokens), num_beams, sampling)
+    if stop is None:
+        beams = _run(step, early_stopping, params, beams, rules)
+    else:
+        beams = _run_with_stops(step, early_stopping, params, beams, rules, partial(_hits, stop, num_results))
+    done = jax.device_get(beams.done)
+    return _found(_Texts(*(x[:, :num_results] for x in done)), num_tokens, end_id or 0)
+
+
+def _found(texts, num_tokens, padding):
+    """Finished texts [B, K, N] as rows."""
+    if not np.isfinite(texts.score_BK).all() or (texts.score_BK <= _NEVER / 2).any():
         raise UserError(
             "the model's logits are not numbers, or the settings leave no token to choose",
             "check its parameters and its context length, and what is banned",
         )
-    sizes = sizes.reshape(-1)
-    there = np.arange(num_tokens) < sizes[:, None]
-    tokens, log_probs = (x.reshape(len(sizes), -1)[:, :num_tokens] for x in (tokens, log_probs))
-    tokens = np.where(there, tokens, end_id or 0)
-    return Found(tokens, np.where(there, log_probs, 0), sizes, scores.reshape(-1))
+    length_R = texts.length_BK.reshape(-1)
+    there_RN = np.arange(num_tokens) < length_R[:, None]
+    tokens_RN, log_probs_RN = (
+        x.reshape(len(length_R), -1)[:, :num_tokens] for x in (texts.tokens_BKN, texts.log_probs_BKN)
+    )
+    tokens_RN = np.where(there_RN, tokens_RN, padding)
+    return Found(tokens_RN, np.where(there_RN, log_probs_RN, 0), length_R, texts.score_BK.reshape(-1))
+
+
+class _Rules(NamedTuple):
+    """What a search is told; numbers, by which nothing is compiled anew."""
+
+    num_tokens: int
+    length_penalty: float
+    sampling: Sampling
+    end: int
 
 
 class _Texts(NamedTuple):
@@ -127,6 +137,14 @@ class _Texts(NamedTuple):
         return _Texts(*map(pick, self))
 
 
+class _Candidates(NamedTuple):
+    """The 2K best texts one token longer than a live one, with the beam that each continues and its token."""
+
+    texts: _Texts
+    parent_BC: jax.Array
+    token_BC: jax.Array
+
+
 class _Beams(NamedTuple):
     n: jax.Array  # tokens generated
     state: Any
@@ -135,17 +153,12 @@ class _Beams(NamedTuple):
     live: _Texts
     done: _Texts
     open_B: jax.Array  # whether a live text may still get among the finished ones
+    is_over: jax.Array  # for all prompts
 
 
-@partial(
-    jax.jit,
-    static_argnames=("prefill", "step", "capacity", "room", "num_beams", "early_stopping"),
-)
-def _search(
-    prefill, step, params, tokens_BT, length_B, capacity, room, num_tokens, num_beams, length_penalty,
-    early_stopping, sampling, end,
-):  # fmt: skip
-    """The finished texts [B, K, N], in order, their log-probabilities, lengths and scores."""
+@partial(jax.jit, static_argnames=("prefill", "capacity", "room", "num_beams"))
+def _begin(prefill, params, tokens_BT, length_B, capacity, room, num_beams, sampling):
+    """Reads prompts; no text has a token yet."""
     B, K = tokens_BT.shape[0], num_beams
     logits_BV, state = prefill(params, tokens_BT, length_B, capacity)
     logits_RV, state = jax.tree.map(lambda x: jnp.repeat(x, K, axis=0), (logits_BV, state))
@@ -158,73 +171,97 @@ def _search(
     )
     # All beams begin alike; one of them alone is followed, so that they come apart.
     live = none._replace(score_BK=none.score_BK.at[:, 0].set(0))
-    beams = _Beams(jnp.int32(0), state, logits_RV, history, live, none, jnp.ones(B, bool))
-    advance = partial(_advance, num_tokens, length_penalty, early_stopping, sampling, end)
+    return _Beams(jnp.int32(0), state, logits_RV, history, live, none, jnp.ones(B, bool), jnp.array(False))
 
-    def unfinished(beams):
-        full = (beams.done.length_BK > 0).all() & (early_stopping is True)
-        return (beams.n < num_tokens) & beams.open_B.any() & ~full
+
+@partial(jax.jit, static_argnames=("step", "early_stopping"), donate_argnames="beams")
+def _run(step, early_stopping, params, beams, rules):
+    """The whole search on the device."""
 
     def body(beams):
-        beams, parent_R, token_R = advance(beams)
-        state = jax.tree.map(lambda x: x[parent_R], beams.state)
-        # The last tokens need not be read.
-        logits_RV, state = jax.lax.cond(
-            unfinished(beams), lambda s: step(params, s, token_R), lambda s: (beams.logits_RV, s), state
-        )
-        return beams._replace(logits_RV=logits_RV, state=state)
+        candidates = _candidates(beams, rules)
+        stops_BC = jnp.zeros(candidates.token_BC.shape, bool)
+        return _advance(step, early_stopping, params, beams, rules, candidates, stops_BC)
 
-    done = jax.lax.while_loop(unfinished, body, beams).done
-    return done.tokens_BKN, done.log_probs_BKN, done.length_BK, done.score_BK
+    return jax.lax.while_loop(lambda beams: ~beams.is_over, body, beams)
 
 
-def _advance(num_tokens, length_penalty, early_stopping, sampling, end, beams):
-    """The beams one token longer; for each row, which row it continues and by which token."""
-    candidates, parent_BC, token_BC = _candidates(beams, sampling, end)
+def _run_with_stops(step, early_stopping, params, beams, rules, hits):
+    """The search where the host says which candidates are finished."""
+    while not beams.is_over:
+        candidates = _candidates_once(beams, rules)
+        stops_BC = hits(np.asarray(candidates.texts.tokens_BKN)[:, :, : int(beams.n) + 1])
+        beams = _advance_once(step, early_stopping, params, beams, rules, candidates, stops_BC)
+    return beams
+
+
+def _hits(stop: Stop, num_results: int, tokens_BCN: np.ndarray) -> np.ndarray:
+    """Whether `stop` would end each text, [B, C]."""
+    return np.array(
+        [[stop(i * num_results, text) is not None for text in texts] for i, texts in enumerate(tokens_BCN)]
+    )
+
+
+def _advance(step, early_stopping, params, beams, rules, candidates, stops_BC):
+    """The beams one token longer, and their state with that token read."""
     n, K = beams.n + 1, beams.live.score_BK.shape[1]
-    ends_BC = (token_BC == end) | (n == num_tokens)
-    rest_BC = jnp.where(ends_BC, _NEVER, candidates.score_BK)
-    score_BK, best_BK = jax.lax.top_k(rest_BC, K)
-    live = candidates.take(best_BK)._replace(score_BK=score_BK)
+    score_BC, parent_BC, token_BC = candidates.texts.score_BK, candidates.parent_BC, candidates.token_BC
+    ends_BC = (token_BC == rules.end) | (n == rules.num_tokens) | stops_BC
+    score_BK, best_BK = jax.lax.top_k(jnp.where(ends_BC, _NEVER, score_BC), K)
+    live = candidates.texts.take(best_BK)._replace(score_BK=score_BK)
+    done, open_B = _finish(early_stopping, beams, rules, candidates.texts, ends_BC, live)
+    full = (done.length_BK > 0).all() & (early_stopping is True)
+    is_over = (n == rules.num_tokens) | ~open_B.any() | full
 
+    parent_BK = jnp.take_along_axis(parent_BC, best_BK, axis=1)
+    parent_R = (parent_BK + K * jnp.arange(parent_BK.shape[0])[:, None]).reshape(-1)
+    token_R = jnp.take_along_axis(token_BC, best_BK, axis=1).reshape(-1)
+    history, state = jax.tree.map(lambda x: x[parent_R], (beams.history, beams.state))
+    # The last tokens need not be read.
+    logits_RV, state = jax.lax.cond(
+        is_over, lambda s: (beams.logits_RV, s), lambda s: step(params, s, token_R), state
+    )
+    return _Beams(n, state, logits_RV, history.append(token_R), live, done, open_B, is_over)
+
+
+_advance_once = jax.jit(_advance, static_argnames=("step", "early_stopping"), donate_argnames="beams")
+
+
+def _finish(early_stopping, beams, rules, texts, ends_BC, live):
+    """The finished texts, with those that end among the first K; for each prompt whether it goes on."""
+    n, K = beams.n + 1, live.score_BK.shape[1]
     full_B = (beams.done.length_BK > 0).all(axis=1) & (early_stopping is True)
     may_end_BC = ends_BC & (jnp.arange(2 * K)[None] < K) & (beams.open_B & ~full_B)[:, None]
-    finished = candidates._replace(
-        score_BK=jnp.where(may_end_BC, candidates.score_BK / n**length_penalty, _NEVER),
+    finished = texts._replace(
+        score_BK=jnp.where(may_end_BC, texts.score_BK / n**rules.length_penalty, _NEVER),
         length_BK=jnp.where(may_end_BC, n, 0),
     )
     merged = _Texts(*(jnp.concatenate(pair, axis=1) for pair in zip(beams.done, finished)))
     done = merged.take(jax.lax.top_k(merged.score_BK, K)[1])
 
-    longest = jnp.where((early_stopping == "never") & (length_penalty > 0), num_tokens, n)
-    reachable_B1 = live.score_BK[:, :1] / longest**length_penalty
+    is_longest = (early_stopping == "never") & (rules.length_penalty > 0)
+    reachable_B1 = live.score_BK[:, :1] / jnp.where(is_longest, rules.num_tokens, n) ** rules.length_penalty
     worst_BK = jnp.where(done.length_BK > 0, done.score_BK.min(axis=1, keepdims=True), _NEVER)
-    open_B = beams.open_B & (reachable_B1 > worst_BK).any(axis=1)
-
-    parent_BK = jnp.take_along_axis(parent_BC, best_BK, axis=1)
-    parent_R = (parent_BK + K * jnp.arange(parent_BK.shape[0])[:, None]).reshape(-1)
-    token_R = jnp.take_along_axis(token_BC, best_BK, axis=1).reshape(-1)
-    history = jax.tree.map(lambda x: x[parent_R], beams.history).append(token_R)
-    return _Beams(n, beams.state, beams.logits_RV, history, live, done, open_B), parent_R, token_R
+    return done, beams.open_B & (reachable_B1 > worst_BK).any(axis=1)
 
 
-def _candidates(beams: _Beams, sampling: Sampling, end: jax.Array) -> tuple[_Texts, jax.Array, jax.Array]:
-    """The 2K best texts one token longer than a live one; its beam and the token, each [B, C]."""
+def _candidates(beams, rules):
     B, K = beams.live.score_BK.shape
     log_probs_RV = jax.nn.log_softmax(beams.logits_RV)
     V = log_probs_RV.shape[1]
-    scores_RV = edit(log_probs_RV, sampling, beams.history, end) + beams.live.score_BK.reshape(-1, 1)
+    edited_RV = edit(log_probs_RV, rules.sampling, beams.history, rules.end)
+    scores_RV = edited_RV + beams.live.score_BK.reshape(-1, 1)
     score_BC, place_BC = jax.lax.top_k(scores_RV.reshape(B, K * V), 2 * K)
     parent_BC, token_BC = place_BC // V, (place_BC % V).astype(jnp.int32)
     log_prob_BC = jnp.take_along_axis(log_probs_RV.reshape(B, K * V), place_BC, axis=1)
     texts = beams.live.take(parent_BC)
-    return (
-        _Texts(
-            score_BC,
-            texts.tokens_BKN.at[:, :, beams.n].set(token_BC),
-            texts.log_probs_BKN.at[:, :, beams.n].set(log_prob_BC),
-            texts.length_BK,
-        ),
-        parent_BC,
-        token_BC,
+    texts = _Texts(
+        score_BC,
+        texts.tokens_BKN.at[:, :, beams.n].set(token_BC),
+        texts.log_probs_BKN.at[:, :, beams.n].set(log_prob_BC),
+        texts.length_BK,
     )
+    return _Candidates(texts, parent_BC, token_BC)
+
+
+_candidates_once = jax.jit(_candidates)

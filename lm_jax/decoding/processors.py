@@ -192,13 +192,17 @@ def greedy(logits_BV: jax.Array) -> jax.Array:
 
 def draw(logits_BV: jax.Array, key_B: jax.Array) -> jax.Array:
     """A token of each row from its softmax, by the row's own key. int32 [B]."""
+    return pick(logits_BV, jax.vmap(jax.random.uniform)(key_B))
+
+
+def pick(logits_BV: jax.Array, u_B: jax.Array) -> jax.Array:
+    """The token of each row's softmax at a number from 0 below 1: uniform numbers draw from it. int32 [B]."""
     # One uniform number a row through the inverse of the cumulative sum: a quarter of the time of a Gumbel
     # number for each of 50,257 tokens. A sum in parallel may dip by a rounding, hence the care that a token
     # of probability zero is never met.
     probs_BV = jax.nn.softmax(logits_BV)
     total_BV = jnp.where(probs_BV > 0, jnp.cumsum(probs_BV, axis=-1), 0)
-    u_B1 = jax.vmap(jax.random.uniform)(key_B)[:, None] * total_BV.max(axis=-1, keepdims=True)
-    return _first(total_BV > u_B1)
+    return _first(total_BV > u_B[:, None] * total_BV.max(axis=-1, keepdims=True))
 
 
 def _first(is_BV: jax.Array) -> jax.Array:

@@ -9,12 +9,10 @@ Decoders receive functions, never a model. Every leaf of a state has the batch a
 
 How each token is chosen is in `processors.py`.
 
-Shape letters: B prompt, R row (a sample of a prompt), T position, N token generated, V vocabulary, S place in
-a row's whole text.
+Shape letters: B prompt, R row (a sample of a prompt), T position, N token generated, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,30 +22,11 @@ import numpy as np
 
 from lm_jax.decoding.processors import History, sample
 from lm_jax.decoding.processors import Sampling as Sampling  # part of this module's interface
-from lm_jax.errors import UserError
+from lm_jax.decoding.text import Generated, Stop, Text, bucket, check_counts, joined, row_keys
 
 Prefill = Callable[[Any, jax.Array, jax.Array, int], tuple[jax.Array, Any]]
 Step = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
-# Asked after each few tokens, with the number of a row and all tokens generated in it: how many of them to
-# keep, where the row is to end, else None.
-Stop = Callable[[int, np.ndarray], int | None]
 _PLAIN = Sampling()
-
-
-class Generated(NamedTuple):
-    """Tokens that continue each row, and what the model thought of them.
-
-    Attributes:
-        tokens: int32 [R, N]; sample j of prompt i is row i * num_samples + j. Past a row's length: the end
-            token, or 0.
-        log_probs: float32 [R, N], natural logarithms of the model's own probabilities, before temperature
-            or truncation; 0 past a row's length.
-        lengths: int32 [R], tokens generated in each row, an end token counted.
-    """
-
-    tokens: np.ndarray
-    log_probs: np.ndarray
-    lengths: np.ndarray
 
 
 def generate(
@@ -65,20 +44,11 @@ def generate(
     stop: Stop | None = None,
 ) -> Generated:
     """Continues each prompt by `num_tokens` tokens, or to its end. Arguments and errors as for `stream`."""
-    chunks = list(
-        stream(
-            prefill, step, params, prompts, lengths, num_tokens, sampling, seeds, end_id, context_length,
-            num_samples, chunk=16 if stop else bucket(num_tokens), stop=stop,
-        )
+    pieces = stream(
+        prefill, step, params, prompts, lengths, num_tokens, sampling, seeds, end_id, context_length,
+        num_samples, chunk=16 if stop else bucket(num_tokens), stop=stop,
     )  # fmt: skip
-    tokens = np.concatenate([c.tokens for c in chunks], axis=1)
-    log_probs = np.concatenate([c.log_probs for c in chunks], axis=1)
-    rest = ((0, 0), (0, num_tokens - tokens.shape[1]))
-    return Generated(
-        np.pad(tokens, rest, constant_values=end_id or 0),
-        np.pad(log_probs, rest),
-        np.stack([c.lengths for c in chunks]).sum(axis=0, dtype=np.int32),
-    )
+    return joined(list(pieces), num_tokens, end_id or 0)
 
 
 def stream(
@@ -117,24 +87,23 @@ def stream(
         chunk: tokens handed over at a time, fewer after reading and at the end.
         stop: see `Stop`; what a row has beyond it is dropped.
 
-    Yields:
-        `Generated`, of the new tokens only, whose `lengths` are how many of them each row has.
+    Returns:
+        An iterator over `Generated`, of the new tokens only, whose `lengths` are how many of them each row
+        has.
 
     Raises:
-        UserError: a prompt that is empty or longer than the context, a setting out of range, or logits
-            that are not numbers.
+        UserError: a prompt that is empty or longer than the context, a setting out of range, or, on the way,
+            logits that are not numbers.
     """
     sampling.check()
-    seeds = [0] * len(prompts) if seeds is None else seeds
-    if min(len(prompts), num_tokens, num_samples, chunk) < 1:
-        raise UserError(
-            f"{len(prompts)} prompts, num_tokens={num_tokens}, num_samples={num_samples}, chunk={chunk}",
-            "each must be 1 or more",
-        )
-    if len(seeds) != len(prompts) or not all(0 <= seed < 2**32 for seed in seeds):
-        raise UserError(f"seeds={seeds}", "give one for each prompt, from 0 below 2**32")
-    text = _Text.start(prompts, lengths, num_tokens, context_length, num_samples)
-    key_R = _row_keys(np.array(seeds, np.uint32), num_samples)
+    check_counts(prompts=len(prompts), num_tokens=num_tokens, num_samples=num_samples, chunk=chunk)
+    text = Text.start(prompts, lengths, num_tokens, context_length, num_samples)
+    key_R = row_keys(seeds, len(prompts), num_samples)
+    return _write(text, prefill, step, params, num_tokens, sampling, key_R, end_id, num_samples, chunk, stop)
+
+
+def _write(text, prefill, step, params, num_tokens, sampling, key_R, end_id, num_samples, chunk, stop):
+    """`stream`, of what has been checked: reads, then writes until the context is full, and so on."""
     end = -1 if end_id is None else end_id  # no token is -1
     rows, made = None, 0
     while made < num_tokens and not text.done_R.all():
@@ -150,10 +119,10 @@ def stream(
             rows, out = _advance(step, params, rows, limit, chunk, sampling, key_R, made, end)
         tokens, log_probs, alive, done = jax.device_get(out)
         made += int(alive.any(axis=0).sum())
-        out = text.append(tokens, log_probs, alive, done, end_id or 0, stop)
+        piece = text.append(tokens, log_probs, alive.sum(axis=1), done, end_id or 0, stop)
         if (text.done_R != done).any():
             rows = rows._replace(done=jnp.asarray(text.done_R))
-        yield out
+        yield piece
 
 
 class _Rows(NamedTuple):
@@ -163,170 +132,6 @@ class _Rows(NamedTuple):
     token: jax.Array  # int32 [R], chosen and not yet read
     done: jax.Array  # bool [R]
     history: History
-
-
-@dataclass
-class _Text:
-    """What the host knows of each row: all its tokens, and which of them the model's state holds."""
-
-    tokens_RT: np.ndarray
-    length_R: np.ndarray  # tokens so far
-    prompt_R: np.ndarray  # how many of them are the prompt's
-    start_R: np.ndarray  # where in them the row's context begins
-    done_R: np.ndarray
-    context_length: int | None
-
-    @classmethod
-    def start(
-        cls,
-        prompts: np.ndarray,
-        lengths: np.ndarray,
-        num_tokens: int,
-        context_length: int | None,
-        num_samples: int,
-    ) -> "_Text":
-        prompts, lengths = checked_prompts(prompts, lengths, context_length)
-        tokens_RT = np.pad(prompts, ((0, 0), (0, num_tokens))).repeat(num_samples, axis=0)
-        length_R = lengths.repeat(num_samples)
-        zeros_R = np.zeros_like(length_R)
-        return cls(tokens_RT, length_R, length_R, zeros_R, zeros_R.astype(bool), context_length)
-
-    @property
-    def room(self) -> int:
-        """How many more tokens every live row can read; the last one chosen is not yet read."""
-        if self.context_length is None:
-            return np.iinfo(np.int32).max
-        read_R = self.length_R - 1 - self.start_R
-        return self.context_length - int(read_R[~self.done_R].max())
-
-    def slide(self, copies: int, remaining: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """What to read next, [B, T] and [B], and how many tokens the state should have room for.
-
-        A row whose context is full keeps its last half; a row that is done keeps one token.
-        """
-        limit = self.context_length or np.iinfo(np.int32).max
-        full_R = self.length_R - self.start_R > limit
-        self.start_R = np.where(full_R, self.length_R - max(1, limit // 2), self.start_R)
-        self.start_R = np.where(self.done_R, self.length_R - 1, self.start_R)
-        length_R = self.length_R - self.start_R
-        longest = int(length_R.max())
-        column_RT = self.start_R[:, None] + np.arange(min(bucket(longest), limit))
-        column_RT = np.minimum(column_RT, self.tokens_RT.shape[1] - 1)  # repeats beyond the end are padding
-        window_RT = np.take_along_axis(self.tokens_RT, column_RT, axis=1)
-        return window_RT[::copies], length_R[::copies], min(bucket(longest + remaining), limit)
-
-    def history(self, sampling: Sampling) -> History:
-        """The text for processors; without tokens where none reads them."""
-        width = self.tokens_RT.shape[1]
-        kept_RS = self.tokens_RT if sampling.reads_text else self.tokens_RT[:, :0]
-        rest = bucket(width) - width if sampling.reads_text else 0
-        return History(
-            *map(jnp.asarray, (np.pad(kept_RS, ((0, 0), (0, rest))), self.length_R, self.prompt_R))
-        )
-
-    def append(
-        self,
-        tokens: np.ndarray,
-        log_probs: np.ndarray,
-        alive: np.ndarray,
-        done: np.ndarray,
-        padding: int,
-        stop: Stop | None,
-    ) -> Generated:
-        """Takes what a call has made, [R, N] each, and what of it to hand over.
-
-        Columns where no row was alive are dropped.
-        """
-        n = int(alive.any(axis=0).sum())
-        tokens, log_probs, added_R = tokens[:, :n], log_probs[:, :n], alive.sum(axis=1)
-        if np.isnan(log_probs).any():
-            raise UserError(
-                "the model's logits are not numbers, or the settings leave no token to choose",
-                "check its parameters and its context length, and what is banned",
-            )
-        self.done_R = done.copy()
-        for row, added in enumerate(added_R):
-            first, end = self.length_R[row], self.length_R[row] + added
-            self.tokens_RT[row, first:end] = tokens[row, :added]
-            keep = stop(row, self.tokens_RT[row, self.prompt_R[row] : end]) if stop and added else None
-            if keep is not None:
-                added_R[row], self.done_R[row] = self.prompt_R[row] + keep - first, True
-        self.length_R = self.length_R + added_R
-        kept_RN = np.arange(n) < added_R[:, None]
-        return Generated(
-            np.where(kept_RN, tokens, padding), np.where(kept_RN, log_probs, 0), added_R.astype(np.int32)
-        )
-
-
-def checked_prompts(
-    prompts: np.ndarray, lengths: np.ndarray, context_length: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts and lengths as int32.
-
-    Raises:
-        UserError: an empty prompt, or one longer than its row or the context.
-    """
-    prompts, lengths = np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
-    if (lengths < 1).any() or (lengths > prompts.shape[1]).any():
-        raise UserError(
-            f"prompts of {lengths.tolist()} tokens in rows of {prompts.shape[1]}",
-            "give each at least one, such as the end-of-text token, and at most a row",
-        )
-    if context_length is not None and lengths.max() > context_length:
-        raise UserError(
-            f"a prompt of {lengths.max()} tokens is longer than the context of {context_length}",
-            "shorten the prompt",
-        )
-    return prompts, lengths
-
-
-class Fitted(NamedTuple):
-    """Prompts that with all that is to be written stay within the context.
-
-    Attributes:
-        prompts: int32 [B, T], padded on the right to one of few widths.
-        lengths: int32 [B].
-        longest: the most tokens that a prompt has.
-        limit: the most that the model can read.
-    """
-
-    prompts: np.ndarray
-    lengths: np.ndarray
-    longest: int
-    limit: int
-
-
-def fit_prompts(
-    prompts: np.ndarray, lengths: np.ndarray, num_tokens: int, context_length: int | None
-) -> Fitted:
-    """For what cannot leave the context, as `stream` can.
-
-    Raises:
-        UserError: a prompt that is empty, or longer than the context with `num_tokens` behind it.
-    """
-    prompts, lengths = checked_prompts(prompts, lengths, context_length)
-    longest = int(lengths.max())
-    if context_length is not None and longest + num_tokens - 1 > context_length:
-        raise UserError(
-            f"{num_tokens} tokens after a prompt of {longest} leave the context of {context_length}",
-            f"ask for at most {context_length - longest + 1} tokens, or use neither beams nor a drafter",
-        )
-    limit = context_length or int(np.iinfo(np.int32).max)
-    width = min(bucket(longest), limit)
-    padded = np.pad(prompts, ((0, 0), (0, max(0, width - prompts.shape[1]))))[:, :width]
-    return Fitted(padded, lengths, longest, limit)
-
-
-def bucket(n: int) -> int:
-    """The size that n things are padded to, so that few sizes are compiled: a power of two."""
-    return max(16, 1 << (n - 1).bit_length())
-
-
-@partial(jax.jit, static_argnums=1)
-def _row_keys(seed_B: jax.Array, num_samples: int) -> jax.Array:
-    number_J = jnp.arange(num_samples)
-    keys_BJ = jax.vmap(lambda seed: jax.vmap(lambda j: jax.random.fold_in(jax.random.key(seed), j))(number_J))
-    return keys_BJ(seed_B).reshape(-1)
 
 
 def _choose(logits_RV, state, done_R, history, sampling, key_R, number, end):

@@ -10,10 +10,11 @@ Beside `prefill`, the model that verifies offers
     rewind(state, count_B) -> state
         forgets the last tokens of each row
 
-Shape letters: B prompt, K drafted token, N token generated, V vocabulary.
+Shape letters: B prompt, R row (a sample of a prompt), K drafted token, T token read at a time (K and one), N
+token generated, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax.decoding.processors import History, Sampling, draw, edit, truncate
-from lm_jax.decoding.sampling import Generated, Prefill, Step, bucket, fit_prompts
-from lm_jax.errors import UserError
+from lm_jax.decoding.processors import History, Sampling, edit, pick, truncate
+from lm_jax.decoding.sampling import Prefill, Step
+from lm_jax.decoding.text import Generated, Stop, Text, bucket, check_counts, fit_prompts, joined, row_keys
 
 Extend = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 Rewind = Callable[[Any, jax.Array], Any]
@@ -51,7 +52,7 @@ class Speculated(NamedTuple):
 
     Attributes:
         generated: the text; see `Generated`.
-        reads: int32 [B], how often the model read each row after its prompt.
+        reads: int32 [R], how often the model read each row after its prompt.
     """
 
     generated: Generated
@@ -59,7 +60,7 @@ class Speculated(NamedTuple):
 
     @property
     def tokens_per_read(self) -> float:
-        """Tokens that each reading brought, on average: from 1 to the number of drafted tokens and one."""
+        """Tokens that each reading of a whole text brought: from 1 to the number of drafted ones and one."""
         return float((self.generated.lengths - 1).sum() / max(1, self.reads.sum()))
 
 
@@ -73,9 +74,37 @@ def generate(
     seeds: Sequence[int] | None = None,
     end_id: int | None = None,
     context_length: int | None = None,
+    num_samples: int = 1,
+    stop: Stop | None = None,
     num_drafted: int = 4,
 ) -> Speculated:
-    """Continues each prompt by `num_tokens` tokens, or to its end, as `sampling.generate` would.
+    """Continues each prompt by `num_tokens` tokens, or to its end. Arguments and errors as for `stream`."""
+    pieces = list(
+        stream(
+            verifier, drafter, prompts, lengths, num_tokens, sampling, seeds, end_id, context_length,
+            num_samples, chunk=4 if stop else num_tokens, stop=stop, num_drafted=num_drafted,
+        )
+    )  # fmt: skip
+    made = joined([piece.generated for piece in pieces], num_tokens, end_id or 0)
+    return Speculated(made, np.sum([piece.reads for piece in pieces], axis=0))
+
+
+def stream(
+    verifier: Verifier,
+    drafter: Drafter,
+    prompts: np.ndarray,
+    lengths: np.ndarray,
+    num_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int] | None = None,
+    end_id: int | None = None,
+    context_length: int | None = None,
+    num_samples: int = 1,
+    chunk: int = 2,
+    stop: Stop | None = None,
+    num_drafted: int = 4,
+) -> Iterator[Speculated]:
+    """Continues each prompt as `sampling.stream` would, handing over what a few readings bring.
 
     The draws are others than there, and so is the text but for greedy; its distribution is the same.
 
@@ -86,44 +115,54 @@ def generate(
         lengths: int [B].
         num_tokens: the most tokens in each row.
         sampling: how each is chosen.
-        seeds: one integer a prompt; by default 0 for all.
+        seeds: one integer a prompt, from 0 below 2**32; by default 0 for all.
         end_id: a token that ends its row.
         context_length: the most tokens that either model can read.
+        num_samples: how many continuations of each prompt.
+        chunk: readings from one piece to the next.
+        stop: see `Stop`; what a row has beyond it is dropped.
         num_drafted: tokens that are drafted at a time.
 
     Raises:
-        UserError: a setting out of range, or a text that would leave the context.
+        UserError: a setting out of range, a text that would leave the context, or, on the way, logits that
+            are not numbers.
     """
     sampling.check()
-    if min(len(prompts), num_tokens, num_drafted) < 1:
-        raise UserError(
-            f"{len(prompts)} prompts, num_tokens={num_tokens}, num_drafted={num_drafted}",
-            "each must be 1 or more",
-        )
-    fitted = fit_prompts(prompts, lengths, num_tokens, context_length)
-    seed_B = np.array([0] * len(prompts) if seeds is None else seeds, np.uint32)
-    tokens, log_probs, size_B, reads_B = jax.device_get(
-        _generate(
-            (verifier.prefill, verifier.extend, verifier.rewind),
-            (drafter.prefill, drafter.step),
-            (verifier.params, drafter.params),
-            fitted.prompts,
-            fitted.lengths,
-            min(bucket(fitted.longest + num_tokens + num_drafted), fitted.limit),
-            bucket(num_tokens),
-            num_tokens,
-            num_drafted,
-            sampling,
-            seed_B,
-            -1 if end_id is None else end_id,
-        )
-    )
-    there = np.arange(num_tokens) < size_B[:, None]
-    tokens, log_probs = tokens[:, :num_tokens], log_probs[:, :num_tokens]
-    if not np.isfinite(log_probs[there]).all():
-        raise UserError("the model's logits are not numbers", "check its parameters and its context length")
-    kept = Generated(np.where(there, tokens, end_id or 0), np.where(there, log_probs, 0), size_B)
-    return Speculated(kept, reads_B)
+    check_counts(
+        prompts=len(prompts), num_tokens=num_tokens, num_samples=num_samples, chunk=chunk,
+        num_drafted=num_drafted,
+    )  # fmt: skip
+    text = Text.start(prompts, lengths, num_tokens, context_length, num_samples)
+    fitted = fit_prompts(prompts, lengths, num_tokens, context_length, spare=num_drafted)
+    key_R = row_keys(seeds, len(prompts), num_samples)
+    end = -1 if end_id is None else end_id  # no token is -1
+    rows = _begin(
+        verifier.prefill, drafter.prefill, (verifier.params, drafter.params), *fitted, bucket(num_tokens),
+        num_samples, num_drafted, num_tokens, sampling, key_R, end,
+    )  # fmt: skip
+    advance = partial(
+        _advance, verifier.extend, verifier.rewind, drafter.step, num_drafted,
+        (verifier.params, drafter.params), num_tokens, sampling, end, chunk,
+    )  # fmt: skip
+    return _write(text, rows, advance, end_id or 0, stop)
+
+
+def _write(text, rows, advance, padding, stop):
+    """`stream`, of what has been checked and read."""
+    size_R = reads_R = np.zeros(len(text.length_R), np.int32)
+    while not text.done_R.all():
+        if size_R.any():
+            rows = advance(rows)
+        made = jax.device_get((rows.tokens_RN, rows.log_probs_RN, rows.size_R, rows.done_R, rows.reads_R))
+        tokens, log_probs, new_size_R, done_R, new_reads_R = made
+        added_R = new_size_R - size_R
+        place_RN = np.minimum(size_R[:, None] + np.arange(max(1, added_R.max())), tokens.shape[1] - 1)
+        tokens, log_probs = (np.take_along_axis(x, place_RN, axis=1) for x in (tokens, log_probs))
+        piece = text.append(tokens, log_probs, added_R, done_R, padding, stop)
+        if (text.done_R != done_R).any():
+            rows = rows._replace(done_R=jnp.asarray(text.done_R))
+        yield Speculated(piece, new_reads_R - reads_R)
+        size_R, reads_R = new_size_R, new_reads_R
 
 
 class _Rows(NamedTuple):
@@ -131,125 +170,164 @@ class _Rows(NamedTuple):
 
     state: Any  # the model's, and the drafter's: of all tokens but the last
     draft_state: Any
-    token_B: jax.Array  # the last one
+    token_R: jax.Array  # the last one
     history: History
-    tokens_BN: jax.Array
-    log_probs_BN: jax.Array
-    size_B: jax.Array
-    done_B: jax.Array
-    reads_B: jax.Array
-    key_B: jax.Array
+    tokens_RN: jax.Array
+    log_probs_RN: jax.Array
+    size_R: jax.Array
+    done_R: jax.Array
+    reads_R: jax.Array
+    key_R: jax.Array
 
 
-@partial(jax.jit, static_argnums=(0, 1, 5, 6, 8))
-def _generate(
-    verifier, drafter, params, tokens_BT, length_B, capacity, room, num_tokens, K, sampling, seed_B, end
-):
-    """Tokens and log-probabilities [B, N], how many there are and how often they were read [B]."""
-    B = tokens_BT.shape[0]
-    logits_BV, state = verifier[0](params[0], tokens_BT, length_B, capacity)
-    _, draft_state = drafter[0](params[1], tokens_BT, length_B, capacity)
-    text_BS = jnp.pad(tokens_BT, ((0, 0), (0, room + K)))
-    history = History(text_BS if sampling.reads_text else text_BS[:, :0], length_B, length_B)
-    key_B2 = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seed_B)
-    token_B = draw(_distribution(logits_BV, sampling, history, end), key_B2[:, 1])
-    log_prob_B = _chosen(jax.nn.log_softmax(logits_BV), token_B)
+@partial(
+    jax.jit,
+    static_argnames=("prefill", "draft_prefill", "capacity", "room", "copies", "K"),
+)
+def _begin(
+    prefill, draft_prefill, params, tokens_BT, length_B, capacity, room, copies, K, num_tokens, sampling,
+    key_R, end,
+):  # fmt: skip
+    """Reads prompts and chooses the first token of each row."""
+    logits_BV, state = prefill(params[0], tokens_BT, length_B, capacity)
+    _, draft_state = draft_prefill(params[1], tokens_BT, length_B, capacity)
+    logits_RV, state, draft_state, tokens_RT, length_R = jax.tree.map(
+        lambda x: jnp.repeat(x, copies, axis=0), (logits_BV, state, draft_state, tokens_BT, length_B)
+    )
+    text_RS = jnp.pad(tokens_RT, ((0, 0), (0, room + K)))
+    history = History(text_RS if sampling.reads_text else text_RS[:, :0], length_R, length_R)
+    scores_RV = _distribution(logits_RV, history, sampling, end)
+    token_R = pick(scores_RV, _uniform(key_R, jnp.zeros_like(length_R), 1)[:, 0])
     # Room beyond num_tokens for what the last reading brings too many.
-    tokens_BN = jnp.zeros((B, room + K + 1), jnp.int32).at[:, 0].set(token_B)
-    log_probs_BN = jnp.zeros((B, room + K + 1)).at[:, 0].set(log_prob_B)
-    ones_B = jnp.ones(B, jnp.int32)
-    done_B = (token_B == end) | (num_tokens == 1)
-    rows = _Rows(
-        state, draft_state, token_B, history.append(token_B), tokens_BN, log_probs_BN, ones_B, done_B,
-        0 * ones_B, key_B2[:, 0],
-    )  # fmt: skip
-    body = partial(_read_once, verifier, drafter, params, K, num_tokens, sampling, end)
-    rows = jax.lax.while_loop(lambda rows: ~rows.done_B.all(), body, rows)
-    return rows.tokens_BN, rows.log_probs_BN, rows.size_B, rows.reads_B
-
-
-def _read_once(verifier, drafter, params, K, num_tokens, sampling, end, rows):
-    """Drafts K tokens, reads them, and keeps those that the model would have drawn, and one of its own."""
-    key_BKN = jax.vmap(lambda key: jax.random.split(key, K + 3))(rows.key_B)
-    drafted, histories = _draft(drafter, params[1], K, sampling, end, rows, key_BKN)
-    token_BK, q_BKV, draft_states = drafted
-    read_BT = jnp.concatenate([rows.token_B[:, None], token_BK], axis=1)
-    logits_BTV, state = verifier[1](params[0], rows.state, read_BT)
-    scored = [_distribution(logits_BTV[:, i], sampling, histories[i], end) for i in range(K + 1)]
-    p_BTV = jax.nn.softmax(jnp.stack(scored, axis=1))
-    u_BK = jax.vmap(lambda key: jax.random.uniform(key, (K,)))(key_BKN[:, K])
-    taken_BK = u_BK * _chosen(q_BKV, token_BK) < _chosen(p_BTV[:, :K], token_BK)
-    kept_B = jnp.cumprod(taken_BK, axis=1).sum(axis=1)
-    own_B = draw(_residual(p_BTV, q_BKV, kept_B), key_BKN[:, K + 1])
-
-    place_BT = jnp.arange(K + 1)[None]
-    new_BT = jnp.where(place_BT == kept_B[:, None], own_B[:, None], jnp.pad(token_BK, ((0, 0), (0, 1))))
-    log_prob_BT = _chosen(jax.nn.log_softmax(logits_BTV), new_BT)
-    is_last_BT = (new_BT == end) & (place_BT <= kept_B[:, None])
-    ends_B = is_last_BT.any(axis=1)
-    added_B = jnp.where(ends_B, is_last_BT.argmax(axis=1), kept_B) + 1
-    added_B = jnp.where(rows.done_B, 0, jnp.minimum(added_B, num_tokens - rows.size_B))
-    rows_B1, at_BT = jnp.arange(len(kept_B))[:, None], rows.size_B[:, None] + place_BT
-    size_B = rows.size_B + added_B
-    history = rows.history
-    for i in range(K + 1):
-        longer = history.append(new_BT[:, i])
-        history = jax.tree.map(partial(_where, i < added_B), longer, history)
+    R = len(token_R)
+    tokens_RN = jnp.zeros((R, room + K + 1), jnp.int32).at[:, 0].set(token_R)
+    log_prob_R = _log_prob(logits_RV, jax.nn.softmax(scores_RV), token_R)
+    log_probs_RN = jnp.zeros((R, room + K + 1)).at[:, 0].set(log_prob_R)
+    one_R = jnp.ones(R, jnp.int32)
+    done_R = (token_R == end) | (num_tokens == 1)
     return _Rows(
-        verifier[2](state, K - kept_B),
-        jax.tree.map(lambda *states: jnp.stack(states)[kept_B, rows_B1[:, 0]], *draft_states),
-        own_B,
-        history,
-        rows.tokens_BN.at[rows_B1, at_BT].set(_where(~rows.done_B, new_BT, rows.tokens_BN[rows_B1, at_BT])),
-        rows.log_probs_BN.at[rows_B1, at_BT].set(
-            _where(~rows.done_B, log_prob_BT, rows.log_probs_BN[rows_B1, at_BT])
-        ),
-        size_B,
-        rows.done_B | ends_B | (size_B >= num_tokens),
-        rows.reads_B + ~rows.done_B,
-        key_BKN[:, K + 2],
+        state, draft_state, token_R, history.append(token_R), tokens_RN, log_probs_RN, one_R, done_R,
+        0 * one_R, key_R,
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnames="rows")
+def _advance(extend, rewind, draft_step, K, params, num_tokens, sampling, end, limit, rows):
+    """Drafts and reads up to `limit` times, or until all rows are done."""
+
+    def unfinished(carry):
+        n, rows = carry
+        return (n < limit) & ~rows.done_R.all()
+
+    def body(carry):
+        n, rows = carry
+        return n + 1, _read_once(extend, rewind, draft_step, K, params, num_tokens, sampling, end, rows)
+
+    return jax.lax.while_loop(unfinished, body, (0, rows))[1]
+
+
+def _read_once(extend, rewind, draft_step, K, params, num_tokens, sampling, end, rows):
+    """Drafts K tokens, reads them, and keeps those that the model would have drawn, and one of its own."""
+    draft_u_RT, accept_u_RK, own_u_R1 = jnp.split(
+        _uniform(rows.key_R, 1 + rows.reads_R, 2 * K + 2), (K + 1, 2 * K + 1), axis=1
+    )
+    drafted = _draft(draft_step, params[1], sampling, end, rows, draft_u_RT)
+    token_RK, q_RKV = drafted.token_TR[:K].T, jnp.swapaxes(drafted.q_TRV[:K], 0, 1)
+    read_RT = jnp.concatenate([rows.token_R[:, None], token_RK], axis=1)
+    logits_RTV, state = extend(params[0], rows.state, read_RT)
+    score = partial(_distribution, sampling=sampling, end=end)
+    p_RTV = jax.nn.softmax(jax.vmap(score, in_axes=(1, 0), out_axes=1)(logits_RTV, drafted.history))
+    taken_RK = accept_u_RK * _chosen(q_RKV, token_RK) < _chosen(p_RTV[:, :K], token_RK)
+    kept_R = jnp.cumprod(taken_RK, axis=1).sum(axis=1)
+    own_R = pick(_residual(p_RTV, q_RKV, kept_R), own_u_R1[:, 0])
+
+    place_1T = jnp.arange(K + 1)[None]
+    new_RT = jnp.where(place_1T == kept_R[:, None], own_R[:, None], jnp.pad(token_RK, ((0, 0), (0, 1))))
+    is_last_RT = (new_RT == end) & (place_1T <= kept_R[:, None])
+    ends_R = is_last_RT.any(axis=1)
+    added_R = jnp.where(ends_R, is_last_RT.argmax(axis=1), kept_R) + 1
+    added_R = jnp.where(rows.done_R, 0, jnp.minimum(added_R, num_tokens - rows.size_R))
+    size_R, row_R = rows.size_R + added_R, jnp.arange(len(kept_R))
+    # What lies beyond a row's size the next reading overwrites; where a row is done, nothing is written.
+    at_RT = jnp.where(rows.done_R[:, None], rows.tokens_RN.shape[1], rows.size_R[:, None] + place_1T)
+
+    def write(old_RN, new_RT):
+        return old_RN.at[row_R[:, None], at_RT].set(new_RT, mode="drop")
+
+    # As they were when the last token that is kept had been read: those of a row that is done do not matter.
+    draft_state, history = jax.tree.map(lambda x: x[kept_R, row_R], (drafted.state, drafted.history))
+    return _Rows(
+        rewind(state, K - kept_R),
+        draft_state,
+        own_R,
+        history.append(own_R),
+        write(rows.tokens_RN, new_RT),
+        write(rows.log_probs_RN, _log_prob(logits_RTV, p_RTV, new_RT)),
+        size_R,
+        rows.done_R | ends_R | (size_R >= num_tokens),
+        rows.reads_R + ~rows.done_R,
+        rows.key_R,
     )
 
 
-def _draft(drafter, params, K, sampling, end, rows, key_BKN):
-    """Tokens [B, K] and what they were drawn from [B, K, V]; the state after each, and the text before it."""
-    state, token_B, history = rows.draft_state, rows.token_B, rows.history
-    tokens, probs, states, histories = [], [], [], [history]
-    for i in range(K):
-        logits_BV, state = drafter[1](params, state, token_B)
-        states.append(state)
-        scores_BV = _distribution(logits_BV, sampling, history, end)
-        token_B = draw(scores_BV, key_BKN[:, i])
-        history = history.append(token_B)
-        tokens.append(token_B)
-        probs.append(jax.nn.softmax(scores_BV))
-        histories.append(history)
-    _, state = drafter[1](params, state, token_B)
-    return (jnp.stack(tokens, axis=1), jnp.stack(probs, axis=1), [*states, state]), histories
+class _Drafted(NamedTuple):
+    """What the drafter made of one token after another, of the last one kept and K drafted; T is first."""
+
+    state: Any  # with that token read
+    history: History  # with that token in it
+    token_TR: jax.Array  # drawn behind it
+    q_TRV: jax.Array  # and the probabilities that it was drawn by
 
 
-def _distribution(logits_BV, sampling, history, end):
-    """Logits whose softmax is what a token is drawn from; greedy has one token of probability 1."""
-    logits_BV = edit(logits_BV, sampling, history, end)
+def _draft(draft_step, params, sampling, end, rows, u_RT):
+    """Drafts K tokens, and one more that is of no use, so that K are read."""
+
+    def body(carry, u_R):
+        state, token_R, history = carry
+        logits_RV, state = draft_step(params, state, token_R)
+        scores_RV = _distribution(logits_RV, history, sampling, end)
+        token_R = pick(scores_RV, u_R)
+        drafted = _Drafted(state, history, token_R, jax.nn.softmax(scores_RV))
+        return (state, token_R, history.append(token_R)), drafted
+
+    first = (rows.draft_state, rows.token_R, rows.history)
+    return jax.lax.scan(body, first, u_RT.T)[1]
+
+
+def _uniform(key_R, number_R, n):
+    """The numbers of a row's reading, [R, n] from 0 below 1."""
+    return jax.vmap(lambda key, number: jax.random.uniform(jax.random.fold_in(key, number), (n,)))(
+        key_R, number_R
+    )
+
+
+def _distribution(logits_RV, history, sampling, end):
+    """Logits whose softmax is what a token is drawn from; NaN where the settings leave none.
+
+    Greedy has one token of probability 1.
+    """
+    logits_RV = edit(logits_RV, sampling, history, end)
     if isinstance(sampling.temperature, int | float) and sampling.temperature == 0:
-        best_B1 = logits_BV.argmax(axis=-1)[:, None]
-        return jnp.where(jnp.arange(logits_BV.shape[-1])[None] == best_B1, 0.0, -jnp.inf)
-    return truncate(logits_BV, sampling)
+        best_R1 = logits_RV.argmax(axis=-1)[:, None]
+        only_RV = jnp.where(jnp.arange(logits_RV.shape[-1])[None] == best_R1, 0.0, -jnp.inf)
+        return jnp.where(logits_RV.max(axis=-1, keepdims=True) > -jnp.inf, only_RV, jnp.nan)
+    return truncate(logits_RV, sampling)
 
 
-def _residual(p_BTV, q_BKV, kept_B):
+def _residual(p_RTV, q_RKV, kept_R):
     """Logits of the model's own token: of max(0, p - q) where a draft was refused, of p after the last."""
-    index_B11 = kept_B[:, None, None]
-    p_BV = jnp.take_along_axis(p_BTV, index_B11, axis=1)[:, 0]
-    q_BV = jnp.take_along_axis(jnp.pad(q_BKV, ((0, 0), (0, 1), (0, 0))), index_B11, axis=1)[:, 0]
-    rest_BV = jnp.maximum(p_BV - q_BV, 0)
+    index_R11 = kept_R[:, None, None]
+    p_RV = jnp.take_along_axis(p_RTV, index_R11, axis=1)[:, 0]
+    q_RV = jnp.take_along_axis(jnp.pad(q_RKV, ((0, 0), (0, 1), (0, 0))), index_R11, axis=1)[:, 0]
+    rest_RV = jnp.maximum(p_RV - q_RV, 0)
     # Where p and q are equal but for rounding, a refusal leaves nothing: p itself is then as good.
-    return jnp.log(jnp.where(rest_BV.sum(axis=1, keepdims=True) > 0, rest_BV, p_BV))
+    return jnp.log(jnp.where(rest_RV.sum(axis=1, keepdims=True) > 0, rest_RV, p_RV))
+
+
+def _log_prob(logits, p, token):
+    """The model's own log-probability of a token drawn from p; NaN where there was none to draw."""
+    return jnp.where(jnp.isnan(_chosen(p, token)), jnp.nan, _chosen(jax.nn.log_softmax(logits), token))
 
 
 def _chosen(values, index):
     return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
-
-
-def _where(row_B, yes, no):
-    return jnp.where(row_B.reshape(row_B.shape + (1,) * (yes.ndim - 1)), yes, no)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lm_jax.decoding import beam, sampling, speculative
 from lm_jax.decoding.speculative import Drafter, Verifier
+from lm_jax.decoding.text import Generated
 from lm_jax.errors import UserError
 from lm_jax.families.request import Options, Request
 from lm_jax.tokenizers import END, Encoding, Tokenizer
@@ -127,14 +128,13 @@ class LeftToRight(abc.ABC):
             UserError: an option that is unknown or out of range, or a prompt longer than the context.
         """
         request = Request(self.tokenizer, prompts, max_tokens, options)
-        decoder = self._decoder()
         if request.num_beams > 1:
-            found = beam.search(**decoder, **request.for_beams())
-            made = sampling.Generated(found.tokens, found.log_probs, found.lengths)
+            found = beam.search(**self._decoder(), **request.for_beams())
+            made = Generated(found.tokens, found.log_probs, found.lengths)
         elif request.draft is not None:
-            made = self._speculate(request)
+            made = speculative.generate(**self._speculator(request.draft), **request.for_drafts()).generated
         else:
-            made = sampling.generate(**decoder, **request.for_sampling())
+            made = sampling.generate(**self._decoder(), **request.for_sampling())
         generations = []
         for row, (tokens, log_probs, length) in enumerate(zip(*made, strict=True)):
             text = request.text(row, tokens[:length])
@@ -143,17 +143,19 @@ class LeftToRight(abc.ABC):
             generations.append(Generation(text.decode(errors="replace"), tokens[:length], log_probs[:length]))
         return generations
 
-    def _speculate(self, request: Request) -> sampling.Generated:
-        verifier, theirs = self._verifier(), request.draft._decoder()
+    def _speculator(self, draft: "LeftToRight") -> dict[str, Any]:
+        """The arguments `verifier`, `drafter` and `context_length` of `speculative.stream`."""
+        verifier, ours, theirs = self._verifier(), self._decoder(), draft._decoder()
         if verifier is None:
             raise UserError(
                 f"a {self.family} model reads one token at a time", "leave out the drafting model"
             )
-        drafter = Drafter(theirs["prefill"], theirs["step"], theirs["params"])
-        contexts = [c for d in (theirs, self._decoder()) if (c := d["context_length"]) is not None]
-        limit = min(contexts, default=None)
-        made = speculative.generate(verifier, drafter, **request.for_drafts(), context_length=limit)
-        return made.generated
+        contexts = [d["context_length"] for d in (ours, theirs) if d["context_length"] is not None]
+        return {
+            "verifier": verifier,
+            "drafter": Drafter(theirs["prefill"], theirs["step"], theirs["params"]),
+            "context_length": min(contexts, default=None),
+        }
 
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
         """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character.
@@ -162,12 +164,12 @@ class LeftToRight(abc.ABC):
             UserError: as `generate` does, or for beams or several samples, which are done all at once.
         """
         request = Request(self.tokenizer, [prompt], max_tokens, options)
-        if request.num_beams > 1 or request.num_samples > 1 or request.draft is not None:
-            raise UserError("beams, drafts and several samples do not stream", "ask `generate` for them")
+        if request.num_beams > 1 or request.num_samples > 1:
+            raise UserError("beams and several samples do not stream", "ask `generate` for them")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tokens, shown = np.empty(0, np.int32), 0
         held = max((len(text) for text in request.stop), default=1) - 1  # may be the beginning of a stop
-        for made in sampling.stream(**self._decoder(), **request.for_sampling()):
+        for made in self._pieces(request):
             tokens = np.concatenate([tokens, made.tokens[0, : made.lengths[0]]])
             text = request.text(0, tokens)
             end = request.stops_at(text)
@@ -179,3 +181,10 @@ class LeftToRight(abc.ABC):
         else:
             yield decoder.decode(text[shown:])
         yield decoder.decode(b"", final=True)
+
+    def _pieces(self, request: Request) -> Iterator[Generated]:
+        """What `stream` writes, a few tokens at a time."""
+        if request.draft is None:
+            return sampling.stream(**self._decoder(), **request.for_sampling())
+        made = speculative.stream(**self._speculator(request.draft), **request.for_drafts())
+        return (piece.generated for piece in made)

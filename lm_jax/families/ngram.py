@@ -107,14 +107,17 @@ class NGramLanguageModel(LeftToRight):
         return {"prefill": prefill, "step": step, "params": None, "context_length": None}
 
     def _log_probs(self, history_BN: np.ndarray) -> np.ndarray:
-        """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is no token."""
+        """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is no token.
+
+        What is unknown has none, and decoders' softmax gives its share to the others: nobody wants to read it.
+        """
         rows = []
         for history in np.asarray(history_BN):
             words = self._word_of[history[history >= 0]]
             words[words == EOS] = BOS  # what comes after an end begins a sentence
             with np.errstate(divide="ignore"):
                 log_probs = np.log(self.model.next_distribution(words))
-            log_probs[UNK] = -np.inf  # nobody wants to read it
+            log_probs[UNK] = -np.inf
             rows.append(log_probs[self._word_of])
         return np.array(rows, np.float32)
 

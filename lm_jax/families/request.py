@@ -62,7 +62,10 @@ class Request:
         self.draft: Any = options.get("draft")
         seed = options.get("seed", 0)
         self.seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-        self.stop = [text.encode() for text in options.get("stop", ())]
+        stop = options.get("stop", ())
+        if isinstance(stop, str):
+            raise UserError(f"stop={stop!r} is a text, not a list of texts", "put it in brackets")
+        self.stop = [text.encode() for text in stop]
         if not prompts or min(max_tokens, self.num_samples, self.num_beams) < 1 or min(self.seeds) < 0:
             raise UserError(
                 f"{len(prompts)} prompts, max_tokens={max_tokens}, num_samples={self.num_samples}, "
@@ -71,6 +74,13 @@ class Request:
             )
         if not all(self.stop):
             raise UserError("stop holds an empty text", "leave it out")
+        for name, needed, given in (
+            ("length_penalty", "num_beams", self.num_beams > 1),
+            ("early_stopping", "num_beams", self.num_beams > 1),
+            ("num_drafted", "draft", self.draft is not None),
+        ):
+            if name in options and not given:
+                raise UserError(f"{name} without {needed}", f"give {needed} too, or leave it out")
         self._tokenizer, self._options, self._max_tokens = tokenizer, options, max_tokens
         self._sampling = self._make_sampling()
         self._ids = [encoding.ids for encoding in tokenizer.encode_batch(list(prompts))]
@@ -89,30 +99,24 @@ class Request:
         off = Sampling()
         odd = [n for n in ("top_k", "top_p", "min_p") if getattr(self._sampling, n) != getattr(off, n)]
         odd += ["temperature"] if self._sampling.temperature not in (0, 1) else []
-        odd += [name for name in ("stop", "draft") if self._options.get(name)]
+        odd += ["draft"] if self.draft is not None else []
         self._refuse(f"num_beams={self.num_beams}", odd)
         names = ("length_penalty", "early_stopping")
         return self._rows() | {
             "sampling": self._sampling,
             "num_beams": self.num_beams,
             "num_results": self.num_samples,
+            "stop": self._keep if self.stop else None,
             **{name: self._options[name] for name in names if name in self._options},
         }
 
     def for_drafts(self) -> dict[str, Any]:
-        """The arguments of `speculative.generate`."""
-        odd = ["stop"] if self.stop else []
-        odd += ["num_samples"] if self.num_samples > 1 else []
-        self._refuse("draft", odd)
+        """The arguments of `speculative.stream`."""
         if self.draft.tokenizer.fingerprint() != self._tokenizer.fingerprint():
             raise UserError(
                 "the drafting model has other tokens", "train it with data.tokenizer=PATH of this one's"
             )
-        return self._rows() | {
-            "sampling": self._sampling,
-            "seeds": self.seeds,
-            "num_drafted": self._options.get("num_drafted", 4),
-        }
+        return self.for_sampling() | {"num_drafted": self._options.get("num_drafted", 4)}
 
     def _refuse(self, what: str, options: list[str]) -> None:
         if options:
