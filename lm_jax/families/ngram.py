@@ -109,7 +109,7 @@ class NGramLanguageModel(LeftToRight):
     def _log_probs(self, history_BN: np.ndarray) -> np.ndarray:
         """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is no token.
 
-        What is unknown has none, and decoders' softmax gives its share to the others: nobody wants to read it.
+        What is unknown has none, since nobody wants to read it: a softmax gives its share to the others.
         """
         rows = []
         for history in np.asarray(history_BN):
