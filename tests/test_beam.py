@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 from golden_gpt2 import GOLDEN, golden_gpt2
+from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 from tiny_gpt import apply, shapes
 
 from lm_jax.decoding.beam import Found, search

@@ -8,6 +8,7 @@ import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 
 from lm_jax.decoding import processors as decoding
 from lm_jax.decoding.processors import Sampling, sample
@@ -55,11 +56,11 @@ _how = st.sampled_from(
 def test_truncation_is_its_definition(logits, how):
     logits_BV = jnp.array([logits, [0.0, -0.0, 0.0, -1.0]])
     if how.top_k:
-        kept = decoding.top_k(logits_BV, how.top_k)
+        kept = jax.jit(decoding.top_k)(logits_BV, how.top_k)
     elif how.min_p:
-        kept = decoding.min_p(logits_BV, how.min_p)
+        kept = jax.jit(decoding.min_p)(logits_BV, how.min_p)
     else:
-        kept = decoding.top_p(logits_BV, how.top_p)
+        kept = jax.jit(decoding.top_p)(logits_BV, how.top_p)
     for row, kept_row in zip(np.asarray(logits_BV), np.asarray(kept), strict=True):
         expected = keep(row.astype(np.float64), how)
         np.testing.assert_array_equal(kept_row, np.where(expected, row, -np.inf))

@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import tiny_gpt
+from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 
 from lm_jax.decoding import sampling
 from lm_jax.decoding.processors import Sampling
