@@ -71,12 +71,15 @@ def our_step(case: Case, dtype: str) -> Callable[[], float]:
     import jax
 
     from lm_jax.batch import Batch
-    from lm_jax.models.gpt import GPT, GPTConfig
+    from lm_jax.config import Config, TrainConfig
+    from lm_jax.data.pipeline import DataConfig
+    from lm_jax.models.gpt import GPTConfig
     from lm_jax.objectives import Causal
-    from lm_jax.optimizers import OptimizerConfig, make_optimizer
-    from lm_jax.train_step import init_state, make_train_step
+    from lm_jax.optimizers import OptimizerConfig
+    from lm_jax.program import Program
+    from lm_jax.sharding import MeshConfig, make_mesh
 
-    config = GPTConfig(
+    model = GPTConfig(
         num_layers=case.layers,
         num_heads=case.heads,
         d_model=case.width,
@@ -85,16 +88,22 @@ def our_step(case: Case, dtype: str) -> Callable[[], float]:
         dtype=dtype,
         attention="block_causal",
     )
-    model, optimizer = GPT(config), make_optimizer(OptimizerConfig(), 1000)
-    objective = Causal(chunk_length=64 if case.vocabulary > 10_000 else 0)
-    state = jax.jit(lambda: init_state(model, optimizer, 0, case.length))()
-    step = jax.jit(make_train_step(model, objective, optimizer), donate_argnums=0)
+    config = Config(
+        data=DataConfig(sequence_length=case.length),
+        model=model,
+        objective=Causal(chunk_length=64 if case.vocabulary > 10_000 else 0),
+        optimizer=OptimizerConfig(),
+        train=TrainConfig(num_steps=1000, batch_size=case.batch),
+        mesh=MeshConfig(),
+    )
+    program = Program(config, make_mesh(config.mesh))
+    state, key = program.init(), jax.random.key(0)
     inputs, targets = tokens(case)
-    batch, key = Batch(inputs, targets, np.ones(inputs.shape, np.float32)), jax.random.key(0)
+    batch = Batch(inputs, targets, np.ones(inputs.shape, np.float32))
 
     def run() -> float:
         nonlocal state
-        state, metrics = step(state, batch, key)
+        state, metrics = program.step(state, batch, key)
         return float(metrics["loss"])
 
     return run

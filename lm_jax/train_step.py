@@ -82,9 +82,12 @@ def init_state(
     train: TrainConfig = _PLAIN,
 ) -> TrainState:
     """A model's first parameters and an optimizer that has seen nothing; pure, so that it can be jitted."""
-    tokens_BT = jnp.zeros((1, length), jnp.int32)
-    params = model.init(jax.random.key(seed), tokens_BT)
-    return start_from(params, optimizer, carry, train)
+    return start_from(init_params(model, seed, length), optimizer, carry, train)
+
+
+def init_params(model: nn.Module, seed: int | jax.Array, length: int) -> Any:
+    """A model's first parameters; pure, too."""
+    return model.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32))
 
 
 def start_from(
