@@ -1,0 +1,151 @@
+"""Whether what makes training fast changes what is learned: `python benchmarks/tricks.py`, some minutes.
+
+Trains a small GPT on the characters of Python's documentation with each trick and without it, on the same
+batches from the same first parameters for each seed. Shown are the losses at the end (nats per character,
+mean over seeds), their difference in each seed, and how far seeds lie apart: a trick is harmless where its
+difference is small beside that.
+
+    --steps=300    updates; the loss is the mean of the last tenth
+    --seeds=3
+    --only=TEXT    the tricks whose names contain this
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lm_jax import config as config_module
+from lm_jax.config import Config, TrainConfig
+from lm_jax.data import pipeline
+from lm_jax.models import attention, gpt, layers, products
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.objectives import Causal
+from lm_jax.optimizers import OptimizerConfig
+from lm_jax.program import Program
+from lm_jax.sharding import make_mesh
+
+BASE = Config(
+    data=pipeline.DataConfig(corpus="python-docs", tokenizer="char", sequence_length=256),
+    model=GPTConfig(num_layers=2, num_heads=4, d_model=64, attention="block_causal"),
+    objective=Causal(chunk_length=64),
+    optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50),
+    train=TrainConfig(batch_size=4),
+)
+DROPPING = {"model.dropout": "0.1"}
+
+
+class LinenDropout(nn.Dropout):
+    """Flax's, called as ours is."""
+
+    def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
+        """As `nn.Dropout`."""
+        return nn.Dropout.__call__(self, x, deterministic)
+
+
+def plain_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float) -> jax.Array:
+    """Layer normalisation whose gradient JAX derives."""
+    return layers._normalise_forward(x, scale_D, bias_D, epsilon)[0]
+
+
+def plain_values(scores: jax.Array, values: jax.Array) -> jax.Array:
+    """A softmax and a product, whose gradients JAX derives."""
+    return (nn.softmax(scores) @ values.astype(jnp.float32)).astype(values.dtype)
+
+
+# The name of a trick -> the recipe's fields with it, and without it; what is replaced to be without it.
+TRICKS: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[Any, str, Any]]]] = {
+    "causal attention by blocks": ({}, {"model.attention": "full"}, []),
+    "logits by chunks": ({}, {"objective.chunk_length": "0"}, []),
+    "gradients by hand": (
+        {},
+        {},
+        [
+            (layers, "matmul", jnp.matmul),
+            (layers, "matmul_of", lambda activation, x, kernel: activation(x) @ kernel),
+            (gpt, "matmul", jnp.matmul),
+            (layers, "gelu", nn.gelu),
+            (layers, "_normalise", plain_norm),
+            (attention, "_mean_of_values", plain_values),
+        ],
+    ),
+    "the CPU's weight gradient": ({}, {}, [(products, "_outer_on_cpu", products._outer)]),
+    "bfloat16": ({"model.dtype": "bfloat16"}, {}, []),
+    "cheap dropout (rate 0.1)": (
+        DROPPING,
+        DROPPING,
+        [(module, "Dropout", LinenDropout) for module in (attention, gpt)],
+    ),
+}
+
+
+@contextlib.contextmanager
+def replaced(parts: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """With other functions in the library's modules."""
+    with contextlib.ExitStack() as stack:
+        for module, name, other in parts:
+            stack.enter_context(mock.patch.object(module, name, other))
+        yield
+
+
+def final_losses(
+    data: pipeline.Data, fields: dict[str, str], parts: list[tuple[Any, str, Any]], steps: int, seeds: int
+) -> list[float]:
+    """For each seed, the mean loss of the last tenth of the steps."""
+    losses = []
+    for seed in range(seeds):
+        train = dataclasses.replace(BASE.train, num_steps=steps, seed=seed)
+        config = config_module.override(dataclasses.replace(BASE, train=train), fields)
+        config = config_module.resolve(config, data.tokenizer.vocab_size)
+        source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, seed)
+        seen = []
+        with replaced(parts):
+            program = Program(config, make_mesh(config.mesh))
+            state, key = program.init(), jax.random.key(seed)
+            for step in range(steps):
+                state, metrics = program.step(state, source.batch(step), key)
+                seen.append(metrics["loss"])
+        losses.append(statistics.fmean(map(float, seen[-max(1, steps // 10) :])))
+    return losses
+
+
+def main() -> None:
+    """Reads the flags, trains and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="")
+    flags = parser.parse_args()
+    data = pipeline.prepare(BASE.data)
+    base = final_losses(data, {}, [], flags.steps, flags.seeds)
+    print(f"seeds lie {max(base) - min(base):.4f} apart: {' '.join(f'{loss:.4f}' for loss in base)}\n")
+    print(f"{'trick':<28}{'with':>8}{'without':>9}   difference in each seed")
+    for name, (with_it, without_it, parts) in TRICKS.items():
+        if flags.only not in name:
+            continue
+        on = final_losses(data, with_it, [], flags.steps, flags.seeds) if with_it else base
+        off = base
+        if without_it or parts:
+            off = final_losses(data, without_it, parts, flags.steps, flags.seeds)
+        differences = " ".join(f"{a - b:+.4f}" for a, b in zip(on, off, strict=True))
+        print(
+            f"{name:<28}{statistics.fmean(on):8.4f}{statistics.fmean(off):9.4f}   {differences}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
