@@ -299,7 +299,7 @@ class GPT(nn.Module):
         hidden_BTD, state = self.hidden(tokens_BT, self.init_state(tokens_BT.shape[0], capacity))
         assert state is not None
         last_B1D = jnp.take_along_axis(hidden_BTD, (length_B - 1)[:, None, None], axis=1)
-        return self.logits(last_B1D[:, 0]), state._replace(position_B=length_B)
+        return self._logits_of_few(last_B1D[:, 0]), state._replace(position_B=length_B)
 
     def step(self, state: KeyValueCache, token_B: jax.Array) -> tuple[jax.Array, KeyValueCache]:
         """Reads one token a row: the logits that follow it, float32 [B, V], and the state."""
