@@ -31,7 +31,11 @@ _SENTENCE = f"text:{pathlib.Path(__file__).parent / 'texts' / 'i_love_coding.txt
 
 
 def _brown() -> Config:
-    """Zaremba et al. 2014's dropout, a tied head and AdamW; six times through the text."""
+    """Zaremba et al. 2014's dropout, a tied head and AdamW; six times through the text.
+
+    Perplexity 272.5 on validation and 247.7 on test, where a modified Kneser-Ney 5-gram has 329.0 on the same
+    tokens; about 22 minutes on two cores.
+    """
     return Config(
         data=_BROWN,
         model=RNNConfig(
