@@ -43,7 +43,10 @@ def _keep_freed_memory() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    if "GLIBC_TUNABLES" not in os.environ and threading.active_count() == 1:  # not in a notebook's kernel
+    # Not in a notebook's kernel, and not where the program came by standard input and would be gone.
+    program = getattr(sys.modules["__main__"], "__file__", None) or ""
+    can_restart = threading.active_count() == 1 and os.path.isfile(program)
+    if "GLIBC_TUNABLES" not in os.environ and can_restart:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=0"
         os.execv(sys.executable, sys.orig_argv)  # 20 ms
     m_mxfast, m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = 1, -1, -2, -4, -8  # <malloc.h>
