@@ -59,7 +59,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
     Raises:
         UserError: fewer devices than asked for; of several processes, one that would have none; or devices
-            that cannot be arranged so, of several TPU slices for instance.
+            that cannot be arranged so.
     """
     devices = jax.devices() if devices is None else devices
     inner = config.fsdp * config.tensor
