@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: the latest and the best, parameters apart, with proof that they are whole."""
 
+import functools
 import hashlib
 import math
 import pathlib
@@ -8,8 +9,6 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax import files
 from lm_jax.distributed import is_writer
@@ -34,6 +33,19 @@ class Checkpoints:
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints in {workdir}", "give a run directory that train.py has written")
+        self._read_only = read_only
+        # Processes that restore together share the work of looking for damage.
+        together = jax.process_count() > 1 and not read_only
+        self._share = (jax.process_index(), jax.process_count()) if together else (0, 1)
+        # The step being written, and the form of its items; Orbax writes one at a time.
+        self._saving: tuple[int, dict[str, dict[str, str]]] = (-1, {})
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        """Orbax's, made when first needed: a run that starts anew reaches its first step 0.2 s earlier."""
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy
+
         # A policy, not max_to_keep: with best_fn that would delete the newest checkpoint.
         policy = preservation_policy.AnyPreservationPolicy(
             [
@@ -41,22 +53,21 @@ class Checkpoints:
                 preservation_policy.BestN(get_metric_fn=_loss, reverse=True, n=1),
             ]
         )
+        alone: dict[str, Any] = {}
+        if self._read_only:  # without other processes, each on its own
+            me = jax.process_index()
+            alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}
         options = ocp.CheckpointManagerOptions(
             best_fn=_loss,
             best_mode="min",
             preservation_policy=policy,
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-            multiprocessing_options=_alone() if read_only else ocp.options.MultiprocessingOptions(),
+            cleanup_tmp_directories=not self._read_only,
+            create=not self._read_only,
+            read_only=self._read_only,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
-        # Processes that restore together share the work of looking for damage.
-        together = jax.process_count() > 1 and not read_only
-        self._share = (jax.process_index(), jax.process_count()) if together else (0, 1)
-        # The step being written, and the form of its items; Orbax writes one at a time.
-        self._saving: tuple[int, dict[str, dict[str, str]]] = (-1, {})
+        return ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, state: TrainState, valid_loss: float | None = None) -> None:
         """Saves in the background; the state may be donated at once.
@@ -65,6 +76,8 @@ class Checkpoints:
             state: what to save.
             valid_loss: nats per token on the validation part, if it was just measured; never NaN.
         """
+        import orbax.checkpoint as ocp
+
         step = int(state.step)
         if step in self._manager.all_steps():
             return  # a stop just after a regular save
@@ -78,6 +91,8 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The step to resume from; None where nothing was saved."""
+        if not self.directory.is_dir():
+            return None
         return max(self._manager.all_steps(), default=None)
 
     def best_step(self) -> int | None:
@@ -127,8 +142,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +153,8 @@ class Checkpoints:
         self.close()
 
     def _restore(self, step: int, like: dict[str, Any]) -> Any:
+        import orbax.checkpoint as ocp
+
         path = self.directory / str(step)
         remedy = f"remove {path} to go on from an earlier checkpoint, or start anew in another directory"
         # Orbax does not notice bytes that changed on the disk, and what it notices it does not say in a line.
@@ -159,14 +177,6 @@ class Checkpoints:
         found = [p for item in forms for p in sorted((path / item).rglob("*")) if p.is_file()]
         digests = {str(p.relative_to(path)): _digest(p) for p in found}
         files.write_json(path / _SEAL, {"files": digests, "forms": forms})
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Reading without other processes, each on its own."""
-    me = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-    )
 
 
 def _rest(state: TrainState) -> tuple[Any, ...]:
