@@ -115,7 +115,7 @@ class MetricWriter:
     """Appends lines of {"step": ..., name: value} to metrics.jsonl.
 
     Args:
-        path: the file.
+        path: the file, whose directory is made where it is missing.
         step: the step that the run goes on from: later lines, and one cut short by a crash, are dropped,
             so that an interrupted run's file reads like an uninterrupted one's.
         tensorboard: a directory for TensorBoard's event files, too.
@@ -125,6 +125,7 @@ class MetricWriter:
     """
 
     def __init__(self, path: pathlib.Path, step: int, tensorboard: pathlib.Path | None = None):
+        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")

@@ -21,8 +21,8 @@ def prepare() -> None:
     """
     assert "jax" not in sys.modules, "runtime.prepare() must run before jax is imported"
     _keep_freed_memory()
-    # Imports and traces make a million objects and little garbage: looking for it took 0.2 s of a start.
-    gc.set_threshold(50_000)
+    # Imports and traces make many objects and little garbage: looking for it took 0.3 s of a start.
+    gc.set_threshold(100_000, 50)
     # Every program is worth keeping: a second start then compiles nothing.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
