@@ -19,6 +19,7 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation import Row, Text
 from lm_jax.families import ngram
 from lm_jax.families.neural import NeuralLanguageModel
+from lm_jax.families.request import Options
 from lm_jax.models.gpt import GPTConfig, convert_layers
 from lm_jax.progress import Reporter
 
@@ -259,7 +260,9 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
                 rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
     settings = config if isinstance(config, CountConfig) else config.train
     if settings.sample_tokens:
-        [sample] = model.generate([""], settings.sample_tokens, temperature=0.8, top_k=50, seed=settings.seed)
+        options: Options = {"temperature": 0.8, "top_k": 50, "seed": settings.seed}
+        options["min_tokens"] = settings.sample_tokens // 4  # a text may end at once, and would show nothing
+        [sample] = model.generate([""], settings.sample_tokens, **options)
         if is_writer():
             files.write_text(workdir / "sample.txt", sample.text + "\n")
     if is_writer():
