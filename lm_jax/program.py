@@ -1,8 +1,5 @@
 """A recipe's training as programs for a mesh: compiled where they run, or for devices described only."""
 
-import contextlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -107,19 +104,6 @@ class Program:
     def lower_step(self) -> jax.stages.Lowered:
         """The training step for the mesh's devices, ready to be compiled; none of them need exist here."""
         return self.step.lower(self.state, self.batch, self.key)
-
-
-@contextlib.contextmanager
-def compiling(function: Any, *arguments: Any) -> Iterator[None]:
-    """Compiles a jitted function for arguments like these, or loads it, beside what is done meanwhile.
-
-    XLA needs no Python for that, and what is done inside is mostly Python: a start takes 0.3 s less.
-    """
-    lowered = function.lower(*arguments)
-    with ThreadPoolExecutor(1) as aside:
-        compiled = aside.submit(lowered.compile)
-        yield
-        compiled.result()
 
 
 def _placed(shape: Any, place: Any) -> jax.ShapeDtypeStruct:

@@ -16,7 +16,6 @@ from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config, make_model
 from lm_jax.data import pipeline
 from lm_jax.optimizers import make_optimizer
-from lm_jax.program import compiling
 from lm_jax.progress import LiveLine
 from lm_jax.train_step import TrainState, init_carry, init_state, make_train_step, start_from
 from lm_jax.training import Looks, Signals, bytes_paid_for
@@ -121,20 +120,17 @@ def _fit(
 ) -> bool:
     configs, train, valid = [config for config, _ in runs], runs[0][0].train, data.splits["valid"]
     program = Seeds(configs)
+    state = program.start(params)
+    if first:
+        state = _stack([c.restore(first, program.state) for c in checkpoints])
     sources = [
         pipeline.make_source(data.splits["train"], c.data, train.batch_size, c.train.seed) for c in configs
     ]
-
-    def batch_of_all(step: int) -> Batch:
-        return jax.tree.map(lambda *rows: np.stack(rows), *[s.batch(step) for s in sources])
-
-    if first:
-        state = _stack([c.restore(first, program.state) for c in checkpoints])
-    else:
-        shapes = jax.eval_shape(program.start, params)
-        with compiling(program.step, shapes, batch_of_all(0), program.key):
-            state = program.start(params)
-    batches: pipeline.prefetch[Batch] = pipeline.prefetch(batch_of_all, first, train.num_steps)
+    batches: pipeline.prefetch[Batch] = pipeline.prefetch(
+        lambda step: jax.tree.map(lambda *rows: np.stack(rows), *[s.batch(step) for s in sources]),
+        first,
+        train.num_steps,
+    )
     with contextlib.ExitStack() as stack:
         line = stack.enter_context(LiveLine(f"training {len(runs)} at once", train.num_steps, first))
         looks = [

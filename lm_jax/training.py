@@ -1,6 +1,5 @@
 """The loop around the training step."""
 
-import contextlib
 import math
 import pathlib
 import signal
@@ -19,7 +18,7 @@ from lm_jax.distributed import Rows, StopVote, is_writer
 from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
 from lm_jax.optimizers import make_schedule
-from lm_jax.program import Program, compiling
+from lm_jax.program import Program
 from lm_jax.progress import LiveLine, MetricWriter
 from lm_jax.sharding import by_rows, make_mesh, replicated
 from lm_jax.train_step import TrainState
@@ -44,10 +43,6 @@ class Trainer:
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update by this process's rows of a batch and the others'; the old state is no more."""
         return self.program.step(state, self.rows.assemble(batch), self.key)
-
-    def compiling(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
-        """Compiles `step` for such batches beside what is done meanwhile."""
-        return compiling(self.program.step, self.program.state, self.rows.assemble(batch), self.key)
 
     def evaluate(self, params: Any, split: pipeline.Split) -> tuple[float, float]:
         """Total nats and weight over a part, read once; a carried state goes through each document."""
@@ -86,9 +81,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
     config, train, rows = trainer.config, trainer.config.train, trainer.rows
     source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, train.seed)
     with Checkpoints(workdir) as checkpoints, Signals() as signals:
-        first = checkpoints.latest_step() or 0
-        with trainer.compiling(source.batch(first, rows.index, rows.count)):
-            state = _start(trainer, checkpoints, first, params)
+        state, first = _start(trainer, checkpoints, params)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
         look = Looks(config, checkpoints, workdir, first, line)
         batches: pipeline.prefetch[Batch] = pipeline.prefetch(
@@ -121,12 +114,13 @@ def bytes_paid_for(data: pipeline.Data) -> int | None:
     return data.splits["valid"].num_bytes if data.tokenizer.lossless else None
 
 
-def _start(trainer: Trainer, checkpoints: Checkpoints, step: int, params: Any) -> TrainState:
-    if step:
-        return checkpoints.restore(step, trainer.program.state)
+def _start(trainer: Trainer, checkpoints: Checkpoints, params: Any) -> tuple[TrainState, int]:
+    step = checkpoints.latest_step()
+    if step is not None:
+        return checkpoints.restore(step, trainer.program.state), step
     if params is not None:
-        return trainer.program.init_from(jax.device_get(params))
-    return trainer.program.init()
+        return trainer.program.init_from(jax.device_get(params)), 0
+    return trainer.program.init(), 0
 
 
 class Looks:

@@ -4,7 +4,6 @@ import gc
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
 
 import pytest
 
@@ -31,20 +30,6 @@ def _forget_programs():
     yield
     gc.collect()  # programs that a cycle of objects still holds
     jax.clear_caches()
-
-
-@pytest.fixture
-def compiled() -> Iterator[list[str]]:
-    """The names of the programs that XLA has compiled, or loaded, in this test so far."""
-    names: list[str] = []
-
-    def note(event: str, seconds: float, fun_name: str = "", **_: object) -> None:
-        if event.endswith("backend_compile_duration"):
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(note)
 
 
 @pytest.fixture(scope="session")

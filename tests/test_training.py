@@ -55,16 +55,6 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(small):
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_the_step_is_compiled_once_and_beside_the_first_state(small, devices, compiled):
-    trainer = training.Trainer(dataclasses.replace(small, mesh=MeshConfig(data=devices)))
-    with trainer.compiling(one_batch(small)):
-        state = trainer.program.init()
-    assert compiled.count("jit(train_step)") == 1
-    trainer.step(state, one_batch(small))
-    assert compiled.count("jit(train_step)") == 1
-
-
 def test_logits_a_chunk_at_a_time_change_nothing(small):
     model, batch = make_model(small.model), one_batch(small)
     batch.weights[:, -5:] = 0
