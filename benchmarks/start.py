@@ -1,7 +1,8 @@
 """How long a start takes: `python benchmarks/start.py`, half a minute on two idle cores.
 
-Starts train.py anew, with warm caches but for the first time, and waits for the loss of its first step: from
-the shell's command, Python's own start and all imports included. Shown are the median seconds and the range.
+Starts train.py anew, with warm caches but for the first time, and waits until the loss of its first step is
+written, which is when the second one is under way: from the shell's command, Python's own start and all
+imports included. Shown are the median seconds and the range.
 
     --rounds=7
     --config=configs/gpt.py
@@ -45,7 +46,7 @@ def main() -> None:
     flags = parser.parse_args()
     seconds_to_first_loss(flags.config)  # fills the caches
     seconds = [seconds_to_first_loss(flags.config) for _ in range(flags.rounds)]
-    print(f"first step after {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+    print(f"first loss after {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
 
 
 if __name__ == "__main__":
