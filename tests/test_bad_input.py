@@ -24,7 +24,7 @@ def finished(tmp_path_factory):
     return config, directory / "run"
 
 
-def expect(capsys, message, function, *arguments):
+def assert_refused(capsys, message, function, *arguments):
     """Runs as a command does, and looks at what a user would see."""
     with pytest.raises(SystemExit) as stop, errors.reported():
         function(*arguments)
@@ -53,7 +53,7 @@ def test_text_that_cannot_be_used(tmp_path, capsys, content, message):
     path = tmp_path / "text.txt"
     if content is not None:
         path.write_bytes(content)
-    expect(capsys, message, experiment.run, tiny.config(path), tmp_path / "run")
+    assert_refused(capsys, message, experiment.run, tiny.config(path), tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -74,19 +74,19 @@ def test_text_that_cannot_be_used(tmp_path, capsys, content, message):
 )
 def test_a_wrong_field(tmp_path, capsys, values, message):
     config = tiny.config(tiny.write_text(tmp_path / "text.txt"))
-    expect(capsys, message, lambda: experiment.run(changed(config, **values), tmp_path / "run"))
+    assert_refused(capsys, message, lambda: experiment.run(changed(config, **values), tmp_path / "run"))
 
 
 def test_a_mistake_leaves_the_work_directory_free(tmp_path, capsys):
     config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=4)
     for values in ({"data__corpus": "text:typo.txt"}, {"mesh__data": "99"}, {"model__num_heads": "3"}):
-        expect(capsys, "", lambda: experiment.run(changed(config, **values), tmp_path / "run"))  # noqa: B023
+        assert_refused(capsys, "", lambda: experiment.run(changed(config, **values), tmp_path / "run"))  # noqa: B023
     assert experiment.run(config, tmp_path / "run")
 
 
 def test_a_work_directory_of_another_run(finished, capsys):
     config, workdir = finished
-    expect(
+    assert_refused(
         capsys,
         "model.d_model (16 there, 32 here)",
         experiment.run,
@@ -97,12 +97,12 @@ def test_a_work_directory_of_another_run(finished, capsys):
 
 def test_a_work_directory_that_is_something_else(tmp_path, capsys):
     text = tiny.write_text(tmp_path / "text.txt")
-    expect(capsys, "is not empty and holds no run", experiment.run, tiny.config(text), tmp_path)
+    assert_refused(capsys, "is not empty and holds no run", experiment.run, tiny.config(text), tmp_path)
 
 
 def test_a_work_directory_that_cannot_be_written(tmp_path, capsys):
     text = tiny.write_text(tmp_path / "text.txt")
-    expect(capsys, f"{text}", experiment.run, tiny.config(text), text / "run")
+    assert_refused(capsys, f"{text}", experiment.run, tiny.config(text), text / "run")
 
 
 def test_a_corrupt_checkpoint(finished, tmp_path, capsys):
@@ -111,7 +111,7 @@ def test_a_corrupt_checkpoint(finished, tmp_path, capsys):
     moved = shutil.copytree(finished[1], tmp_path / "run")
     for path in (moved / "checkpoints").rglob("ocdbt.process_0/d/*"):
         path.write_bytes(path.read_bytes()[:-3])
-    expect(capsys, "is damaged", lm_jax.load, moved)
+    assert_refused(capsys, "is damaged", lm_jax.load, moved)
 
 
 def test_a_tokenizer_of_another_model(finished, tmp_path, capsys):
@@ -122,12 +122,12 @@ def test_a_tokenizer_of_another_model(finished, tmp_path, capsys):
     facts = json.loads(path.read_text())
     facts["tokenizer"]["sha256"] = "0"
     path.write_text(json.dumps(facts))
-    expect(capsys, "is not the tokenizer", lm_jax.load, moved)
+    assert_refused(capsys, "is not the tokenizer", lm_jax.load, moved)
 
 
 def test_a_prompt_longer_than_the_context(finished, capsys):
     model = lm_jax.load(finished[1])
-    expect(capsys, "longer than the context of 32", model.generate, ["much too long " * 10])
+    assert_refused(capsys, "longer than the context of 32", model.generate, ["much too long " * 10])
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,12 @@ def test_a_prompt_longer_than_the_context(finished, capsys):
 )
 def test_a_wrong_way_to_sample(finished, capsys, options, message):
     model = lm_jax.load(finished[1])
-    expect(capsys, message, lambda: model.generate(["a"], **options))
+    assert_refused(capsys, message, lambda: model.generate(["a"], **options))
 
 
 @pytest.mark.parametrize("name", ["nowhere", "."])
 def test_a_model_that_is_none(tmp_path, capsys, name):
-    expect(capsys, "is not a run directory", lm_jax.load, tmp_path / name)
+    assert_refused(capsys, "is not a run directory", lm_jax.load, tmp_path / name)
 
 
 @pytest.mark.slow

@@ -34,6 +34,12 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
         assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
 
 
+def test_nothing_is_opened_or_made_before_there_is_something_to_save(tmp_path):
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.latest_step() is None
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_state_comes_back_bit_for_bit(tmp_path):
     state = make_state(5)
     save_all(tmp_path, {5: None})

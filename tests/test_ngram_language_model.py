@@ -35,6 +35,16 @@ def run(tmp_path_factory):
     return config, directory / "run", experiment.run(config, directory / "run")
 
 
+def test_a_sample_is_of_some_length_where_texts_are_not(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{a}{b}\n" for a in "abcdefgh" for b in "ijklmnop"))
+    config = dataclasses.replace(recipe(text), sample_tokens=40)
+    experiment.run(config, tmp_path / "run")
+    assert len((tmp_path / "run" / "sample.txt").read_bytes()) > 10, (
+        "a quarter of sample_tokens, and a newline"
+    )
+
+
 def make_model(texts, tokenizer, **config):
     vocabulary = ngram.make_vocabulary(tokenizer)
     word_of = ngram.word_ids(tokenizer, vocabulary)
@@ -69,7 +79,7 @@ def test_a_run_is_scored_like_any_other(run):
     assert rows[1].tokens == rows[1].bytes + rows[1].documents
     assert 0 < rows[1].bits_per_byte < 1, "there is much order in this text"
     assert rows[1].context == {"order": 3}
-    assert (workdir / "sample.txt").read_text()
+    assert (workdir / "sample.txt").read_text().strip()
     assert experiment.run(run[0], workdir) == rows, "a finished run prints its results again"
 
 
