@@ -7,16 +7,22 @@ import pytest
 from flax import linen as nn
 
 from lm_jax.models.layers import Dense, Dropout, LayerNorm, SwiGLU, gelu
-from lm_jax.models.products import matmul
+from lm_jax.models.products import matmul, matmul_transposed
 
 
 @pytest.mark.parametrize("width", [2, 4])
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])
-def test_gradient_of_matmul_is_the_plain_one(shape, width):
+@pytest.mark.parametrize("turned", [False, True])
+def test_gradient_of_matmul_is_the_plain_one(shape, width, turned):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=shape), rng.normal(size=(3, width))
     dy = rng.normal(size=(*shape[:-1], width))
-    dx, dw = jax.grad(lambda x, w: (matmul(x, w) * dy).sum(), argnums=(0, 1))(jnp.float32(x), jnp.float32(w))
+
+    def product(x, w):
+        return (matmul_transposed(x, w.T) if turned else matmul(x, w)) * dy
+
+    np.testing.assert_allclose(product(jnp.float32(x), jnp.float32(w)), x @ w * dy, rtol=1e-5, atol=1e-5)
+    dx, dw = jax.grad(lambda *xw: product(*xw).sum(), argnums=(0, 1))(jnp.float32(x), jnp.float32(w))
     np.testing.assert_allclose(dx, dy @ w.T, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dw, x.reshape(-1, 3).T @ dy.reshape(-1, width), rtol=1e-5, atol=1e-5)
 

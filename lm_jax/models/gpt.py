@@ -25,7 +25,7 @@ from lm_jax.models.attention import (
     segment_mask,
 )
 from lm_jax.models.layers import MLP, Dropout, LayerNorm, SwiGLU
-from lm_jax.models.products import matmul
+from lm_jax.models.products import matmul_transposed
 
 _normal = nn.initializers.normal
 _BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
@@ -277,7 +277,7 @@ class GPT(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
         head = self.token_embedding if self.config.tied_head else self.head
-        return matmul(hidden, head.embedding.T)
+        return matmul_transposed(hidden, head.embedding)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int) -> KeyValueCache:

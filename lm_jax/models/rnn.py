@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from lm_jax.errors import UserError
 from lm_jax.models.heads import AdaptiveSoftmax, Head, check_cutoffs
-from lm_jax.models.products import matmul
+from lm_jax.models.products import matmul_transposed
 from lm_jax.models.recurrent import (
     CELLS,
     CarriesState,
@@ -172,7 +172,7 @@ class RNN(CarriesState):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
         if self.config.tied_head:
-            return matmul(hidden, self.token_embedding.embedding.T)
+            return matmul_transposed(hidden, self.token_embedding.embedding)
         return self.head(hidden)
 
     @nn.nowrap
