@@ -11,13 +11,12 @@ from jax.sharding import Mesh
 from lm_jax import averaging
 from lm_jax.batch import Batch
 from lm_jax.config import Config, make_model
-from lm_jax.optimizers import make_optimizer
+from lm_jax.optimizers import make_optimizer, make_schedule
 from lm_jax.sharding import by_name, by_rows, check_batch, replicated
 from lm_jax.train_step import (
     TrainState,
     init_carry,
     init_params,
-    init_state,
     make_train_step,
     start_from,
 )
@@ -56,10 +55,13 @@ class Program:
         carry = partial(init_carry, self.model, config.data.order)
         length = config.data.sequence_length
 
-        def first_state() -> TrainState:
-            return init_state(self.model, self.optimizer, train.seed, length, carry(train.batch_size), train)
+        # Jitted by itself, so that it is traced once: for the shapes and for the values.
+        first_params = jax.jit(partial(init_params, self.model, train.seed, length))
 
-        shapes = jax.eval_shape(first_state)
+        def first_state(params: Any) -> TrainState:
+            return start_from(params, self.optimizer, carry(train.batch_size), train)
+
+        shapes = jax.eval_shape(lambda: first_state(first_params()))
         places = by_name(mesh, shapes)._replace(carry=jax.tree.map(lambda _: rows, shapes.carry))
         self.state = jax.tree.map(_placed, shapes, places)
         tokens: Any = jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows)
@@ -67,18 +69,20 @@ class Program:
         self.key = _placed(jax.eval_shape(lambda: jax.random.key(0)), whole)
 
         objective = config.objective if mesh.size == 1 else partial(_by_rows, config.objective, mesh)
-        self.init_params: Any = jax.jit(
-            partial(init_params, self.model, train.seed, length), out_shardings=places.params
-        )
+        self.init_params: Any = jax.jit(lambda: first_params(), out_shardings=places.params)
         self.init_from: Any = jax.jit(
-            lambda params: start_from(params, self.optimizer, carry(train.batch_size), train),
-            in_shardings=(places.params,),
-            out_shardings=places,
-            donate_argnums=0,
+            first_state, in_shardings=(places.params,), out_shardings=places, donate_argnums=0
         )
         self.init_carry = jax.jit(partial(carry, self.rows_evaluated), out_shardings=rows)
         self.step = jax.jit(
-            make_train_step(self.model, objective, self.optimizer, train, config.data.usual_length),
+            make_train_step(
+                self.model,
+                objective,
+                self.optimizer,
+                train,
+                config.data.usual_length,
+                make_schedule(config.optimizer, train.num_steps),
+            ),
             in_shardings=(places, rows, whole),
             out_shardings=(places, whole),
             donate_argnums=0,

@@ -15,7 +15,7 @@ from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config, make_model
 from lm_jax.data import pipeline
-from lm_jax.optimizers import make_optimizer
+from lm_jax.optimizers import make_optimizer, make_schedule
 from lm_jax.progress import LiveLine
 from lm_jax.train_step import TrainState, init_carry, init_state, make_train_step, start_from
 from lm_jax.training import Looks, Signals, bytes_paid_for
@@ -50,7 +50,14 @@ class Seeds:
         self.state = jax.tree.map(partial(_placed, place), jax.eval_shape(first, self.seeds[0]))
         self._first = jax.jit(jax.vmap(first))
         self._first_from = jax.jit(jax.vmap(first_from, in_axes=(None, 0)))
-        step = make_train_step(model, config.objective, optimizer, train, config.data.usual_length)
+        step = make_train_step(
+            model,
+            config.objective,
+            optimizer,
+            train,
+            config.data.usual_length,
+            make_schedule(config.optimizer, train.num_steps),
+        )
         self.step = jax.jit(jax.vmap(step), donate_argnums=0)
         self.observe = jax.jit(jax.vmap(observe), donate_argnums=0)
         self._evaluate = jax.jit(jax.vmap(partial(config.objective, model), in_axes=(0, None, 0)))

@@ -104,10 +104,12 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     train: TrainConfig = _PLAIN,
     usual_length: int | None = None,
+    schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """The pure function `(state, batch, key) -> (state, metrics)`.
 
-    Metrics are scalars: loss (nats per token), grad_norm before clipping, param_norm after the update.
+    Metrics are scalars: loss (nats per token), grad_norm before clipping, param_norm after the update, and
+    the learning_rate of this update, where the schedule is given.
 
     Args:
         model: has `hidden` and `logits`.
@@ -116,6 +118,7 @@ def make_train_step(
         train: its `accumulation` and `average`.
         usual_length: where rows vary in length, as data.vary_length has it, the length to which the learning
             rate belongs; that of other rows is in proportion (Merity et al. 2017, section 4.1).
+        schedule: the optimizer's learning rates, to be told.
     """
     averages: dict[str, Callable[..., Any]] = {
         "none": lambda average, params: None,
@@ -135,8 +138,8 @@ def make_train_step(
         (nats, weight, grads), carry = add_up(total, state.params, batch, state.carry, key)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        share = 1.0 if usual_length is None else batch.inputs.shape[1] / usual_length
         if usual_length is not None:
-            share = batch.inputs.shape[1] / usual_length
             updates = jax.tree.map(lambda u: share * u, updates)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -144,6 +147,8 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
         }
+        if schedule is not None:
+            metrics["learning_rate"] = share * jnp.asarray(schedule(state.step))
         average = averages[train.average](state.average, params)
         return TrainState(state.step + 1, params, opt_state, carry, average), metrics
 

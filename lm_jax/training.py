@@ -17,7 +17,6 @@ from lm_jax.data import pipeline
 from lm_jax.distributed import Rows, StopVote, is_writer
 from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
-from lm_jax.optimizers import make_schedule
 from lm_jax.program import Program
 from lm_jax.progress import LiveLine, MetricWriter
 from lm_jax.sharding import by_rows, make_mesh, replicated
@@ -149,7 +148,6 @@ class Looks:
         self._config, self._checkpoints, self._line, self._name = config, checkpoints, line, name
         tensorboard = workdir / "tensorboard" if config.train.tensorboard else None
         self._writer = MetricWriter(workdir / "metrics.jsonl", first, tensorboard) if is_writer() else None
-        self._schedule = make_schedule(config.optimizer, config.train.num_steps)
         self._pending: tuple[int, Mapping[str, Any], float] | None = None
         self._tokens_per_step = config.train.batch_size * config.data.sequence_length
         self._mark = (first, time.monotonic(), 0.0)  # step, time and seconds waited at the last line
@@ -208,10 +206,7 @@ class Looks:
         seconds = max(now - mark_time, 1e-9)
         speed, wait = (step - mark_step) * self._tokens_per_step / seconds, (waited - mark_waited) / seconds
         self._mark = (step, now, waited)
-        rate = float(self._schedule(step - 1))
-        self._write(
-            step, **values, learning_rate=rate, tokens_per_second=round(speed), input_wait=round(wait, 4)
-        )
+        self._write(step, **values, tokens_per_second=round(speed), input_wait=round(wait, 4))
         self._line.update(step, f"loss {values['loss']:.3f}  {speed:,.0f} tokens/s  input wait {wait:.1%}")
 
     def _not_finite(self, what: str, value: float, step: int) -> UserError:

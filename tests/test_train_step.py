@@ -64,6 +64,18 @@ def test_the_rate_is_in_proportion_to_a_length_that_varies():
     assert max(float(jnp.abs(u).max()) for u in jax.tree.leaves(updates[0])) > 1e-3
 
 
+@pytest.mark.parametrize("usual_length", [None, 6])
+def test_a_step_tells_the_rate_of_its_own_update(usual_length):
+    optimizer = optax.sgd(lambda updates: 0.1 / (1 + updates))
+    step = make_train_step(MODEL, Causal(), optimizer, TrainConfig(), usual_length, lambda n: 0.1 / (1 + n))
+    state = init_state(MODEL, optimizer, 0, 6, init_carry(MODEL, "contiguous", 8), TrainConfig())
+    for _ in range(2):
+        before = state.params
+        state, told = jax.jit(step)(state, batch_of([4] * 8, length=4), jax.random.key(0))
+        moved = optax.tree.norm(jax.tree.map(jnp.subtract, state.params, before))
+        assert float(told["learning_rate"]) == pytest.approx(float(moved / told["grad_norm"]), rel=1e-3)
+
+
 def test_a_mean_of_the_parts_means_would_be_another_update():
     """The batch of the test above tells a weighting by tokens from one by parts."""
     batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), first_state().params
