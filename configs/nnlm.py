@@ -12,28 +12,22 @@ import pathlib
 
 from lm_jax import config as config_module
 from lm_jax.config import Config, TrainConfig, unknown_variant
-from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.nnlm import NNLMConfig
 from lm_jax.objectives import Causal
 from lm_jax.optimizers import OptimizerConfig
+
+_RNN = pathlib.Path(__file__).with_name("rnn.py")
 
 
 def get_config(variant: str = "") -> Config:
     """Four words before each, 60 wide, 100 hidden units; by AdamW and with dropout, unlike in 2003."""
     if variant == "simple_nnlm":
-        return config_module.load(f"{pathlib.Path(__file__).with_name('rnn.py')}:simple_nnlm")[1]
+        return config_module.load(f"{_RNN}:simple_nnlm")[1]
     if variant not in ("", "direct"):
         raise unknown_variant(variant, ["", "direct", "simple_nnlm"])
+    brown = config_module.load(str(_RNN))[1].data
     config = Config(
-        data=DataConfig(
-            corpus="text:data/brown/train.txt",
-            valid="data/brown/valid.txt",
-            test="data/brown/test.txt",
-            split="tail:0",  # nothing: they are apart already
-            tokenizer="word",
-            vocab_size=0,
-            sequence_length=32,
-        ),
+        data=dataclasses.replace(brown, sequence_length=32, order="shuffled"),
         model=NNLMConfig(order=5, d_embedding=60, d_hidden=100, dropout=0.2),
         objective=Causal(chunk_length=32),  # the logits' gradient is found with them
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=200, weight_decay=0.03),
