@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lm_jax.models.layers import Dense, Dropout, LayerNorm, SwiGLU, gelu
+from lm_jax.models.layers import Dense, Dropout, Embed, LayerNorm, SwiGLU, gelu
 from lm_jax.models.products import matmul, matmul_transposed
 
 
@@ -61,6 +61,16 @@ def test_dense_keeps_float32_parameters_and_computes_in_its_dtype():
     y, params = dense.init_with_output(jax.random.key(0), jnp.ones((2, 3)))
     assert y.dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_gradients_of_a_frequent_token_are_added_up_in_float32():
+    embed, ids = Embed(4, 2, jnp.bfloat16), jnp.array([1] * 1000 + [3])
+    y, params = embed.init_with_output(jax.random.key(0), ids)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, params["params"]["embedding"][ids].astype(jnp.bfloat16))
+    gradient = jax.grad(lambda params: embed.apply(params, ids).astype(jnp.float32).sum())(params)
+    expected = [[0, 0], [1000, 1000], [0, 0], [1, 1]]
+    np.testing.assert_array_equal(gradient["params"]["embedding"], expected)
 
 
 def test_layer_norm_of_features_far_from_zero():

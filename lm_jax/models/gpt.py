@@ -24,7 +24,7 @@ from lm_jax.models.attention import (
     causal_mask,
     segment_mask,
 )
-from lm_jax.models.layers import MLP, Dropout, LayerNorm, SwiGLU
+from lm_jax.models.layers import MLP, Dropout, Embed, LayerNorm, SwiGLU
 from lm_jax.models.products import matmul_transposed
 
 _normal = nn.initializers.normal
@@ -191,9 +191,9 @@ class GPT(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         c.check()
         c.check_resolved()
-        self.token_embedding = nn.Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
+        self.token_embedding = Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
         if c.position == "learned":
-            self.position_embedding = nn.Embed(c.max_length, c.d_model, dtype, embedding_init=_normal(0.02))
+            self.position_embedding = Embed(c.max_length, c.d_model, dtype, embedding_init=_normal(0.02))
         self.drop = Dropout(c.dropout)
         block = _rematerialised(c) if c.remat else Block
         self.layers: Any = (
@@ -203,7 +203,7 @@ class GPT(nn.Module):
         )
         self.final_norm = _norm(c)
         if not c.tied_head:
-            self.head = nn.Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
+            self.head = Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
 
     def __call__(
         self,

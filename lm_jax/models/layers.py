@@ -1,4 +1,4 @@
-"""Pieces that the transformers share: dense layers, norms and MLPs. Attention is in `attention.py`.
+"""Pieces that the models share: dense layers, embeddings, norms and MLPs. Attention is in `attention.py`.
 
 Shape letters, the same in names and in einsums:
     B  row of the batch              H  attention head
@@ -45,6 +45,27 @@ class Dense(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
         return y.astype(self.dtype)
+
+
+class Embed(nn.Module):
+    """A vector for each id, in `dtype`. Its parameter is float32: `embedding` [V, D], as `nn.Embed` has it.
+
+    Rows are taken and then cast. Were the whole matrix cast first, as Flax does it, the gradients of a
+    frequent token would be added up in bfloat16, which stops at 256 ones.
+    """
+
+    num_embeddings: int
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    embedding_init: Initializer = nn.initializers.normal(0.02)
+
+    def setup(self):
+        """Makes the parameter."""
+        self.embedding = self.param("embedding", self.embedding_init, (self.num_embeddings, self.features))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """Maps int ids [...] to [..., D]; an id that there is not to NaN."""
+        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
 
 
 class Dropout(nn.Module):

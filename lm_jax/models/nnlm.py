@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from lm_jax.errors import UserError
 from lm_jax.models.heads import Head
-from lm_jax.models.layers import Dense
+from lm_jax.models.layers import Dense, Embed
 from lm_jax.models.recurrent import CarriesState, restarts, uniform
 
 
@@ -58,7 +58,7 @@ class NNLM(CarriesState):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         c.check()
         c.check_resolved()
-        self.token_embedding = nn.Embed(c.vocab_size, c.d_embedding, dtype, embedding_init=uniform(0.1))
+        self.token_embedding = Embed(c.vocab_size, c.d_embedding, dtype, embedding_init=uniform(0.1))
         self.layer = Dense(c.d_hidden, dtype, nn.initializers.lecun_normal())
         self.head = Head(c.vocab_size, uniform(0.1))
         self.drop = nn.Dropout(c.dropout)

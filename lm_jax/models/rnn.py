@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from lm_jax.errors import UserError
 from lm_jax.models.heads import AdaptiveSoftmax, Head, check_cutoffs
+from lm_jax.models.layers import Embed
 from lm_jax.models.products import matmul_transposed
 from lm_jax.models.recurrent import (
     CELLS,
@@ -102,7 +103,7 @@ class RNN(CarriesState):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         c.check()
         c.check_resolved()
-        self.token_embedding = nn.Embed(c.vocab_size, c.d_embedding, dtype, embedding_init=uniform(0.1))
+        self.token_embedding = Embed(c.vocab_size, c.d_embedding, dtype, embedding_init=uniform(0.1))
         self.layers = [
             RecurrentLayer(
                 c.cell,
