@@ -12,8 +12,10 @@ from lm_jax import runtime
 
 runtime.prepare()
 
-from lm_jax import errors, evaluation, experiment, files, flags, language_model  # noqa: E402 (see train.py)
+from lm_jax import errors, experiment, files, flags  # noqa: E402 (see train.py)
 from lm_jax.data import corpora  # noqa: E402
+from lm_jax.evaluation import causal as evaluation  # noqa: E402 (see train.py)
+from lm_jax.language_models import load as language_model  # noqa: E402 (see train.py)
 from lm_jax.progress import Reporter, read_metrics  # noqa: E402
 from lm_jax.report import html, table  # noqa: E402
 

@@ -18,7 +18,8 @@ from lm_jax import runtime
 runtime.prepare()
 
 from lm_jax import config as config_module  # noqa: E402 (jax comes with it, and must find the runtime prepared)
-from lm_jax import distributed, errors, experiment, flags  # noqa: E402
+from lm_jax import errors, experiment, flags  # noqa: E402
+from lm_jax.parallel import distributed  # noqa: E402
 from lm_jax.report import table  # noqa: E402
 
 

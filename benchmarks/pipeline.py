@@ -16,9 +16,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from lm_jax import tokenizers
 from lm_jax.data import corpora
 from lm_jax.data.pipeline import Streams, Windows, prefetch
+from lm_jax.text import load as tokenizers
 
 BATCH_SIZE, LENGTH, NUM_TOKENS, STEPS, ROUNDS = 16, 512, 50_000_000, 500, 9
 

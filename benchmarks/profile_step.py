@@ -31,8 +31,8 @@ from lm_jax import config as config_module  # noqa: E402
 from lm_jax import flags  # noqa: E402
 from lm_jax.batch import Batch  # noqa: E402
 from lm_jax.models.gpt_cost import flops_per_token  # noqa: E402
-from lm_jax.program import Program  # noqa: E402
-from lm_jax.sharding import make_mesh  # noqa: E402
+from lm_jax.parallel.sharding import make_mesh  # noqa: E402
+from lm_jax.training.program import Program  # noqa: E402
 
 # What an operation is for, by the path of names that traced it; the first pattern found holds.
 PARTS = (

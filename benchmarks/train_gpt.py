@@ -74,10 +74,10 @@ def our_step(case: Case, dtype: str) -> Callable[[], float]:
     from lm_jax.config import Config, TrainConfig
     from lm_jax.data.pipeline import DataConfig
     from lm_jax.models.gpt import GPTConfig
-    from lm_jax.objectives import Causal
-    from lm_jax.optimizers import OptimizerConfig
-    from lm_jax.program import Program
-    from lm_jax.sharding import MeshConfig, make_mesh
+    from lm_jax.parallel.sharding import MeshConfig, make_mesh
+    from lm_jax.tasks.causal import Causal
+    from lm_jax.training.optimizers import OptimizerConfig
+    from lm_jax.training.program import Program
 
     model = GPTConfig(
         num_layers=case.layers,

@@ -23,9 +23,9 @@ import torch  # noqa: E402
 from lm_jax.batch import Batch  # noqa: E402
 from lm_jax.config import make_model  # noqa: E402
 from lm_jax.models.rnn import RNNConfig  # noqa: E402
-from lm_jax.objectives import Causal  # noqa: E402
-from lm_jax.optimizers import OptimizerConfig, make_optimizer  # noqa: E402
-from lm_jax.train_step import init_state, make_train_step  # noqa: E402
+from lm_jax.tasks.causal import Causal  # noqa: E402
+from lm_jax.training.optimizers import OptimizerConfig, make_optimizer  # noqa: E402
+from lm_jax.training.step import init_state, make_train_step  # noqa: E402
 
 ROWS, LENGTH, LAYERS, RATE, CLIP = 20, 35, 2, 1.0, 5.0
 

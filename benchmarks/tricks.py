@@ -32,10 +32,10 @@ from lm_jax.config import Config, TrainConfig
 from lm_jax.data import pipeline
 from lm_jax.models import attention, gpt, layers, products
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig
-from lm_jax.program import Program
-from lm_jax.sharding import make_mesh
+from lm_jax.parallel.sharding import make_mesh
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.optimizers import OptimizerConfig
+from lm_jax.training.program import Program
 
 BASE = Config(
     data=pipeline.DataConfig(corpus="python-docs", tokenizer="char", sequence_length=256),

@@ -9,7 +9,7 @@ and the tokenizer come from there.
 
 from lm_jax.config import Config, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
-from lm_jax.optimizers import OptimizerConfig
+from lm_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(variant: str = "") -> Config:

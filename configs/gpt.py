@@ -30,9 +30,9 @@ import dataclasses
 from lm_jax.config import Config, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig
-from lm_jax.sharding import MeshConfig
+from lm_jax.parallel.sharding import MeshConfig
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(variant: str = "") -> Config:

@@ -13,8 +13,8 @@ import pathlib
 from lm_jax import config as config_module
 from lm_jax.config import Config, TrainConfig, unknown_variant
 from lm_jax.models.nnlm import NNLMConfig
-from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.optimizers import OptimizerConfig
 
 _RNN = pathlib.Path(__file__).with_name("rnn.py")
 

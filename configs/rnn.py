@@ -14,8 +14,8 @@ import pathlib
 from lm_jax.config import Config, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.rnn import RNNConfig
-from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.optimizers import OptimizerConfig
 
 _BROWN = DataConfig(
     corpus="text:data/brown/train.txt",

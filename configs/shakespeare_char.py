@@ -6,7 +6,7 @@ python train.py --config=configs/shakespeare_char.py --config.data.corpus=text:P
 from lm_jax.config import Config, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.optimizers import OptimizerConfig
+from lm_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(variant: str = "") -> Config:

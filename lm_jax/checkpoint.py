@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from lm_jax import files
-from lm_jax.distributed import is_writer
 from lm_jax.errors import UserError
-from lm_jax.train_step import TrainState
+from lm_jax.parallel.distributed import is_writer
+from lm_jax.training.step import TrainState
 
 _SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, forms of its arrays
 

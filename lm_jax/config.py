@@ -16,7 +16,6 @@ from typing import Any
 
 import flax.linen as nn
 
-from lm_jax import averaging, objectives
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig
@@ -24,8 +23,10 @@ from lm_jax.models.nnlm import NNLM, NNLMConfig
 from lm_jax.models.rnn import RNN, RNNConfig
 from lm_jax.ngram import smoothing
 from lm_jax.ngram.smoothing import NGramConfig
-from lm_jax.optimizers import OptimizerConfig
-from lm_jax.sharding import MeshConfig
+from lm_jax.parallel.sharding import MeshConfig
+from lm_jax.tasks import causal as objectives
+from lm_jax.training import averaging
+from lm_jax.training.optimizers import OptimizerConfig
 
 FORMAT_VERSION = 1
 

@@ -5,23 +5,26 @@ import dataclasses
 import fcntl
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lm_jax import config as config_module
-from lm_jax import evaluation, files, language_model, seeds, training
+from lm_jax import files
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import AnyConfig, Config, CountConfig
 from lm_jax.data import corpora, pipeline
 from lm_jax.data.corpora import Document
-from lm_jax.distributed import check_agreement, is_writer
 from lm_jax.errors import UserError
-from lm_jax.evaluation import Row, Text
-from lm_jax.families import ngram
-from lm_jax.families.neural import NeuralLanguageModel
-from lm_jax.families.request import Options
+from lm_jax.evaluation import causal as evaluation
+from lm_jax.evaluation.causal import Row, Text
+from lm_jax.language_models import load as language_model
+from lm_jax.language_models import ngram
+from lm_jax.language_models.causal import NeuralLanguageModel
+from lm_jax.language_models.options import Options
 from lm_jax.models.gpt import GPTConfig, convert_layers
+from lm_jax.parallel.distributed import check_agreement, is_writer
 from lm_jax.progress import Reporter
+from lm_jax.training import loop
 
 # Fields of a GPT that decide how it is computed and trained, and not what its parameters are.
 _FREE_ON_INIT = ("dropout", "dtype", "attention", "scan_layers", "remat")
@@ -144,42 +147,16 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def train_seeds(configs: Sequence[Config], workdirs: Sequence[pathlib.Path]) -> bool:
-    """Trains recipes that differ in `train.seed` alone, all at once, each in a run directory of its own.
-
-    What `run` then finds there is trained, and only to be evaluated.
-
-    Returns:
-        False where a signal came first; the same call goes on.
-
-    Raises:
-        UserError: as `run`.
-    """
-    config_module.check(configs[0])
-    for config, workdir in zip(configs, workdirs, strict=True):
-        _check_same_recipe(config, workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        for workdir in workdirs:
-            stack.enter_context(_locked(workdir))
-        data, resolved = _prepare(configs[0])
-        recipes = [dataclasses.replace(resolved, train=config.train) for config in configs]
-        start = _initial_params(resolved)
-        for config, workdir in zip(configs, workdirs, strict=True):
-            _write_facts(config, data, workdir)
-        return seeds.fit(recipes, data, workdirs, start)
-
-
 def _train(config: Config, workdir: pathlib.Path) -> bool:
     """Trains to the end; False where a signal came first."""
     data, resolved = _prepare(config)
     check_agreement(config_module.to_json(resolved), "the recipe")
     check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
-    trainer = training.Trainer(resolved)
+    trainer = loop.Trainer(resolved)
     start = _initial_params(resolved)
     # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
     _write_facts(config, data, workdir)
-    return training.fit(trainer, data, workdir, start)
+    return loop.fit(trainer, data, workdir, start)
 
 
 def _prepare(config: Config) -> tuple[pipeline.Data, Config]:

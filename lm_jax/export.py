@@ -16,11 +16,12 @@ from lm_jax import runtime
 if __name__ == "__main__":
     runtime.prepare()
 
-from lm_jax import flags, language_model
+from lm_jax import flags
 from lm_jax.errors import UserError, reported
-from lm_jax.families.base import LanguageModel
-from lm_jax.families.neural import NeuralLanguageModel
-from lm_jax.families.ngram import NGramLanguageModel
+from lm_jax.language_models import load as language_model
+from lm_jax.language_models.base import LanguageModel
+from lm_jax.language_models.causal import NeuralLanguageModel
+from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.ngram import arpa
 from lm_jax.pretrained import huggingface

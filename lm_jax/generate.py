@@ -23,8 +23,9 @@ from lm_jax import runtime
 if __name__ == "__main__":
     runtime.prepare()
 
-from lm_jax import errors, flags, language_model
-from lm_jax.families.base import LeftToRight
+from lm_jax import errors, flags
+from lm_jax.language_models import load as language_model
+from lm_jax.language_models.base import LeftToRight
 
 # Options of `LeftToRight.generate` in groups: name, type, metavar or None for what may be repeated, help.
 _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {

@@ -4,10 +4,10 @@ python -m lm_jax.sweep --grid model.num_layers=2,4 --grid optimizer.learning_rat
 python -m lm_jax.sweep --config=configs/gpt.py --grid model.position=learned,rope --config.train.num_steps=500
 python -m lm_jax.sweep --config=configs/ngram.py --grid model.order=3,4,5
 
-Each --grid names a field and its values; every combination is trained with every seed. The seeds of a setting
-train at once, as one vmapped step. Each run is an ordinary run directory, WORKDIR/SETTING/seed-N, that
-eval.py and lm_jax.generate open. The same command again trains only what is missing, and goes on where a
-stopped sweep left off. A setting that fails is a line that says why.
+Each --grid names a field and its values; every combination is trained with every seed. Each run is an
+ordinary run directory, WORKDIR/SETTING/seed-N, that eval.py and lm_jax.generate open. The same command again
+trains only what is missing, and goes on where a stopped sweep left off. A setting that fails is a line that
+says why.
 """
 
 import dataclasses
@@ -83,8 +83,6 @@ def _cell(
     """Trains and evaluates one setting; what goes wrong with it is in the cell. None after a signal."""
     workdirs = {seed: directory / f"seed-{seed}" for seed in configs}
     try:
-        if not _train(configs, workdirs):
-            return None
         rows = {seed: experiment.run(config, workdirs[seed]) for seed, config in configs.items()}
     except UserError as error:
         return Cell(setting, error=str(error))
@@ -94,21 +92,6 @@ def _cell(
         return None
     curves = {seed: list(read_metrics(path / "metrics.jsonl")) for seed, path in workdirs.items()}
     return Cell(setting, rows, curves)
-
-
-def _train(configs: Mapping[int, AnyConfig], workdirs: Mapping[int, pathlib.Path]) -> bool:
-    """Trains together what is not finished, but for a mesh, whose memory is for one model at a time.
-
-    False after a signal.
-    """
-    missing = {
-        seed: config
-        for seed, config in configs.items()
-        if isinstance(config, Config)
-        and config.mesh.data == config.mesh.fsdp == config.mesh.tensor == 1
-        and not experiment.is_finished(config, workdirs[seed])
-    }
-    return not missing or experiment.train_seeds(list(missing.values()), [workdirs[seed] for seed in missing])
 
 
 def _parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:

@@ -17,12 +17,12 @@ from lm_jax.decoding.beam import Found, search
 from lm_jax.decoding.processors import Sampling
 from lm_jax.decoding.sampling import generate
 from lm_jax.errors import UserError
-from lm_jax.families import ngram
+from lm_jax.language_models import ngram
 from lm_jax.models.rnn import RNN, RNNConfig
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.ngram.vocabulary import BOS
-from lm_jax.tokenizers import CharacterTokenizer
+from lm_jax.text.simple import CharacterTokenizer
 
 RUNS = json.loads(str(np.load(GOLDEN / "decoding.npz")["runs"]))
 V, END = 4, 3

@@ -14,17 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_packing import stream
 
-from lm_jax import program, training
 from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import resolve
 from lm_jax.data import pipeline
 from lm_jax.data.pipeline import evaluation_batches
 from lm_jax.models.gpt import GPT, GPTConfig
-from lm_jax.objectives import Causal
+from lm_jax.parallel.sharding import MeshConfig
 from lm_jax.progress import read_metrics
-from lm_jax.sharding import MeshConfig
-from lm_jax.train_step import Recurrent, init_carry, init_state, make_train_step
+from lm_jax.tasks.causal import Causal
+from lm_jax.training import loop as training
+from lm_jax.training import program
+from lm_jax.training.step import Recurrent, init_carry, init_state, make_train_step
 
 
 class Decay(nn.Module):

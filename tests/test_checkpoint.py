@@ -8,7 +8,7 @@ import pytest
 
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.errors import UserError
-from lm_jax.train_step import TrainState
+from lm_jax.training.step import TrainState
 
 
 def make_state(step: int) -> TrainState:

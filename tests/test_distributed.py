@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec as P
 from test_experiment import losses, results, wait_for_step
 
 from lm_jax import config as config_module
-from lm_jax import distributed
 from lm_jax.batch import Batch
 from lm_jax.errors import UserError
-from lm_jax.sharding import MeshConfig, by_rows, make_mesh
+from lm_jax.parallel import distributed
+from lm_jax.parallel.sharding import MeshConfig, by_rows, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from lm_jax import evaluation
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
-from lm_jax.families.base import Scores
+from lm_jax.evaluation import causal as evaluation
+from lm_jax.language_models.base import Scores
 
 
 class Uniform:

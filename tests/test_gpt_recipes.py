@@ -12,8 +12,8 @@ import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment
 from lm_jax.models.gpt_cost import num_parameters
-from lm_jax.program import Program
-from lm_jax.sharding import MeshConfig, make_mesh
+from lm_jax.parallel.sharding import MeshConfig, make_mesh
+from lm_jax.training.program import Program
 
 RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "gpt.py"
 

@@ -7,14 +7,15 @@ import tiny
 from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 
 import lm_jax
-from lm_jax import experiment, tokenizers
+from lm_jax import experiment
 from lm_jax.config import CountConfig
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.export import main
-from lm_jax.families.neural import _windows
+from lm_jax.language_models.causal import _windows
 from lm_jax.metrics import likelihood
 from lm_jax.ngram.smoothing import NGramConfig
+from lm_jax.text.base import END
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_scores_say_which_bytes_each_token_paid_for(model):
     assert scores.spans.tolist() == [[i, i + 1] for i in range(len(text.encode()))] + [
         [len(text.encode())] * 2
     ]
-    assert scores.conditioned_on == tokenizers.END
+    assert scores.conditioned_on == END
     assert np.isfinite(scores.log_probs).all()
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from lm_jax.batch import Batch
 from lm_jax.models.gpt import GPT, GPTConfig
-from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig, make_optimizer
-from lm_jax.train_step import init_state, make_train_step
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.optimizers import OptimizerConfig, make_optimizer
+from lm_jax.training.step import init_state, make_train_step
 
 ROWS, LENGTH, VOCABULARY, WIDTH, HEADS = 4, 256, 2048, 32, 2
 

@@ -9,16 +9,16 @@ import tiny
 from jax.sharding import PartitionSpec as P
 from test_training import one_batch
 
-from lm_jax import sharding
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import resolve
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig
-from lm_jax.program import Program
-from lm_jax.sharding import MeshConfig, by_name, make_mesh
-from lm_jax.training import Trainer
+from lm_jax.parallel import sharding
+from lm_jax.parallel.sharding import MeshConfig, by_name, make_mesh
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.loop import Trainer
+from lm_jax.training.optimizers import OptimizerConfig
+from lm_jax.training.program import Program
 
 MESHES = {
     "data 8": MeshConfig(data=8),

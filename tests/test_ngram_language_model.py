@@ -9,16 +9,18 @@ import tiny
 
 import lm_jax
 from lm_jax import config as config_module
-from lm_jax import evaluation, experiment, tokenizers
+from lm_jax import experiment
 from lm_jax.config import CountConfig
 from lm_jax.data.corpora import Document
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
-from lm_jax.families import ngram
-from lm_jax.families.ngram import NGramLanguageModel
+from lm_jax.evaluation import causal as evaluation
+from lm_jax.language_models import ngram
+from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.ngram import arpa, counts, smoothing
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.ngram.vocabulary import BOS, EOS
+from lm_jax.text import load as tokenizers
 
 FALLBACK = (0.5, 1.0, 1.5)
 

@@ -10,7 +10,13 @@ import optax.contrib
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.optimizers import SCALINGS, OptimizerConfig, _orthogonalise, make_optimizer, make_schedule
+from lm_jax.training.optimizers import (
+    SCALINGS,
+    OptimizerConfig,
+    _orthogonalise,
+    make_optimizer,
+    make_schedule,
+)
 
 PLAIN = {
     "learning_rate": 0.05, "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "clip_norm": 0.0,

@@ -14,14 +14,15 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lm_jax import config as config_module
-from lm_jax import hlo, plan
 from lm_jax.config import Config, TrainConfig
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
-from lm_jax.hlo import Collective
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.objectives import Causal
-from lm_jax.sharding import MeshConfig, make_mesh
+from lm_jax.parallel.sharding import MeshConfig, make_mesh
+from lm_jax.plan import __main__ as plan
+from lm_jax.plan import hlo
+from lm_jax.plan.hlo import Collective
+from lm_jax.tasks.causal import Causal
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = f"--config={ROOT}/configs/gpt.py"

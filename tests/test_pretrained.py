@@ -14,17 +14,18 @@ import tiny_gpt
 
 import lm_jax
 from lm_jax import config as config_module
-from lm_jax import experiment, tokenizers
+from lm_jax import experiment
 from lm_jax.errors import UserError
 from lm_jax.export import export, main
 from lm_jax.models.gpt import GPTConfig, convert_layers
 from lm_jax.models.gpt_cost import num_parameters
 from lm_jax.pretrained import huggingface, weights
 from lm_jax.pretrained.huggingface import Pretrained
+from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).parent / "golden" / "gpt2.npz"))
 RESULTS = {name: GOLDEN.pop(name) for name in ("tokens", "logits", "greedy")}
-CHARACTERS = tokenizers.CharacterTokenizer(map(chr, range(97, 97 + 35)))  # 37 tokens, as the golden file has
+CHARACTERS = CharacterTokenizer(map(chr, range(97, 97 + 35)))  # 37 tokens, as the golden file has
 CONFIG = {
     "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
     "vocab_size": 37, "n_positions": 24, "n_ctx": 24, "n_embd": 16, "n_layer": 2, "n_head": 2,
@@ -155,7 +156,7 @@ def lacking_a_shard(directory):
         (lacking_a_shard, "lacks model-00001-of-00002.safetensors, which its .* names; copy all"),
         (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors in"),
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer in"),
-        (lambda d: tokenizers.ByteTokenizer().save(d), "has 257 tokens, its model 37; restore"),
+        (lambda d: ByteTokenizer().save(d), "has 257 tokens, its model 37; restore"),
         (lambda d: (d / "config.json").write_text("{"), "is not JSON"),
     ],
 )  # fmt: skip

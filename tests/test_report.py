@@ -8,7 +8,7 @@ import xml.etree.ElementTree
 import pytest
 from rich.console import Console
 
-from lm_jax.evaluation import Row
+from lm_jax.evaluation.causal import Row
 from lm_jax.progress import LiveLine, MetricWriter, Reporter, read_metrics
 from lm_jax.report import html, table
 

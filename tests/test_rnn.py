@@ -14,7 +14,7 @@ from lm_jax.decoding.sampling import Sampling, generate
 from lm_jax.errors import UserError
 from lm_jax.models.nnlm import NNLM, NNLMConfig
 from lm_jax.models.rnn import RNN, RNNConfig
-from lm_jax.objectives import Causal
+from lm_jax.tasks.causal import Causal
 
 _RNN = {"vocab_size": 17, "d_embedding": 6, "d_hidden": 8}
 MODELS = {

@@ -10,17 +10,18 @@ import pytest
 import tiny
 
 from lm_jax import config as config_module
-from lm_jax import experiment, language_model
+from lm_jax import experiment
 from lm_jax.data import pipeline
 from lm_jax.data.batches import varied_lengths
 from lm_jax.errors import UserError
-from lm_jax.families import neural
+from lm_jax.language_models import causal as neural
+from lm_jax.language_models import load as language_model
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.nnlm import NNLMConfig
 from lm_jax.models.rnn import RNNConfig
-from lm_jax.objectives import Causal
-from lm_jax.optimizers import OptimizerConfig
 from lm_jax.progress import read_metrics
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.optimizers import OptimizerConfig
 
 RECIPES = pathlib.Path(__file__).parents[1] / "configs"
 

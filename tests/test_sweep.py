@@ -14,7 +14,6 @@ from lm_jax.config import CountConfig
 from lm_jax.errors import UserError
 from lm_jax.metrics.significance import mean_interval
 from lm_jax.ngram.smoothing import NGramConfig
-from lm_jax.progress import read_metrics
 
 
 @pytest.fixture
@@ -25,43 +24,6 @@ def recipe(tmp_path):
 
 def with_train(config, **values):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **values))
-
-
-def metrics(workdir, names=("loss", "grad_norm", "valid_loss")):
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return [(line["step"], name, line[name]) for line in lines for name in names if name in line]
-
-
-def assert_same_run(ours, theirs):
-    assert [key for *key, _ in metrics(ours)] == [key for *key, _ in metrics(theirs)]
-    np.testing.assert_allclose(
-        [value for *_, value in metrics(ours)], [value for *_, value in metrics(theirs)], rtol=1e-5
-    )
-
-
-def test_seeds_at_once_are_each_what_it_is_alone(recipe, tmp_path):
-    configs = [with_train(recipe, seed=seed) for seed in (0, 1, 2)]
-    together = [tmp_path / f"together-{seed}" for seed in (0, 1, 2)]
-    assert experiment.train_seeds(configs, together)
-    for config, ours in zip(configs[1:], together[1:], strict=True):
-        alone = tmp_path / f"alone-{config.train.seed}"
-        rows = experiment.run(config, alone)
-        assert_same_run(ours, alone)
-        for mine, row in zip(experiment.run(config, ours), rows, strict=True):
-            assert mine.nats == pytest.approx(row.nats, rel=1e-5)
-    assert metrics(together[0]) != metrics(together[1])
-
-
-def test_seeds_at_different_steps_go_on_from_where_they_are(recipe, tmp_path):
-    whole, parts = ([tmp_path / f"{name}-{seed}" for seed in (0, 1)] for name in ("whole", "parts"))
-    # A rate that does not look at num_steps, so that a run of four steps is the first third of one of twelve.
-    steady = dataclasses.replace(recipe.optimizer, schedule="constant")
-    configs = [with_train(dataclasses.replace(recipe, optimizer=steady), seed=seed) for seed in (0, 1)]
-    experiment.train_seeds(configs, whole)
-    experiment.train_seeds([with_train(configs[0], num_steps=4)], parts[:1])
-    experiment.train_seeds(configs, parts)
-    for a, b in zip(whole, parts, strict=True):
-        assert_same_run(a, b)
 
 
 def test_a_sweep_compares_settings_says_what_failed_and_is_not_done_twice(
@@ -88,7 +50,7 @@ def test_a_sweep_compares_settings_says_what_failed_and_is_not_done_twice(
     assert f"{np.mean(differences):+.4f} ± {mean_interval(np.array(differences)).half_width:.4f}" in shown
     assert "model.d_model=15" in shown
 
-    monkeypatch.setattr(experiment, "train_seeds", None)  # nothing is left to be trained
+    monkeypatch.setattr(experiment, "_train", None)  # nothing is left to be trained
     again = sweep.run(recipe, {"model.d_model": ["16", "24"]}, 2, tmp_path / "sweep")
     assert [cell.scores("test") for cell in again] == scores
 

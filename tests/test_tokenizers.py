@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
-from lm_jax import byte_level_bpe, encoding, tokenizers
 from lm_jax.errors import UserError
+from lm_jax.text import base as encoding
+from lm_jax.text import bpe as byte_level_bpe
+from lm_jax.text import load as tokenizers
+from lm_jax.text.base import END
 
 TEXT = (
     "The cat sat on the mat.\nThe cats' hat isn't 42 – naïve café, 日本 😀!\n\n  def f(x):\n\treturn x\n" * 3
@@ -159,7 +162,7 @@ def test_gpt2_is_read_from_its_published_json_which_names_no_model_type(shared, 
     folder = shared / "fixtures/gpt2_tokenizer"
     merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    end = {"id": 50256, "content": tokenizers.END, "special": True}
+    end = {"id": 50256, "content": END, "special": True}
     end |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     published = {
         "version": "1.0",

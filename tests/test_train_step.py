@@ -1,4 +1,4 @@
-"""What a step can do beside following the gradient: accumulate, average, and run over seeds at once."""
+"""What a step can do beside following the gradient: accumulate and average."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ import pytest
 import tiny
 from test_carry import Decay
 
-from lm_jax import averaging, experiment, training
+from lm_jax import experiment
 from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import TrainConfig, resolve
@@ -22,9 +22,11 @@ from lm_jax.errors import UserError
 from lm_jax.metrics.chunked import chunked_cross_entropy
 from lm_jax.metrics.likelihood import cross_entropy
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.objectives import Causal
 from lm_jax.progress import MetricWriter, read_metrics
-from lm_jax.train_step import init_carry, init_state, make_train_step
+from lm_jax.tasks.causal import Causal
+from lm_jax.training import averaging
+from lm_jax.training import loop as training
+from lm_jax.training.step import init_carry, init_state, make_train_step
 
 MODEL = Decay(GPTConfig(vocab_size=17))
 SGD = optax.sgd(1.0)
@@ -135,24 +137,6 @@ def test_the_trigger_is_the_published_rule(patience):
                 s > patience and losses[s] > losses[: s - patience].min() for s in range(patience + 1, t + 1)
             )
             assert bool(average.size) == begun
-
-
-def test_seeds_trained_at_once_are_trained_as_alone():
-    train = TrainConfig(batch_size=8, accumulation=2, average="ema")
-    step, keys = make_train_step(MODEL, Causal(), SGD, train), jax.random.split(jax.random.key(0), 3)
-    first = partial(init_state, MODEL, SGD, length=6, carry=init_carry(MODEL, "contiguous", 8), train=train)
-    batches = [batch_of([6] * 8, seed) for seed in range(3)]
-    together = jax.vmap(lambda seed: first(seed=seed))(jnp.arange(3))
-    together, metrics = jax.jit(jax.vmap(step))(
-        together, jax.tree.map(lambda *x: np.stack(x), *batches), keys
-    )
-    for i in range(3):
-        alone, told = jax.jit(step)(first(seed=i), batches[i], keys[i])
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5),
-            (together, metrics),
-            (alone, told),
-        )
 
 
 def test_z_loss_is_its_formula_also_in_chunks_and_only_in_training():

@@ -9,13 +9,14 @@ import optax
 import pytest
 import tiny
 
-from lm_jax import experiment, training
+from lm_jax import experiment
 from lm_jax.batch import Batch
 from lm_jax.config import make_model, resolve
 from lm_jax.errors import UserError
-from lm_jax.objectives import Causal
-from lm_jax.sharding import MeshConfig
-from lm_jax.train_step import init_state, make_train_step
+from lm_jax.parallel.sharding import MeshConfig
+from lm_jax.tasks.causal import Causal
+from lm_jax.training import loop as training
+from lm_jax.training.step import init_state, make_train_step
 
 
 def one_batch(config, rows=8):

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
-from lm_jax import encoding, tokenizers, wordpiece
 from lm_jax.errors import UserError
-from lm_jax.wordpiece import WordPiece
+from lm_jax.text import base as encoding
+from lm_jax.text import load as tokenizers
+from lm_jax.text import wordpiece
+from lm_jax.text.wordpiece import WordPiece
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden/wordpiece.json").read_text(encoding="utf-8"))
 KINDS = {"cased": False, "uncased": True}

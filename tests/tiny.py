@@ -7,7 +7,7 @@ import random
 from lm_jax.config import Config, TrainConfig
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.optimizers import OptimizerConfig
+from lm_jax.training.optimizers import OptimizerConfig
 
 _WORDS = "the a model language data reads learns writes old new text byte café and of with it".split()  # noqa: SIM905
 

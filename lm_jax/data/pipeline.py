@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from lm_jax import tokenizers
 from lm_jax.data import corpora, splits, store
 from lm_jax.data.batches import Source, Streams, Windows
 from lm_jax.data.batches import evaluation_batches as evaluation_batches  # part of this module's interface
 from lm_jax.data.corpora import Corpus, Document, Progress
 from lm_jax.data.store import Split
 from lm_jax.errors import UserError
-from lm_jax.tokenizers import Tokenizer
+from lm_jax.text import load as tokenizers
+from lm_jax.text.base import Tokenizer
 
 Item = TypeVar("Item")
 _ORDERS = ("shuffled", "contiguous")

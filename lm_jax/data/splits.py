@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
-from lm_jax.tokenizers import count_words
+from lm_jax.text.words import WORD, count_words
 
 PARTS = ("train", "valid", "test")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)(|chars|words)")
-_WORD = re.compile(r"[^ \t\n\r\v\f]+")  # as tokenizers.WordTokenizer has them
 _HOW = (
     "type hash:VALID[,TEST] such as hash:0.05,0.05, or tail:VALID[,TEST] such as tail:0.1 or tail:5000words"
 )
@@ -104,4 +103,4 @@ def _offset(text: str, start: int, size: int, unit: str) -> int:
         return 0 if start <= 0 else len(text)
     if unit != "words":
         return start
-    return next(itertools.islice(_WORD.finditer(text), start, None)).start()
+    return next(itertools.islice(WORD.finditer(text), start, None)).start()

@@ -20,9 +20,9 @@ import numpy as np
 from lm_jax import files
 from lm_jax.data.corpora import Progress
 from lm_jax.data.documents import Document
-from lm_jax.encoding import Tokenizer, grouped
 from lm_jax.errors import UserError
-from lm_jax.tokenizers import count_words
+from lm_jax.text.base import Tokenizer, grouped
+from lm_jax.text.words import count_words
 
 _FORMAT_VERSION = 1  # raise it when the same sources and settings come to give other texts or tokens
 _FACTS = "facts.json"

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import files, tokenizers
+from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig, convert_layers
 from lm_jax.pretrained import gpt2, weights
-from lm_jax.tokenizers import Tokenizer
+from lm_jax.text import load as tokenizers
+from lm_jax.text.base import END, Tokenizer
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BY_TOKEN = ("token_embedding/embedding", "head/embedding")  # a row for each token
@@ -115,7 +116,7 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
         weights.write(made, _their_arrays(config, pretrained.params), max_shard_bytes)
         tokenizer.save(made)
         if tokenizer.kind == "bpe":
-            end = tokenizers.END
+            end = END
             files.write_json(
                 made / "tokenizer_config.json",
                 {

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lm_jax.evaluation import Row
+from lm_jax.evaluation.causal import Row
 from lm_jax.report.table import difference, interval, number
 
 _STYLE = """

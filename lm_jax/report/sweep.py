@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lm_jax.evaluation import Row
+from lm_jax.evaluation.causal import Row
 from lm_jax.metrics.significance import Mean, mean_interval
 from lm_jax.report.html import axes
 

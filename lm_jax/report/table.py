@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lm_jax.evaluation import Row
+from lm_jax.evaluation.causal import Row
 
 
 def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:

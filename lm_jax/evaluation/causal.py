@@ -10,7 +10,7 @@ import numpy as np
 
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
-from lm_jax.families.base import LanguageModel, Scores
+from lm_jax.language_models.base import LanguageModel, Scores
 from lm_jax.metrics import likelihood, significance
 
 _CHARACTERS_PER_GROUP = 1 << 20  # scored at a time, so that memory stays bounded whatever the corpus

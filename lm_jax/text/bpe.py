@@ -16,8 +16,8 @@ import numpy as np
 import tokenizers as huggingface
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from lm_jax.encoding import END, Tokenizer, cut_where, encode_pieces, tile, utf8
 from lm_jax.errors import UserError
+from lm_jax.text.base import END, Tokenizer, cut_where, encode_pieces, tile, utf8
 
 _ENDS = (END, "</s>", "<|end_of_text|>")  # GPT-2; RoBERTa and BART; Llama 3
 # A lone newline between two characters that are no white space is a token of its own under GPT-2's pattern,

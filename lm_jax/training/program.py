@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lm_jax import averaging
 from lm_jax.batch import Batch
 from lm_jax.config import Config, make_model
-from lm_jax.optimizers import make_optimizer, make_schedule
-from lm_jax.sharding import by_name, by_rows, check_batch, replicated
-from lm_jax.train_step import (
+from lm_jax.parallel.sharding import by_name, by_rows, check_batch, replicated
+from lm_jax.training import averaging
+from lm_jax.training.optimizers import make_optimizer, make_schedule
+from lm_jax.training.step import (
     TrainState,
     init_carry,
     init_params,

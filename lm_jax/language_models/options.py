@@ -8,7 +8,7 @@ import numpy as np
 
 from lm_jax.decoding.processors import Sampling
 from lm_jax.errors import UserError
-from lm_jax.tokenizers import Tokenizer
+from lm_jax.text.base import Tokenizer
 
 
 class Options(TypedDict, total=False):

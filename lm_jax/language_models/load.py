@@ -9,18 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax import config as config_module
-from lm_jax import files, tokenizers
+from lm_jax import files
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config, CountConfig
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
-from lm_jax.families.base import LanguageModel
-from lm_jax.families.neural import NeuralLanguageModel
-from lm_jax.families.ngram import NGramLanguageModel
+from lm_jax.language_models.base import LanguageModel
+from lm_jax.language_models.causal import NeuralLanguageModel
+from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.models.gpt import GPTConfig, convert_layers
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
 from lm_jax.pretrained import huggingface
+from lm_jax.text import load as tokenizers
+from lm_jax.text.simple import WordTokenizer
 
 NGRAM_FILE = "model.ngram"  # an n-gram model in its run directory
 
@@ -107,4 +109,4 @@ def _load_arpa(path: pathlib.Path) -> NGramLanguageModel:
     model = arpa.read(path)
     specials = 3
     words = [word.decode(errors="surrogateescape") for word in model.vocabulary.words[specials:]]
-    return NGramLanguageModel(model, tokenizers.WordTokenizer(words))
+    return NGramLanguageModel(model, WordTokenizer(words))

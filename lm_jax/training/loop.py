@@ -14,13 +14,13 @@ from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.data import pipeline
-from lm_jax.distributed import Rows, StopVote, is_writer
 from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
-from lm_jax.program import Program
+from lm_jax.parallel.distributed import Rows, StopVote, is_writer
+from lm_jax.parallel.sharding import by_rows, make_mesh, replicated
 from lm_jax.progress import LiveLine, MetricWriter
-from lm_jax.sharding import by_rows, make_mesh, replicated
-from lm_jax.train_step import TrainState
+from lm_jax.training.program import Program
+from lm_jax.training.step import TrainState
 
 
 class Trainer:

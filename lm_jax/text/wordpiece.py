@@ -18,8 +18,8 @@ import tokenizers as huggingface
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lm_jax import files
-from lm_jax.encoding import Tokenizer, cut_where, encode_pieces, utf8
 from lm_jax.errors import UserError
+from lm_jax.text.base import Tokenizer, cut_where, encode_pieces, utf8
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PREFIX = "##"  # of a piece that goes on with a word

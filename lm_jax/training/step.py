@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm_jax import averaging
-from lm_jax.averaging import Average
 from lm_jax.batch import Batch
 from lm_jax.config import TrainConfig
+from lm_jax.training import averaging
+from lm_jax.training.averaging import Average
 
 _PLAIN = TrainConfig()
 

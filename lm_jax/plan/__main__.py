@@ -43,13 +43,16 @@ import jax
 from jax.experimental import topologies
 
 from lm_jax import config as config_module
-from lm_jax import errors, experiment, flags, hlo, tokenizers
+from lm_jax import errors, experiment, flags
 from lm_jax.config import AnyConfig, Config
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.gpt_cost import flops_per_token
-from lm_jax.program import Program
-from lm_jax.sharding import MeshConfig, make_mesh
+from lm_jax.parallel.sharding import MeshConfig, make_mesh
+from lm_jax.plan import hlo
+from lm_jax.text import load as tokenizers
+from lm_jax.text.simple import ByteTokenizer
+from lm_jax.training.program import Program
 
 _GIB = 2**30
 _EXAMPLES = "give a slice such as v5e:16x16, v6e:4x4 or v5p:4x4x4, or cuda:8"
@@ -117,7 +120,7 @@ def resolve(recipe: AnyConfig) -> Config:
     if not vocab_size and data.tokenizer not in tokenizers.KINDS:
         vocab_size = tokenizers.load(tokenizers.named_file(data.tokenizer)).vocab_size
     elif not vocab_size:
-        vocab_size = tokenizers.ByteTokenizer().vocab_size if data.tokenizer == "byte" else data.vocab_size
+        vocab_size = ByteTokenizer().vocab_size if data.tokenizer == "byte" else data.vocab_size
     if not vocab_size:
         raise UserError(
             f"only the corpus tells how many tokens a {data.tokenizer} tokenizer has",

@@ -11,8 +11,8 @@ from lm_jax.decoding import beam, sampling, speculative
 from lm_jax.decoding.speculative import Drafter, Verifier
 from lm_jax.decoding.text import Generated
 from lm_jax.errors import UserError
-from lm_jax.families.request import Options, Request
-from lm_jax.tokenizers import END, Encoding, Tokenizer
+from lm_jax.language_models.options import Options, Request
+from lm_jax.text.base import END, Encoding, Tokenizer
 
 
 class Scores(NamedTuple):

@@ -10,12 +10,12 @@ import numpy as np
 
 from lm_jax.data.corpora import Progress
 from lm_jax.data.pipeline import Data
-from lm_jax.families.base import LeftToRight, Scores
+from lm_jax.language_models.base import LeftToRight, Scores
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.ngram.vocabulary import BOS, EOS, UNK, Vocabulary
-from lm_jax.tokenizers import Tokenizer
+from lm_jax.text.base import Tokenizer
 
 
 def make_vocabulary(tokenizer: Tokenizer) -> Vocabulary:

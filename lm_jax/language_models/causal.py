@@ -13,11 +13,11 @@ import numpy as np
 from lm_jax.config import Config, context_length
 from lm_jax.decoding.speculative import Verifier
 from lm_jax.errors import UserError
-from lm_jax.families.base import LeftToRight, Scores
+from lm_jax.language_models.base import LeftToRight, Scores
 from lm_jax.metrics import likelihood
 from lm_jax.models.gpt import GPT, rewind
 from lm_jax.models.nnlm import NNLMConfig
-from lm_jax.tokenizers import Tokenizer
+from lm_jax.text.base import Tokenizer
 
 _TOKENS_PER_BATCH = 8192  # of scoring: enough to keep a device busy, little enough for any vocabulary
 _CARRIED_WINDOW = 256  # tokens read at a time by a model whose state goes on
