@@ -1,4 +1,4 @@
-"""What a model reads and a loss scores, and what a loss returns."""
+"""The batch of a left-to-right model, and the sums that a loss returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ class Batch(NamedTuple):
         inputs: int32 token ids that the model reads.
         targets: int32 token ids that the loss scores at the same positions.
         weights: float32; 0 where a target does not count (padding, or scored in another window).
-        segments: int32; where it changes within a row, attention and state start anew. None: one segment.
+        segments: int32; each run of equal numbers in a row is a text of its own, whose positions see each
+            other and nothing else. A negative number marks padding, here and in every other batch of the
+            project: there is no second mask. None: a row is one text, padded at most on the right.
     """
 
     inputs: Array
@@ -27,7 +29,7 @@ class Batch(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """A metric before its one division, so that sums over batches, devices and hosts add up.
+    """A metric before its division, so that sums over batches, devices and hosts can be added.
 
     Attributes:
         total: the weighted sum; nats for a loss.
@@ -41,5 +43,5 @@ class Sums(NamedTuple):
 
     @property
     def mean(self) -> Array:
-        """total / weight: nats per token for a loss. NaN where nothing was weighed."""
+        """total / weight: nats per token for a loss. NaN where the weight is 0."""
         return self.total / self.weight

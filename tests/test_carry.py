@@ -168,6 +168,7 @@ def test_rows_of_validation_hold_whole_documents_unless_they_are_longer_than_a_s
     inputs, targets, weights, segments = (np.concatenate(field, axis=1) for field in zip(*batches))
     real = weights == 1
     assert real.sum() == split.num_tokens
+    assert np.array_equal(segments < 0, ~real)
     assert np.array_equal(np.concatenate([row[r] for row, r in zip(targets, real)]), split.tokens[1:])
     share = -(-split.num_tokens // batch_size)
     before = np.concatenate([np.zeros((batch_size, 1), int), segments[:, :-1]], axis=1)

@@ -54,6 +54,7 @@ def test_evaluation_has_the_same_segments(lengths, length):
     for batch in evaluation_batches(stream(lengths), 2, length, separate_documents=True):
         is_real = batch.weights == 1
         assert np.array_equal(batch.segments[is_real], documents_of(batch.inputs)[is_real])
+        assert (batch.segments[~is_real] == -1).all()
     assert next(evaluation_batches(stream(lengths), 2, length)).segments is None
 
 

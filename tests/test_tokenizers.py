@@ -99,6 +99,13 @@ def test_words_by_size_and_by_count_take_the_most_frequent():
     assert by_count.encode("d </s> b").ids.tolist() == [by_count.unknown_id, by_count.unknown_id, 2]
 
 
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_a_vocabulary_without_room_is_a_users_mistake(kind):
+    with pytest.raises(UserError, match=r"vocab_size=1 leaves no room .* give it 3 or more, or 0"):
+        tokenizers.train(kind, ["a b c"], vocab_size=1)
+    assert tokenizers.train(kind, ["a b c"], vocab_size=3).vocab_size == 3
+
+
 def test_characters_of_tinyshakespeare(shared):
     text = (shared / "data/tinyshakespeare.txt").read_text(encoding="utf-8")
     tokenizer = tokenizers.train("char", [text])
@@ -230,6 +237,45 @@ def test_a_saved_bpe_is_a_file_that_the_library_reads(bpe, tmp_path):
     bpe.save(tmp_path)
     library = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert library.encode(TEXT).ids == bpe.encode(TEXT).ids.tolist()
+
+
+def test_special_tokens_are_known_by_name(bpe):
+    assert bpe.special_ids == {"eos": bpe.end_id}
+    expected = {"byte": {"eos": 256}, "char": {"eos": 0, "unk": 1}, "word": {"eos": 0, "unk": 1}}
+    for kind, special_ids in expected.items():
+        assert tokenizers.train(kind, [TEXT]).special_ids == special_ids
+    assert bpe.require_special("eos") == bpe.end_id
+    with pytest.raises(
+        UserError, match=r"the bpe tokenizer has no 'mask' token \(it has eos\); set data.tok"
+    ):
+        bpe.require_special("mask")
+
+
+BART = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def write_bart(directory, bpe):
+    """A vocabulary in BART's form: four special tokens in front, the mask at the end, no mark of either."""
+    model = bpe._definition()["model"]
+    learned = sorted((token for token in model["vocab"] if token != END), key=model["vocab"].get)
+    vocab = {token: number for number, token in enumerate([*BART, *learned, "<mask>"])}
+    (directory / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    lines = [" ".join(merge) for merge in model["merges"]]
+    (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return vocab
+
+
+def test_barts_special_tokens_are_found_without_marks_and_are_silent(bpe, tmp_path):
+    vocab = write_bart(tmp_path, bpe)
+    tokenizer = tokenizers.load(tmp_path)
+    names = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>"}
+    assert tokenizer.special_ids == {n: vocab[t] for n, t in (names | {"mask": "<mask>"}).items()}
+    assert tokenizer.end_id == vocab["</s>"]
+    text = "a cat<mask></s>"
+    ids = tokenizer.encode(text).ids.tolist()
+    assert not set(ids) & set(tokenizer.special_ids.values())
+    assert tokenizer.decode([0, *ids, vocab["<mask>"], 2, 1]) == text
+    assert len(ids) == len(bpe.encode(text).ids)
 
 
 def test_settings_and_added_tokens_of_a_foreign_file_do_not_change_the_text(bpe, tmp_path):

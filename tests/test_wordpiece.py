@@ -163,7 +163,8 @@ def test_the_name_of_a_special_token_is_plain_text(tokenizer):
     ids = tokenizer.encode("a [SEP] [MASK] [UNK]").ids.tolist()
     assert not set(tokenizer.special_ids.values()) - {tokenizer.unknown_id} & set(ids)
     assert ids.count(tokenizer.unknown_id) <= 3
-    assert tokenizer.special_ids == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    assert tokenizer.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert tokenizer.require_special("mask") == 4
 
 
 LINES = "The cat sat on a mat. A dog ate it! Naïve cafés, 日本; ab ba ab ba cd dc xyz\n"
@@ -184,7 +185,7 @@ def test_learned_pieces_build_every_word_of_the_text():
 
 def test_learning_gives_the_same_vocabulary_in_every_process():
     program = (
-        "from lm_jax import tokenizers\n"
+        "from lm_jax.text import load as tokenizers\n"
         f"print(tokenizers.train('wordpiece', [{LINES!r}], vocab_size=90).fingerprint())"
     )
     command = [sys.executable, "-c", program]
@@ -210,6 +211,14 @@ def test_case_is_dropped_where_the_vocabulary_has_none(tmp_path):
     assert uncased.encode("CAT").ids.tolist() == [small.index("cat")]
     accents = tokenizers.load(write(tmp_path, small, do_lower_case=True, strip_accents=False))
     assert accents.encode("CAFÉ").ids.tolist() == [small.index("café")]
+
+
+def test_settings_that_are_null_are_defaults_and_wrong_ones_are_named(tmp_path):
+    null = dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars"))
+    unset = tokenizers.load(write(tmp_path))
+    assert tokenizers.load(write(tmp_path, **null)).fingerprint() == unset.fingerprint()
+    with pytest.raises(UserError, match=r"tokenizer_config.json: do_lower_case is 'no'; set it to true"):
+        tokenizers.load(write(tmp_path, do_lower_case="no"))
 
 
 def test_berts_own_json_and_vocab_txt_are_the_same_tokenizer(tmp_path, kind, tokenizer):

@@ -144,7 +144,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Batches of one shape whose weights are 1 once for each token and end of the split, and else 0.
 
-    Row b of a batch begins where row b of the batch before ended. Segments are those of `Windows`.
+    Row b of a batch begins where row b of the batch before ended. Segments are those of `Windows`; positions
+    that pad a row have segment -1.
 
     With `carried` they serve a state that goes on from batch to batch and starts anew with each document:
     segments change at each beginning, a row's first place included (its state comes from segment 0), and no
@@ -162,12 +163,13 @@ def evaluation_batches(
         places_BT = starts_B[:, None] + np.arange(sequence_length)
         inputs = tokens_N[np.minimum(places_BT, num_tokens)].astype(np.int32)
         targets = tokens_N[np.minimum(places_BT + 1, num_tokens)].astype(np.int32)
-        weights = (places_BT < edges[rows + 1][:, None]).astype(np.float32)
+        is_real_BT = places_BT < edges[rows + 1][:, None]
         segments = None
         if beginnings is not None:
             segments = _segments(beginnings, starts_B, sequence_length, num_tokens)
             segments += (carried * np.isin(starts_B, beginnings))[:, None]
-        yield Batch(inputs, targets, weights, segments)
+            segments[~is_real_BT] = -1
+        yield Batch(inputs, targets, is_real_BT.astype(np.float32), segments)
 
 
 def _even_edges(split: Split, batch_size: int, sequence_length: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from lm_jax.data import nltk_corpus, python_docs, tfds_corpus
 from lm_jax.data.documents import DOCUMENTS, Document, File, PathFile, cut, read_text
 from lm_jax.errors import UserError
+from lm_jax.text.words import is_blank
 
 _FORMS = {
     "python-docs": "python-docs",
@@ -189,7 +190,7 @@ def _parse_text(path: Path, name: str) -> Iterator[Document]:
 
 def _parse_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
+        if not is_blank(line):
             yield Document(f"{name}:{number}", _text_of(line, field, f"{path}, line {number},"))
 
 

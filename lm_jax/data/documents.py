@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from lm_jax.errors import UserError
+from lm_jax.text.words import is_blank
 
 DOCUMENTS = ("file", "line", "paragraph")
+_BLANK_LINES = re.compile(r"\n(?:[ \t\r\v\f]*\n)+(?:[ \t\r\v\f]*\Z)?")
 
 
 class Document(NamedTuple):
@@ -95,9 +97,8 @@ def cut(text: str, documents: str) -> list[str]:
     if documents == "line":
         return re.findall(r"[^\n]*\n|[^\n]+", text)
     if documents == "paragraph":
-        edges = [m.end() for m in re.finditer(r"\n(?:[^\S\n]*\n)+(?:[^\S\n]*\Z)?", text)]
-        edges = [e for e in edges if e < len(text)]
-        if edges and not text[: edges[0]].strip():
+        edges = [e for match in _BLANK_LINES.finditer(text) if (e := match.end()) < len(text)]
+        if edges and is_blank(text[: edges[0]]):
             del edges[0]
         return [text[a:b] for a, b in zip([0, *edges], [*edges, len(text)]) if a < b]
     if documents != "file":

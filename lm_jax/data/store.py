@@ -24,7 +24,7 @@ from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer, grouped
 from lm_jax.text.words import count_words
 
-_FORMAT_VERSION = 1  # raise it when the same sources and settings come to give other texts or tokens
+_FORMAT_VERSION = 2  # raise it when the same sources and settings come to give other texts or tokens
 _FACTS = "facts.json"
 
 

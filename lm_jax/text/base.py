@@ -1,11 +1,11 @@
-"""What every tokenizer offers, whatever its tokens are."""
+"""The interface of every tokenizer, and helpers that several of them share."""
 
 import abc
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,13 +35,20 @@ class Encoding(NamedTuple):
 
 
 class Tokenizer(abc.ABC):
-    """What every tokenizer offers. `encode` never adds an end token: that is for who joins documents to do.
+    """Encodes text as token ids and decodes them. `encode` adds no special token: the caller does.
+
+    Args:
+        token_bytes: the bytes of each token, by id; empty for special tokens.
+        special_ids: see the attribute.
 
     Attributes:
         kind: byte, char, word, bpe or wordpiece.
-        end_id: closes a document, and stands before the first one as the beginning of a text.
-        unknown_id: what stands for what the vocabulary lacks; None where it lacks nothing.
-        lossless: a text whose ids hold no `unknown_id` comes back byte for byte, and its spans tile it.
+        end_id: the token after each document, and before the first one as the beginning of a text.
+        unknown_id: the token for words or characters outside the vocabulary; None where every text can be
+            encoded.
+        lossless: a text whose ids hold no `unknown_id` is decoded to the same bytes, and its spans tile it.
+        special_ids: the ids of the special tokens that the vocabulary has, by Hugging Face's names for them:
+            bos, eos, unk, sep, pad, cls, mask. Two names may share an id.
     """
 
     kind: str
@@ -49,8 +56,23 @@ class Tokenizer(abc.ABC):
     unknown_id: int | None = None
     lossless: bool = True
 
-    def __init__(self, token_bytes: Sequence[bytes]):
+    def __init__(self, token_bytes: Sequence[bytes], special_ids: Mapping[str, int]):
         self._token_bytes = list(token_bytes)
+        self.special_ids = dict(special_ids)
+
+    def require_special(self, name: str) -> int:
+        """The id of a special token, by one of the names of `special_ids`.
+
+        Raises:
+            UserError: the vocabulary has none.
+        """
+        if name not in self.special_ids:
+            has = ", ".join(self.special_ids) or "no special token"
+            raise UserError(
+                f"the {self.kind} tokenizer has no {name!r} token (it has {has})",
+                "set data.tokenizer=wordpiece, or to the path of a tokenizer that has one (BERT's, BART's)",
+            )
+        return self.special_ids[name]
 
     @property
     def vocab_size(self) -> int:
@@ -71,14 +93,14 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text alone, int32: what a whole corpus needs."""
+        """The ids of each text without spans, int32 [T]; faster than `encode_batch`."""
 
     def decode(self, ids: Any) -> str:
-        """The text, special tokens dropped; bytes that are no UTF-8 become U+FFFD."""
+        """The text without special tokens; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Any) -> bytes:
-        """The UTF-8 bytes of the text, special tokens dropped.
+        """The UTF-8 bytes of the text without special tokens.
 
         Raises:
             UserError: an id that is not in the vocabulary.
@@ -86,7 +108,11 @@ class Tokenizer(abc.ABC):
         return b"".join(map(self.token_bytes, np.asarray(ids).reshape(-1).tolist()))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token stands for; nothing where it is special."""
+        """The bytes of a token; empty for a special token.
+
+        Raises:
+            UserError: an id that is not in the vocabulary.
+        """
         if not 0 <= token_id < self.vocab_size:
             raise UserError(
                 f"token id {token_id} is outside the vocabulary of {self.vocab_size}",
@@ -99,16 +125,16 @@ class Tokenizer(abc.ABC):
         files.write_text(Path(directory) / FILE, json.dumps(self._definition(), ensure_ascii=False) + "\n")
 
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the ids: equal for equal tokenizers."""
+        """SHA-256 of the definition: equal for tokenizers that give the same ids."""
         return hashlib.sha256(json.dumps(self._definition(), sort_keys=True).encode()).hexdigest()
 
     @abc.abstractmethod
     def _definition(self) -> dict[str, Any]:
-        """What decides the ids, for JSON."""
+        """All that decides the ids, as a value for JSON."""
 
     @abc.abstractmethod
     def _spans(self, ids: np.ndarray, data: bytes) -> np.ndarray:
-        """The spans of a text's ids in its bytes."""
+        """The spans int64 [T, 2] of a text's ids in its bytes."""
 
 
 def utf8(text: str) -> bytes:
@@ -121,7 +147,7 @@ def utf8(text: str) -> bytes:
 
 
 def encoded(text: str, codec: str) -> bytes:
-    """`utf8`, in another code."""
+    """The bytes of a text in another encoding of Unicode; raises as `utf8` does."""
     try:
         return text.encode(codec)
     except UnicodeEncodeError as error:
@@ -132,12 +158,12 @@ def encoded(text: str, codec: str) -> bytes:
 
 
 def tile(edges: np.ndarray) -> np.ndarray:
-    """Spans [T, 2] that lie side by side, from their T + 1 edges."""
+    """Adjacent spans [T, 2] from their T + 1 edges."""
     return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
 def grouped(items: Iterable[T], size: Callable[[T], int], limit: int = _GROUP) -> Iterator[list[T]]:
-    """Lists of successive items that reach the limit together: bounded memory, yet work for every core."""
+    """Lists of successive items whose sizes add up to the limit: bounded memory, work for all cores."""
     group, total = [], 0
     for item in items:
         group.append(item)
@@ -150,7 +176,7 @@ def grouped(items: Iterable[T], size: Callable[[T], int], limit: int = _GROUP) -
 
 
 def cut_where(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
-    """Cuts a long text after matches, where no token reaches across."""
+    """Cuts a long text after matches of a pattern across which no token extends."""
     start = 0
     while len(text) - start > _PIECE and (match := pattern.search(text, start + _PIECE)):
         yield text[start : match.end()]
@@ -159,7 +185,7 @@ def cut_where(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
 
 
 def encode_pieces(library: Any, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """The ids of texts that are cut in pieces, by a tokenizer of Hugging Face's library, on all cores."""
+    """The ids of texts that are cut into pieces, by a tokenizer of Hugging Face's library, on all cores."""
     groups = grouped(itertools.chain.from_iterable(texts), len)
     encoded = (
         np.array(encoding.ids, np.int32)

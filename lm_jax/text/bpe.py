@@ -1,9 +1,9 @@
-"""Byte-level BPE by Hugging Face `tokenizers`: GPT-2's, any other that keeps every byte, or one of our own.
+"""Byte-level BPE by Hugging Face `tokenizers`: GPT-2's, another that keeps every byte, or one trained here.
 
 Byte-level BPE writes each of the 256 bytes as a printable character, so that merges of characters are
-merges of bytes (Radford et al. 2019, section 2.2). Here a token's bytes are its characters read back, and
-spans are sums of their lengths; the library's own offsets count characters and overlap where a token ends
-inside one.
+merges of bytes (Radford et al. 2019, section 2.2). Here the bytes of a token are decoded from its characters,
+and spans are sums of their lengths. The library's own offsets count characters, and overlap where a token
+ends inside a character.
 """
 
 import json
@@ -19,20 +19,27 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lm_jax.errors import UserError
 from lm_jax.text.base import END, Tokenizer, cut_where, encode_pieces, tile, utf8
 
-_ENDS = (END, "</s>", "<|end_of_text|>")  # GPT-2; RoBERTa and BART; Llama 3
-# A lone newline between two characters that are no white space is a token of its own under GPT-2's pattern,
-# whatever stands around it: a text cut after it has the same tokens.
+# Of GPT-2; RoBERTa and BART; Llama 3. The first that the vocabulary has; GPT-2's pattern learns none of them.
+_SPECIAL = {
+    "bos": ("<s>", "<|begin_of_text|>"),
+    "eos": (END, "</s>", "<|end_of_text|>"),
+    "unk": ("<unk>",),
+    "sep": ("</s>",),
+    "pad": ("<pad>",),
+    "cls": ("<s>",),
+    "mask": ("<mask>",),
+}
+# A single newline between two characters that are not white space is always a token of its own under GPT-2's
+# pattern: a text cut after it has the same tokens.
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
 
 
 class ByteLevelBPE(Tokenizer):
-    """A token is a run of bytes.
-
-    The name of a special token inside a text is plain text: no text can forge an end.
+    """A token is a run of bytes. The name of a special token inside a text is encoded as plain text.
 
     Args:
-        library: the library's tokenizer, which becomes ours: some of its settings change.
-        source: where it is from, for errors.
+        library: the library's tokenizer. It is kept, and some of its settings are changed.
+        source: the file that it is from, for errors.
 
     Raises:
         UserError: another kind of tokenizer, or one that does not keep every byte.
@@ -44,15 +51,17 @@ class ByteLevelBPE(Tokenizer):
         definition = json.loads(library.to_str())
         _check_keeps_bytes(definition, source)
         vocabulary = library.get_vocab()
-        end = next((name for name in _ENDS if name in vocabulary), END)
-        library.add_special_tokens([end])  # known as special from now on; a new id only if it was missing
+        found = {name: [t for t in tokens if t in vocabulary] for name, tokens in _SPECIAL.items()}
+        special = {"eos": END} | {name: tokens[0] for name, tokens in found.items() if tokens}
+        library.add_special_tokens(sorted(set(special.values())))  # a new id only for an END that is missing
         library.encode_special_tokens = True
         library.no_truncation()
         library.no_padding()
         library.model.dropout = None
         self._library, self._source = library, source
-        self.end_id = library.get_vocab()[end]
-        super().__init__(_bytes_by_id(library))
+        vocabulary = library.get_vocab()
+        super().__init__(_bytes_by_id(library), {name: vocabulary[token] for name, token in special.items()})
+        self.end_id = self.special_ids["eos"]
         self._lengths = np.array([len(token) for token in self._token_bytes])
         is_gpt2_pattern = definition["pre_tokenizer"].get("use_regex", False)
         added = library.get_added_tokens_decoder().values()
@@ -60,10 +69,10 @@ class ByteLevelBPE(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "ByteLevelBPE":
-        """Learns merges from texts split by GPT-2's pattern; the end is token 0.
+        """Learns merges from texts that GPT-2's pattern splits; the end of a document is token 0.
 
         Raises:
-            UserError: no room for the 256 bytes and the end.
+            UserError: a vocabulary too small for the 256 bytes and the end.
         """
         if vocab_size < 257:
             raise UserError(
@@ -96,7 +105,7 @@ class ByteLevelBPE(Tokenizer):
             )
         except UserError:
             raise
-        except Exception as error:  # the library raises this very class
+        except Exception as error:  # the library raises this class
             raise UserError(f"cannot read the tokenizer {path}: {error}", "restore the file") from None
         _make_gpt2_like(library)
         return cls(library, str(path))
@@ -138,7 +147,7 @@ def _check_keeps_bytes(definition: dict[str, Any], source: str) -> None:
         what = "adds a space to" if last["add_prefix_space"] else "normalizes"
         raise UserError(
             f"{source} {what} a text before it encodes it, so that bytes would not come back",
-            "set add_prefix_space to false and normalizer to null in it, if its model can bear that",
+            "set add_prefix_space to false and normalizer to null in it, if its model allows that",
         )
     if missing := _ALPHABET.keys() - model["vocab"].keys():
         raise UserError(
@@ -148,7 +157,7 @@ def _check_keeps_bytes(definition: dict[str, Any], source: str) -> None:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Character -> byte: itself where Latin-1 can print it, else the next code point from 256 on."""
+    """Character -> byte: the byte's own character where Latin-1 prints it, else one from 256 on, in order."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in sorted(printable)} | {chr(256 + n): b for n, b in enumerate(others)}
@@ -158,11 +167,11 @@ _ALPHABET = _byte_alphabet()
 
 
 def _bytes_by_id(library: huggingface.Tokenizer) -> list[bytes]:
-    """What each id stands for; nothing for special tokens and for ids that no token has."""
+    """The bytes of each id; empty for special tokens and for ids without a token."""
     vocabulary, added = library.get_vocab(), library.get_added_tokens_decoder()
     table = [b""] * (max(vocabulary.values()) + 1)
     for token, token_id in vocabulary.items():
-        if token_id in added:  # its name is the text it stands for
+        if token_id in added:  # its name is its text
             table[token_id] = b"" if added[token_id].special else token.encode()
         elif _ALPHABET.keys() >= set(token):
             table[token_id] = bytes(_ALPHABET[c] for c in token)

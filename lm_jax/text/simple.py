@@ -1,7 +1,4 @@
-"""Tokenizers of bytes, characters and words.
-
-A word is what `words.py` defines.
-"""
+"""Tokenizers whose tokens are bytes, characters or words (as `words.py` defines them)."""
 
 import collections
 import re
@@ -10,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer, encoded, tile, utf8
 from lm_jax.text.words import IS_SPACE
 
@@ -18,12 +16,12 @@ SENTENCE_START, SENTENCE_END = "<s>", "</s>"
 
 
 class ByteTokenizer(Tokenizer):
-    """A token is a byte; the end is 256."""
+    """A token is a byte; 256 is the end of a document."""
 
     kind, end_id = "byte", 256
 
     def __init__(self):
-        super().__init__([bytes([b]) for b in range(256)] + [b""])
+        super().__init__([bytes([b]) for b in range(256)] + [b""], {"eos": self.end_id})
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(utf8(text), np.uint8).astype(np.int32) for text in texts]
@@ -36,7 +34,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharacterTokenizer(Tokenizer):
-    """A token is a code point; 0 is the end, 1 an unknown one (decoded as U+FFFD).
+    """A token is a code point; 0 is the end of a document, 1 an unknown code point (decoded as U+FFFD).
 
     Args:
         characters: the vocabulary, from id 2 on.
@@ -46,7 +44,8 @@ class CharacterTokenizer(Tokenizer):
 
     def __init__(self, characters: Iterable[str]):
         self.characters = list(characters)
-        super().__init__([b"", "\ufffd".encode(), *(c.encode() for c in self.characters)])
+        table = [b"", "\ufffd".encode(), *(c.encode() for c in self.characters)]
+        super().__init__(table, {"eos": self.end_id, "unk": self.unknown_id})
         points = np.array([ord(c) for c in self.characters], np.int64)
         self._ids = np.full(points.max(initial=0) + 2, self.unknown_id, np.int32)
         self._ids[points] = np.arange(2, self.vocab_size)
@@ -74,10 +73,10 @@ class CharacterTokenizer(Tokenizer):
 class WordTokenizer(Tokenizer):
     """A token is a word; 0, `</s>`, closes a sentence and a document; 1 is `<unk>`.
 
-    A newline closes a sentence, but for a last one, which the document's own end token stands for. A text of
-    n lines then has n ends, with or without a newline at its end, and a document that is a line has one:
-    the sentences of KenLM, of PTB and of WikiText, blank lines included. `<s>`, `</s>` and `<unk>` in a
-    text are unknown words, so that no text forges an end and the corpora that write `<unk>` mean it.
+    Each newline becomes `</s>`, except a newline at the end of the text, since the end token of the document
+    follows there. A text of n lines then has n ends, with or without a newline at its end. These are the
+    sentences of KenLM, PTB and WikiText, blank lines included. `<s>`, `</s>` and `<unk>` in a text become
+    unknown words: a text cannot contain an end, and corpora that write `<unk>` are read as intended.
 
     Args:
         words: the vocabulary, from id 2 on.
@@ -87,7 +86,8 @@ class WordTokenizer(Tokenizer):
 
     def __init__(self, words: Iterable[str]):
         self.words = list(words)
-        super().__init__([b"\n", UNKNOWN.encode(), *(w.encode() for w in self.words)])
+        table = [b"\n", UNKNOWN.encode(), *(w.encode() for w in self.words)]
+        super().__init__(table, {"eos": self.end_id, "unk": self.unknown_id})
         self._ids = _UnknownIsOne((w, i) for i, w in enumerate(self._token_bytes) if i > 1)
 
     @classmethod
@@ -111,7 +111,7 @@ class WordTokenizer(Tokenizer):
         return np.array(ids[:-1], np.int32)
 
     def decode_bytes(self, ids: Any) -> bytes:
-        """The words with single spaces, sentences on lines of their own."""
+        """The words with single spaces between them, one sentence a line."""
         words = map(self.token_bytes, np.asarray(ids).reshape(-1).tolist())
         return re.sub(rb" ?\n ?", b"\n", b" ".join(words))
 
@@ -133,7 +133,11 @@ class _UnknownIsOne(dict[bytes, int]):
 
 
 def _most_frequent(counts: collections.Counter, vocab_size: int, min_count: int) -> list[Any]:
-    """What fills a vocabulary beside its two special tokens; ties in order of the items themselves."""
+    """The items of a vocabulary beside its two special tokens; ties are broken by the items' own order."""
+    if 0 < vocab_size < 3:
+        raise UserError(
+            f"vocab_size={vocab_size} leaves no room beside the two special tokens", "give it 3 or more, or 0"
+        )
     kept = sorted(
         (item for item in counts if counts[item] >= min_count), key=lambda item: (-counts[item], item)
     )

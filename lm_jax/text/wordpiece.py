@@ -1,9 +1,9 @@
-"""WordPiece as BERT has it, by Hugging Face `tokenizers`: BERT's own vocabularies, or one learned here.
+"""BERT's WordPiece by Hugging Face `tokenizers`: BERT's own vocabularies, or one learned here.
 
-A text is cleaned of control characters, cut at white space, around punctuation and around each CJK
-character, and each word is taken apart from its left into the longest pieces of the vocabulary (Wu et al.
-2016; Devlin et al. 2019, section 3 and `tokenization.py` of their code). White space is not among the tokens
-and, in an uncased vocabulary, neither are case and accents: nothing pays for them.
+Control characters are removed from a text. It is split at white space, around punctuation and around each
+CJK character. Each word is then split from its left into the longest pieces of the vocabulary (Wu et al.
+2016; Devlin et al. 2019, section 3 and `tokenization.py` of their code). White space has no token, and an
+uncased vocabulary drops case and accents, so that a score does not include them.
 """
 
 import collections
@@ -21,26 +21,26 @@ from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer, cut_where, encode_pieces, utf8
 
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_PREFIX = "##"  # of a piece that goes on with a word
-_CUT = re.compile(r"\n")  # no word reaches across, nor does anything that normalization looks at
-_REPEATS = 1 << 16  # characters of one word that are handed to the trainer at once
+_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_PREFIX = "##"  # of a piece that continues a word
+_CUT = re.compile(r"\n")  # neither words nor the context of normalization extend across a newline
+_REPEATS = 1 << 16  # characters of one word that are passed to the trainer at once
 
 
 class WordPiece(Tokenizer):
     """A token is a piece of a word.
 
-    The end is [SEP]; [UNK] is a whole word that the vocabulary cannot build. The name of a special token
-    inside a text is plain text. Characters that normalization drops may belong to no span; where it makes
-    several of one (letters of a Hangul syllable), the first token that has any of them spans it all.
+    The end of a document is [SEP]; [UNK] stands for a word that cannot be split into pieces. The name of a
+    special token inside a text is encoded as plain text. Characters that normalization drops may be in no
+    span. Where normalization makes several characters of one (the letters of a Hangul syllable), the first
+    token that has any of them spans the whole character.
 
     Args:
-        library: the library's tokenizer, which becomes ours: some of its settings change.
-        source: where it is from, for errors.
+        library: the library's tokenizer. It is kept, and some of its settings are changed.
+        source: the file that it is from, for errors.
 
     Attributes:
         lowercase: whether case is dropped.
-        special_ids: [PAD], [UNK], [CLS], [SEP], [MASK], as far as the vocabulary has them.
 
     Raises:
         UserError: another kind of tokenizer, or one without an end or an unknown token.
@@ -52,18 +52,18 @@ class WordPiece(Tokenizer):
         definition = json.loads(library.to_str())
         _check_is_berts(definition, source)
         vocabulary = library.get_vocab()
-        self.special_ids = {name: vocabulary[name] for name in _SPECIAL if name in vocabulary}
-        if missing := {"[UNK]", "[SEP]"} - self.special_ids.keys():
+        special = {name: token for name, token in _SPECIAL.items() if token in vocabulary}
+        if missing := {"[UNK]", "[SEP]"} - set(special.values()):
             raise UserError(
                 f"{source} has no {min(missing)}", "give the vocabulary of a BERT, one token a line"
             )
-        library.add_special_tokens(list(self.special_ids))
+        library.add_special_tokens(list(special.values()))
         library.encode_special_tokens = True
         library.no_truncation()
         library.no_padding()
         self._library = library
         self.lowercase: bool = definition["normalizer"]["lowercase"]
-        self.end_id, self.unknown_id = self.special_ids["[SEP]"], self.special_ids["[UNK]"]
+        self.end_id, self.unknown_id = vocabulary["[SEP]"], vocabulary["[UNK]"]
         added = library.get_added_tokens_decoder()
         self._can_cut = all(token.special for token in added.values())
         table, self._goes_on = [b""] * (max(vocabulary.values()) + 1), set()
@@ -73,7 +73,7 @@ class WordPiece(Tokenizer):
                 token = token.removeprefix(_PREFIX)
             is_silent = token_id in added and added[token_id].special and token_id != self.unknown_id
             table[token_id] = b"" if is_silent else token.encode()
-        super().__init__(table)
+        super().__init__(table, {name: vocabulary[token] for name, token in special.items()})
 
     @classmethod
     def train(
@@ -84,16 +84,16 @@ class WordPiece(Tokenizer):
         Args:
             texts: read once.
             vocab_size: the most tokens, special ones included.
-            min_count: words with a rarer character are left out, and will be unknown.
+            min_count: characters that are rarer, and the words that contain them, are left out.
             lowercase: drops case and accents.
 
         Raises:
-            UserError: no room for the characters.
+            UserError: a vocabulary too small for the characters.
         """
         library = _make({}, lowercase)
         counts = _count_words(library, texts, min_count)
-        # The library numbers these in an order that changes from process to process, and breaks ties by
-        # number. As "special" tokens they keep the order that they are given in.
+        # The library numbers these in an order that differs between processes, and breaks ties by number.
+        # As "special" tokens they keep the order in which they are passed.
         going_on = sorted({_PREFIX + c for word in counts for c in word[1:]})
         characters = set().union(*counts)
         least = len(_SPECIAL) + len(going_on) + len(characters)
@@ -104,7 +104,7 @@ class WordPiece(Tokenizer):
             )
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size,
-            special_tokens=[*_SPECIAL, *going_on],
+            special_tokens=[*_SPECIAL.values(), *going_on],
             show_progress=False,
             continuing_subword_prefix=_PREFIX,
         )
@@ -115,7 +115,7 @@ class WordPiece(Tokenizer):
     def load(cls, path: Path) -> "WordPiece":
         """Reads `tokenizer.json`, or `vocab.txt` with the settings in `tokenizer_config.json` beside it.
 
-        Where these do not say whether to drop case, the vocabulary does: it holds capital letters or not.
+        Where the settings do not say whether to drop case, it is dropped if the vocabulary has no capitals.
 
         Raises:
             UserError: a file that the library cannot read, or a tokenizer that is not BERT's.
@@ -126,16 +126,17 @@ class WordPiece(Tokenizer):
             vocabulary = models.WordPiece.read_file(str(path))
         except UserError:
             raise
-        except Exception as error:  # the library raises this very class
+        except Exception as error:  # the library raises this class
             raise UserError(f"cannot read the tokenizer {path}: {error}", "restore the file") from None
         config = path.with_name("tokenizer_config.json")
-        settings = files.read_json(config) if config.exists() else {}
         has_capitals = any(re.search("[A-Z]", token) for token in vocabulary if token[:1] != "[")
+        lowercase = _read_setting(config, "do_lower_case")
+        split_chinese = _read_setting(config, "tokenize_chinese_chars")
         library = _make(
             vocabulary,
-            settings.get("do_lower_case", not has_capitals),
-            settings.get("strip_accents"),
-            settings.get("tokenize_chinese_chars", True),
+            not has_capitals if lowercase is None else lowercase,
+            _read_setting(config, "strip_accents"),
+            split_chinese is not False,
         )
         return cls(library, str(path))
 
@@ -143,7 +144,7 @@ class WordPiece(Tokenizer):
         return encode_pieces(self._library, [self._pieces(utf8(text).decode()) for text in texts])
 
     def decode_bytes(self, ids: Any) -> bytes:
-        """The words with single spaces between them, those of punctuation included."""
+        """The words and punctuation marks with single spaces between them."""
         parts: list[bytes] = []
         for token_id in np.asarray(ids).reshape(-1).tolist():
             if token := self.token_bytes(token_id):
@@ -183,6 +184,15 @@ def _make(
     return library
 
 
+def _read_setting(config: Path, name: str) -> bool | None:
+    """A field of a tokenizer_config.json; None where it is null or absent, or there is no file."""
+    settings = files.read_json(config) if config.exists() else {}
+    value = settings.get(name) if isinstance(settings, dict) else settings
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{config}: {name} is {value!r}", "set it to true or false")
+    return value
+
+
 def _check_is_berts(definition: dict[str, Any], source: str) -> None:
     found = [
         (definition[part] or {"type": "none"})["type"] for part in ("model", "normalizer", "pre_tokenizer")
@@ -197,7 +207,7 @@ def _check_is_berts(definition: dict[str, Any], source: str) -> None:
 
 
 def _count_words(library: huggingface.Tokenizer, texts: Iterable[str], min_count: int) -> dict[str, int]:
-    """The words of BERT with their numbers, in order, without those of rare characters."""
+    """The words with their counts, in order of the words, without those that have rare characters."""
     raw: collections.Counter[bytes] = collections.Counter()
     for text in texts:
         raw.update(utf8(text).split())
@@ -222,7 +232,7 @@ def _repeated(counts: dict[str, int]) -> Iterable[str]:
 
 
 def _byte_edges(text: str) -> np.ndarray:
-    """Where each character begins in the UTF-8 of a text, and where the last ends: int64 [characters + 1]."""
+    """The byte offsets in UTF-8 of each character's start and of the end: int64 [characters + 1]."""
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     lengths = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
     return np.append(0, np.cumsum(lengths))
