@@ -1,20 +1,31 @@
 """Corpora and splits: what is read, how it is cut, what is held out, and what is refused."""
 
 import ast
+import bz2
 import csv
+import gzip
 import hashlib
+import io
 import json
+import lzma
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_jax.data import corpora, python_docs, splits
+from lm_jax.data import corpora, python_docs, records, splits
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
+
+
+def read(spec, documents="file"):
+    """The names and texts of a corpus."""
+    return [(document.name, document.text) for document in corpora.read(spec, documents)]
+
 
 LINES = st.text("a b.\n\n\n \t\r\x85\u2028é", max_size=50) | st.text()
 
@@ -52,32 +63,81 @@ def test_text_files_are_read_as_they_stand_in_order_of_their_paths(tmp_path):
     (tmp_path / "deep/a.txt").write_bytes("\ufeffé\r\nb".encode())
     (tmp_path / "b.txt").write_bytes(b"x\n\ny\n")
     (tmp_path / "empty.txt").write_bytes(b"")
-    read = corpora.read(f"text:{tmp_path}/**/*.txt")
-    assert list(read) == [Document("b.txt", "x\n\ny\n"), Document("deep/a.txt", "\ufeffé\r\nb")]
-    assert list(read) == list(read)
-    read = corpora.read(f"text:{tmp_path}/b.txt", "line")
-    assert list(read) == [("b.txt:1", "x\n"), ("b.txt:2", "\n"), ("b.txt:3", "y\n")]
+    corpus = corpora.read(f"text:{tmp_path}/**/*.txt")
+    assert list(corpus) == [Document("b.txt", "x\n\ny\n"), Document("deep/a.txt", "é\r\nb")]
+    assert list(corpus) == list(corpus)
+    lines = read(f"text:{tmp_path}/b.txt", "line")
+    assert lines == [("b.txt:1", "x\n"), ("b.txt:2", "\n"), ("b.txt:3", "y\n")]
 
 
 def test_a_file_may_have_a_name_that_looks_like_a_glob(tmp_path):
     (tmp_path / "a[1].txt").write_text("x")
-    assert list(corpora.read(f"text:{tmp_path}/a[1].txt")) == [("a[1].txt", "x")]
+    (tmp_path / "b#1.jsonl").write_text('{"text": "x", "body": "y"}')
+    assert read(f"text:{tmp_path}/a[1].txt") == [("a[1].txt", "x")]
+    assert read(f"jsonl:{tmp_path}/b#1.jsonl") == [("b#1.jsonl:1", "x")]
+    assert read(f"jsonl:{tmp_path}/b#1.jsonl#body") == [("b#1.jsonl:1", "y")]
 
 
 def test_json_lines(tmp_path):
     records = [{"text": "a\nb", "body": "x"}, {"text": "", "body": "y"}, {"text": "é", "body": "z"}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n\n".join(json.dumps(r) for r in records))
-    assert list(corpora.read(f"jsonl:{path}")) == [("a.jsonl:1", "a\nb"), ("a.jsonl:5", "é")]
+    assert read(f"jsonl:{path}") == [("a.jsonl:1", "a\nb"), ("a.jsonl:5", "é")]
     assert [d.text for d in corpora.read(f"jsonl:{path}#body")] == ["x", "y", "z"]
-    assert list(corpora.read(f"jsonl:{path}", "line"))[1] == ("a.jsonl:1:2", "b")
+    assert read(f"jsonl:{path}", "line")[1] == ("a.jsonl:1:2", "b")
+
+
+def test_other_values_of_a_json_object_are_fields(tmp_path):
+    record = {"text": "a\nb", "n": 3, "x": 0.5, "ok": True, "also": "é", "none": None, "list": [1], "o": {}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    fields = {"n": 3, "x": 0.5, "ok": True, "also": "é"}
+    whole = Document("a.jsonl:1", "a\nb", fields)
+    assert list(corpora.read(f"jsonl:{tmp_path}/a.jsonl")) == [whole]
+    pieces = list(corpora.read(f"jsonl:{tmp_path}/a.jsonl", "line"))
+    assert pieces == [("a.jsonl:1:1", "a\n", fields), ("a.jsonl:1:2", "b", fields)]
+    assert [whole.label(name) for name in ("n", "x", "ok", "also")] == ["3", "0.5", "true", "é"]
+    assert (whole.number("n"), whole.text_field("also")) == (3.0, "é")
+
+
+def test_other_columns_of_a_table_are_fields(tmp_path):
+    (tmp_path / "a.tsv").write_text("id\ttext\t\n1\ta, b\tx\n")
+    (tmp_path / "a.csv").write_text('id,text,""\n1,"a, b",x\n')
+    for kind in ("tsv", "csv"):
+        assert list(corpora.read(f"{kind}:{tmp_path}/a.{kind}")) == [
+            Document(f"a.{kind}:2", "a, b", {"id": "1"})
+        ]
+        header, row = corpora.read(f"{kind}:{tmp_path}/a.{kind}#2")
+        assert header == (f"a.{kind}:1", "text", {"1": "id", "3": ""})
+        assert row == (f"a.{kind}:2", "a, b", {"1": "1", "3": "x"})
+
+
+@pytest.mark.parametrize(
+    ("read_field", "name", "message"),
+    [
+        (
+            Document.text_field,
+            "y",
+            r"document a.tsv:7 has no field 'y' \(its fields: n, empty, word, big\); name",
+        ),
+        (Document.text_field, "n", "document a.tsv:7 has no text in the field 'n', but 3; correct"),
+        (Document.label, "empty", "has no label in the field 'empty', but ''"),
+        (Document.number, "word", "has no finite number in the field 'word', but 'nan'"),
+        (Document.number, "empty", "has no finite number"),
+        (Document.number, "big", "has no finite number"),
+        (Document.number, "y", "has no field 'y'"),
+    ],
+)
+def test_a_field_that_is_absent_or_of_another_kind_is_a_users_mistake(read_field, name, message):
+    document = Document("a.tsv:7", "text", {"n": 3, "empty": "", "word": "nan", "big": 10**400})
+    with pytest.raises(UserError, match=message):
+        read_field(document, name)
 
 
 def test_tab_separated_values(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes('id\ttext\tend\r\n1\t"a ""b\tx\r\n\r\n2\t\ty\n3\té\\n\u2028z\t\n'.encode())
-    assert list(corpora.read(f"tsv:{path}")) == [("a.tsv:2", '"a ""b'), ("a.tsv:5", "é\\n\u2028z")]
-    assert list(corpora.read(f"tsv:{path}#end")) == [("a.tsv:2", "x"), ("a.tsv:4", "y")]
+    assert read(f"tsv:{path}") == [("a.tsv:2", '"a ""b'), ("a.tsv:5", "é\\n\u2028z")]
+    assert read(f"tsv:{path}#end") == [("a.tsv:2", "x"), ("a.tsv:4", "y")]
     assert [d.text for d in corpora.read(f"tsv:{path}#1")] == ["id", "1", "2", "3"]
     assert [d.text for d in corpora.read(f"tsv:{tmp_path}/*.tsv#3")] == ["end", "x", "y"]
 
@@ -91,7 +151,115 @@ def test_tab_separated_values_are_what_the_csv_module_reads_without_quotes(tmp_p
         assert found == [row[column - 1] for row in rows if row[column - 1]]
 
 
+CELLS = st.text("ab,\"'\n\r\té ", max_size=5)
+
+
+@given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1), end=st.sampled_from(["\n", "\r\n"]))
+def test_comma_separated_values_are_what_the_csv_module_writes(rows, end, tmp_path_factory):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([("a", "text", "b"), *rows])
+    found = [(d.text, d.fields) for d in records.parse_csv(path, "a.csv", "text")]
+    assert found == [(text, {"a": a, "b": b}) for a, text, b in rows]
+
+
+def test_a_cell_in_quotation_marks_may_hold_newlines_and_megabytes(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,n\n"a ""b"",\nc",1\n\nd,2\n' + "x" * 300_000 + ",3\n")
+    limit = csv.field_size_limit()
+    assert [(d.name, d.text[:9], d.fields) for d in corpora.read(f"csv:{path}")] == [
+        ("a.csv:2", 'a "b",\nc', {"n": "1"}),
+        ("a.csv:5", "d", {"n": "2"}),
+        ("a.csv:6", "x" * 9, {"n": "3"}),
+    ]
+    assert csv.field_size_limit() == limit
+
+
+def zstandard_compress(data):
+    return pytest.importorskip("zstandard").compress(data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("zst", zstandard_compress)],
+)
+def test_compressed_files_are_read_and_named_as_what_they_hold(tmp_path, suffix, compress):
+    contents = {"txt": "é\r\n" * 9, "jsonl": '{"text": "é"}\n', "tsv": "text\né\n", "csv": "text\né\n"}
+    for kind, content in contents.items():
+        plain, packed = tmp_path / f"a.{kind}", tmp_path / f"a.{kind}.{suffix}"
+        plain.write_bytes(content.encode())
+        packed.write_bytes(compress(content.encode()))
+        spec = "text" if kind == "txt" else kind
+        assert read(f"{spec}:{packed}") == read(f"{spec}:{plain}")
+        packed.write_bytes(compress(content.encode())[:-9])
+        with pytest.raises(
+            UserError, match=rf"a.{kind}.{suffix} is damaged: .* cannot decompress it .*; restore"
+        ):
+            read(f"{spec}:{packed}")
+
+
+def test_several_frames_are_one_text(tmp_path):
+    for compress in (gzip.compress, bz2.compress, lzma.compress):
+        (tmp_path / "a").write_bytes(compress(b"x\n") + compress(b"y\n"))
+        assert read(f"text:{tmp_path}/a") == [("a", "x\ny\n")]
+
+
+def test_zstandard_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    write(tmp_path / "a.zst", bytes.fromhex("28b52ffd") + b"rest")
+    with pytest.raises(UserError, match=r"a.zst is compressed by Zstandard, .*; run pip install zstandard"):
+        read(f"text:{tmp_path}/a.zst")
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding_and_is_removed(tmp_path, codec):
+    mark = "\ufeff" if codec == "utf-16-be" else ""
+    write(tmp_path / "a.txt", (mark + "é😀\n").encode(codec))
+    assert read(f"text:{tmp_path}/a.txt") == [("a.txt", "é😀\n")]
+    write(tmp_path / "a.jsonl", (mark + '{"text": "é"}\n').encode(codec))
+    assert read(f"jsonl:{tmp_path}/a.jsonl") == [("a.jsonl:1", "é")]
+
+
+def archive():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a.txt", "é")
+    return buffer.getvalue() + b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"ab\xe9", r"a.txt is not UTF-8: byte 0xe9 at offset 2; convert it .* iconv -f latin1"),
+        (
+            "\ufeffab".encode("utf-16-le")[:-1],
+            r"a.txt is not UTF-16, as its byte order mark says: .* offset 4",
+        ),
+        (b"\xff\x00\x01", "a.txt is not UTF-8: byte 0xff at offset 0; give a text file"),
+        (archive(), "a.txt is a zip archive, not a text; extract"),
+    ],
+)
+def test_only_what_may_be_latin1_is_said_to_be(tmp_path, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read(f"text:{write(tmp_path / 'a.txt', content)}")
+    assert ("iconv" in str(caught.value)) == (content == b"ab\xe9")
+
+
+def test_inputs_that_once_went_wrong(shared):
+    cases = shared / "cases"
+    assert [text for _, text in read(f"jsonl:{cases}/bom.jsonl")] == ["a", "b"]
+    assert [text for _, text in read(f"text:{cases}/utf16.txt")] == ["hello world\n"]
+    assert read(f"jsonl:{cases}/a.jsonl.gz")[0][0] == "a.jsonl:1"
+    for name, message in {
+        "bigint.jsonl": "bigint.jsonl, line 1, cannot be read as JSON .*; give",
+        "null_text.jsonl": "line 1, has null in the field 'text', not a text; type",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            read(f"jsonl:{cases}/{name}")
+
+
 def test_other_sources_are_read_as_the_corpus_is():
+    assert corpora.with_kind("b.csv", "csv:a.csv#2") == "csv:b.csv#2"
     assert corpora.with_kind("b.tsv", "tsv:a.tsv#body") == "tsv:b.tsv#body"
     assert corpora.with_kind("b.tsv#2", "tsv:a.tsv#body") == "tsv:b.tsv#2"
     assert corpora.with_kind("b", "jsonl:a") == "jsonl:b"
@@ -130,9 +298,12 @@ def write(path, content):
         ("text:{}", b"", "holds no text"),
         ("text:{}", b"ab\xe9", "is not UTF-8: byte 0xe9 at offset 2; convert it"),
         ("jsonl:{}", b"\n\n", "holds no text"),
-        ("jsonl:{}", b'{"text": "a"}\n{"text"', "line 2, is not JSON"),
-        ("jsonl:{}", b'{"text": 1}', "line 1, has no text in the field 'text'"),
-        ("jsonl:{}", b'["a"]', "it has list"),
+        ("jsonl:{}", b'{"text": "a"}\n{"text"', "line 2, cannot be read as JSON"),
+        ("jsonl:{}", b'{"text": 1}', "line 1, has a int in the field 'text', not a text"),
+        ("jsonl:{}", b'{"text": null}', "line 1, has null in the field 'text'"),
+        ("jsonl:{}", b'["a"]', "line 1, is a JSON list, not an object"),
+        ("jsonl:{}", b"[" * 100_000, "line 1, cannot be read as JSON"),
+        ("jsonl:{}", b'{"text": "a", "b": "\\ud83d"}', "half a character"),
         ("jsonl:{}#body", b'{"text": "a"}', "no text in the field 'body'"),
         ("jsonl:{}", b'{"text": "\\ud83d"}', "half a character"),
         ("tsv:{}#1", b"\n", "holds no text"),
@@ -146,6 +317,11 @@ def write(path, content):
         ("tsv:{}#0", b"a\n", "no column '0'"),
         ("tsv:{}#3", b"a\tb\n", "no column '3'"),
         ("tsv:{}", b"text\n\xff\n", "is not UTF-8: byte 0xff at offset 5"),
+        ("tsv:{}", b"a\ttext\ta\n", "has two columns named 'a'; rename"),
+        ("csv:{}", b'a,text\n1,"b\nc\n', "a.txt, line 2, is not CSV .*; close each quotation mark"),
+        ("csv:{}", b'a,text\n1,"b"c\n', "a.txt, line 2, is not CSV"),
+        ("csv:{}", b"a,text\n1,b,c\n", "line 2, has 3 columns where the first line has 2; put cells"),
+        ("csv:{}", b"a,b\n", r"has no column 'text' \(its first line is 'a', 'b'\); type csv:GLOB#COL"),
     ],
 )
 def test_what_is_not_text_is_a_users_mistake(tmp_path, spec, content, message):
@@ -265,7 +441,7 @@ def test_a_library_of_strange_files_is_read_as_far_as_it_goes(tmp_path, monkeypa
     (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
     monkeypatch.setattr(python_docs, "root", lambda: tmp_path)
     monkeypatch.setattr(corpora, "_LEAST_PYTHON_DOCS", 10)
-    assert dict(corpora.read("python-docs")) == {
+    assert dict(read("python-docs")) == {
         "good": "good\nDoc.\n\nIndented.\n\ngood.f\nInner.\n",
         "package": "package\nPackage.\n\npackage.A.b\nB?.\n",
         "latin": "latin\ncafé\n",
@@ -277,12 +453,12 @@ def test_a_library_of_strange_files_is_read_as_far_as_it_goes(tmp_path, monkeypa
 
 
 DOCUMENTS = [Document(f"d{i}", f"word{i} é{i}\n" * (i % 7)) for i in range(1, 400) if i % 7]
-WHOLE = "".join(text for _, text in DOCUMENTS)
+WHOLE = "".join(document.text for document in DOCUMENTS)
 
 
-def parts(split, documents=DOCUMENTS):
+def parts(split, documents=DOCUMENTS, whole=False):
     found = {"train": [], "valid": [], "test": []}
-    for part, document in splits.assign(splits.parse(split), documents):
+    for part, document in splits.assign(splits.parse(split), documents, whole):
         found[part].append(document)
     return found
 
@@ -321,6 +497,21 @@ def test_a_tail_is_the_end_of_the_text(split):
         assert (len(valid.split()), len(test.split())) == (200, 100)
         assert not test[0].isspace()
     assert sum(map(len, found.values())) - len(DOCUMENTS) <= 2
+
+
+@pytest.mark.parametrize("split", ["tail:0.25,0.125", "tail:1000chars,333chars", "tail:200words,100words"])
+def test_a_tail_of_whole_documents_cuts_none(split):
+    found, cut = parts(split, whole=True), parts(split)
+    assert [d for part in splits.PARTS for d in found[part]] == DOCUMENTS
+    first_part = {d.name: part for part in reversed(splits.PARTS) for d in cut[part]}
+    assert {d.name: part for part in splits.PARTS for d in found[part]} == first_part
+
+
+def test_pieces_of_a_cut_document_have_its_fields():
+    found = parts("tail:0.5", [Document("d", "0123", {"label": "x"})])
+    assert [d for part in splits.PARTS for d in found[part]] == [
+        ("d", "01", {"label": "x"}), ("d", "23", {"label": "x"}),
+    ]  # fmt: skip
 
 
 def test_a_tenth_is_a_tenth_and_a_tail_that_begins_with_a_document_cuts_none():

@@ -60,21 +60,31 @@ def test_movie_reviews_are_plain_text(shared, monkeypatch):
     documents = list(corpora.read("nltk:movie_reviews"))
     assert len(documents) == 2000
     with zipfile.ZipFile(directory / "corpora/movie_reviews.zip") as archive:
-        for name, text in (documents[0], documents[-1]):
-            assert text.encode() == archive.read(f"movie_reviews/{name}")
+        for document in (documents[0], documents[-1]):
+            assert document.text.encode() == archive.read(f"movie_reviews/{document.name}")
+    labels = [document.label("label") for document in documents]
+    assert (labels.count("neg"), labels.count("pos"), documents[0].name[:3]) == (1000, 1000, labels[0])
 
 
 def test_tokens_stand_between_spaces_and_sentences_on_lines(small):
     assert list(corpora.read("nltk:brown")) == [
-        ("ca01", "The Jury said `` no '' .\nIt 's .\n"),
-        ("cb02", "A b\n"),
+        ("ca01", "The Jury said `` no '' .\nIt 's .\n", {"label": "news"}),
+        ("cb02", "A b\n", {"label": "editorial"}),
     ]
-    assert list(corpora.read("nltk:brown", "line"))[1] == ("ca01:2", "It 's .\n")
+    assert list(corpora.read("nltk:brown", "line"))[1] == ("ca01:2", "It 's .\n", {"label": "news"})
+
+
+def test_a_file_of_two_categories_or_of_none_has_no_label(small):
+    before = corpora.read("nltk:brown").fingerprint()
+    nltk.corpus.brown._unload()
+    write(small / "corpora/brown/cats.txt", b"ca01 news fiction\n")
+    assert [document.fields for document in corpora.read("nltk:brown")] == [{}, {}]
+    assert corpora.read("nltk:brown").fingerprint() != before
 
 
 def test_plain_text_is_taken_as_it_stands_in_its_readers_code(small):
-    assert list(corpora.read("nltk:gutenberg")) == [("a.txt", PLAIN)]
-    assert list(corpora.read("nltk:abc")) == [("rural.txt", "naïve\n")]
+    assert list(corpora.read("nltk:gutenberg")) == [("a.txt", PLAIN, {})]
+    assert list(corpora.read("nltk:abc")) == [("rural.txt", "naïve\n", {})]
 
 
 def test_prepare_records_what_was_read_and_reads_it_again_when_it_changed(small, tmp_path):

@@ -21,13 +21,19 @@ TEST = ["A test.", "", "Another test."]
 
 
 class SmallReviews(tfds.core.GeneratorBasedBuilder):
-    """Two configs, two splits, three fields of which two are texts."""
+    """Two configs, two splits, five features of which two are texts."""
 
     VERSION = tfds.core.Version("1.2.3")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="plain"), tfds.core.BuilderConfig(name="loud")]  # noqa: RUF012
 
     def _info(self):
-        features = {"text": tfds.features.Text(), "title": tfds.features.Text(), "stars": np.int32}
+        features = {
+            "text": tfds.features.Text(),
+            "title": tfds.features.Text(),
+            "stars": np.int32,
+            "label": tfds.features.ClassLabel(names=["bad", "good"]),
+            "words": tfds.features.Sequence(tfds.features.Text()),
+        }
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
@@ -38,7 +44,7 @@ class SmallReviews(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, texts):
         for i, text in enumerate(texts):
             text = text.upper() if self.builder_config.name == "loud" else text
-            yield i, {"text": text, "title": f"T{i}", "stars": i % 5}
+            yield i, {"text": text, "title": f"T{i}", "stars": i % 5, "label": i % 3 - 1, "words": ["a"]}
 
 
 class OneField(tfds.core.GeneratorBasedBuilder):
@@ -95,6 +101,17 @@ def test_examples_are_documents():
     assert names[0] == "small_reviews-train.array_record-00000-of-00001:1"
     assert len(set(names)) == len(names)
     assert texts("tfds:small_reviews", "line")[:2] == ["Review 0: naïve, é😀.\n", "Second line."]
+
+
+def test_other_texts_numbers_and_classes_are_fields():
+    documents = list(corpora.read("tfds:small_reviews@train[:3]"))
+    assert [d.fields for d in documents] == [
+        {"title": "T0", "stars": 0},
+        {"title": "T1", "stars": 1, "label": "bad"},
+        {"title": "T2", "stars": 2, "label": "good"},
+    ]
+    assert next(iter(corpora.read("tfds:small_reviews#title"))).fields == {"text": TRAIN[0], "stars": 0}
+    assert json.dumps(documents[2].fields)
 
 
 def test_a_spec_chooses_config_version_split_and_field():

@@ -1,13 +1,14 @@
-"""Documents, how a text is cut into them, and the files that hold them."""
+"""Documents with their fields, how a text is cut into documents, and the files that hold them."""
 
-import contextlib
 import dataclasses
 import hashlib
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from lm_jax.data.text_files import reading
 from lm_jax.errors import UserError
 from lm_jax.text.words import is_blank
 
@@ -15,18 +16,83 @@ DOCUMENTS = ("file", "line", "paragraph")
 _BLANK_LINES = re.compile(r"\n(?:[ \t\r\v\f]*\n)+(?:[ \t\r\v\f]*\Z)?")
 
 
+Value = str | int | float | bool
+
+
 class Document(NamedTuple):
-    """What is scored on its own, and what a bootstrap draws."""
+    """The unit that is scored, classified or transformed on its own, and that a bootstrap draws.
+
+    Attributes:
+        name: its file, and its line or number there.
+        text: its main text.
+        fields: the other values of its record, such as a label, a second text or a target.
+    """
 
     name: str
     text: str
+    fields: Mapping[str, Value] = {}
+
+    def text_field(self, name: str) -> str:
+        """A field that is a text.
+
+        Raises:
+            UserError: no such field, or a number.
+        """
+        value = self._field(name)
+        if not isinstance(value, str):
+            raise self._wrong(name, "text")
+        return value
+
+    def label(self, name: str) -> str:
+        """A field as the name of a class: "true" and "false" for booleans, the digits of a number.
+
+        Raises:
+            UserError: no such field, or an empty one.
+        """
+        value = self._field(name)
+        if value == "":
+            raise self._wrong(name, "label")
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    def number(self, name: str) -> float:
+        """A field as a number.
+
+        Raises:
+            UserError: no such field, or one that is not a finite number.
+        """
+        try:
+            number = float(self._field(name))
+        except (OverflowError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            number = math.nan
+        if not math.isfinite(number):
+            raise self._wrong(name, "finite number")
+        return number
+
+    def _field(self, name: str) -> Value:
+        if name not in self.fields:
+            has = ", ".join(self.fields) or "none"
+            raise UserError(
+                f"document {self.name} has no field {name!r} (its fields: {has})",
+                "name one of its fields, or add this one to the record",
+            )
+        return self.fields[name]
+
+    def _wrong(self, name: str, kind: str) -> UserError:
+        value = repr(self.fields[name])
+        shown = value if len(value) <= 80 else f"{value[:80]}..."
+        return UserError(
+            f"document {self.name} has no {kind} in the field {name!r}, but {shown}",
+            "correct the record, or name another field",
+        )
 
 
 class File(Protocol):
     """One of the files of a corpus.
 
     Attributes:
-        name: the same wherever the corpus lies.
+        name: the same wherever the corpus is stored.
     """
 
     @property
@@ -49,10 +115,10 @@ class File(Protocol):
         ...
 
     def documents(self) -> Iterator[Document]:
-        """Its documents, before they are cut.
+        """Its documents, before they are cut into lines or paragraphs.
 
         Raises:
-            UserError: it cannot be read, or is not what it should be.
+            UserError: it cannot be read, or has another form.
         """
         ...
 
@@ -62,8 +128,8 @@ class PathFile:
     """A `File` of the file system.
 
     Attributes:
-        path: where it lies.
-        name: what its documents are called by.
+        path: its path.
+        name: the first part of its documents' names.
         parse: (path, name) -> its documents.
     """
 
@@ -82,14 +148,14 @@ class PathFile:
             return hashlib.file_digest(file, "sha256").digest()
 
     def documents(self) -> Iterator[Document]:
-        """What `parse` makes of it."""
+        """The documents that `parse` gives."""
         return self.parse(self.path, self.name)
 
 
 def cut(text: str, documents: str) -> list[str]:
-    """Cuts a text into documents whose bytes add up to its own.
+    """Cuts a text into documents that together are the text.
 
-    A line takes its newline along, a paragraph the blank lines after it (the first also those before it).
+    A line includes its newline, a paragraph the blank lines after it (the first also those before it).
 
     Raises:
         UserError: an unknown kind of document.
@@ -104,30 +170,3 @@ def cut(text: str, documents: str) -> list[str]:
     if documents != "file":
         raise UserError(f"documents={documents!r}", f"choose one of {', '.join(DOCUMENTS)}")
     return [text] if text else []
-
-
-def read_text(path: Path) -> str:
-    """The UTF-8 text of a file, its newlines and all else as they stand.
-
-    Raises:
-        UserError: no such file, no permission, or not UTF-8.
-    """
-    try:
-        with reading(path):
-            return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}",
-            f"convert it, such as by iconv -f latin1 -t utf-8 {path}",
-        ) from None
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns the system's refusal of a file into a user's mistake."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
-        ) from None

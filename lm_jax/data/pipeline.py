@@ -28,7 +28,7 @@ _ORDERS = ("shuffled", "contiguous")
 class DataConfig:
     """Which text, what of it is held out, and how it becomes tokens and batches."""
 
-    corpus: str = "python-docs"  # or text:GLOB, jsonl:GLOB[#FIELD], tsv:GLOB[#COLUMN], tfds:NAME, nltk:NAME
+    corpus: str = "python-docs"  # or text:, jsonl:, tsv:, csv:GLOB[#FIELD], tfds:NAME, nltk:NAME
     documents: str = "file"  # what one document is: file, line or paragraph
     split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
     valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME

@@ -1,4 +1,4 @@
-"""Which documents, or how much of the end of a text, are held out for validation and test."""
+"""Choice of the documents, or of the end of a text, that are held out for validation and test."""
 
 import hashlib
 import itertools
@@ -19,13 +19,13 @@ _HOW = (
 
 
 class Holdout(NamedTuple):
-    """What is held out.
+    """The amounts of text that are held out.
 
     Attributes:
-        kind: hash (documents, by a hash of their names) or tail (the end of the text, the test last).
-        valid: how much; 0 is none. Exact, so that 0.1 of a text is a tenth, not a float near it.
-        test: how much; 0 is none.
-        unit: "" for fractions, chars or words for numbers of them.
+        kind: hash (documents, by a hash of their names) or tail (the end of the text, the test part last).
+        valid: the amount for validation; 0: none. A `Fraction`, so that 0.1 of a text is exactly a tenth.
+        test: the amount for the test; 0: none.
+        unit: "" for fractions of the text, or chars or words.
     """
 
     kind: str
@@ -56,18 +56,21 @@ def parse(split: str) -> Holdout:
     return Holdout(kind, amounts[0], amounts[1] if len(amounts) > 1 else Fraction(0), unit)
 
 
-def assign(holdout: Holdout, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-    """Each document with its part; a tail that begins inside a document cuts it in two.
+def assign(
+    holdout: Holdout, documents: Iterable[Document], whole: bool = False
+) -> Iterator[tuple[str, Document]]:
+    """Each document with its part.
 
     Args:
         holdout: what is held out.
         documents: read twice for a tail.
+        whole: a document in which a tail begins belongs to the part before; otherwise it is cut in two.
 
     Raises:
         UserError: a tail as long as the text.
     """
     if holdout.kind == "tail":
-        return _cut_tail(holdout, documents)
+        return _cut_tail(holdout, documents, whole)
     return ((_part_by_hash(holdout, document.name), document) for document in documents)
 
 
@@ -78,27 +81,31 @@ def _part_by_hash(holdout: Holdout, name: str) -> str:
     return "test" if place < holdout.valid + holdout.test else "train"
 
 
-def _cut_tail(holdout: Holdout, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
+def _cut_tail(holdout: Holdout, documents: Iterable[Document], whole: bool) -> Iterator[tuple[str, Document]]:
     measure = (lambda text: count_words(text.encode())) if holdout.unit == "words" else len
     total = sum(measure(document.text) for document in documents)
-    whole = total if holdout.unit else 1
-    left = (whole - holdout.valid - holdout.test, whole - holdout.test)
+    all_of_it = total if holdout.unit else 1
+    left = (all_of_it - holdout.valid - holdout.test, all_of_it - holdout.test)
     starts = [int(amount if holdout.unit else amount * total) for amount in left]
     if starts[0] <= 0:
         unit = holdout.unit or "chars"
         raise UserError(f"data.split leaves none of the text's {total} {unit} to train on", "hold out less")
     position = 0
-    for name, text in documents:
+    for document in documents:
+        text = document.text
         size = measure(text)
-        edges = [0, *(_offset(text, start - position, size, holdout.unit) for start in starts), len(text)]
-        for part, (first, last) in zip(PARTS, itertools.pairwise(edges)):
-            if first < last:
-                yield part, Document(name, text[first:last])
+        if whole:
+            yield PARTS[sum(start <= position for start in starts)], document
+        else:
+            cuts = (_offset(text, start - position, size, holdout.unit) for start in starts)
+            for part, (first, last) in zip(PARTS, itertools.pairwise([0, *cuts, len(text)])):
+                if first < last:
+                    yield part, document._replace(text=text[first:last])
         position += size
 
 
 def _offset(text: str, start: int, size: int, unit: str) -> int:
-    """Where a part begins whose first character or word is the text's `start`-th of `size`."""
+    """The offset in a text, of `size` units, of unit number `start`; 0 or the end where it has none."""
     if start <= 0 or start >= size:
         return 0 if start <= 0 else len(text)
     if unit != "words":

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lm_jax.data.documents import Document, PathFile
+from lm_jax.data.documents import Document, PathFile, Value
 from lm_jax.errors import UserError
 
 FORM = "NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]"
-# Name, config and version as tensorflow-datasets writes them, but no namespace: it would be looked up online.
+# Name, config and version as tensorflow-datasets writes them. Not its namespaces: it looks them up online.
 _SPEC = re.compile(r"([A-Za-z]\w*(?:/[\w+.-]+)?(?::[\d*]+(?:\.[\d*]+){2})?)(?:@([^#]+))?(?:#(.+))?")
-_AT_ONCE = 256  # examples; one by one they take ten times as long
+_AT_ONCE = 256  # examples that are read together, since single reads are slow
 _TEXT_GROUPS = ("question_answering", "summarization", "text", "text_simplification", "translate")
 
 
@@ -24,7 +24,7 @@ def parse(spec: str) -> tuple[str, str, str]:
     """The name with its config and version, the split ("train" where none is named), the field (else "").
 
     Raises:
-        UserError: another form.
+        UserError: a spec of another form.
     """
     match = _SPEC.fullmatch(spec)
     if not match:
@@ -43,8 +43,9 @@ def with_split(spec: str, split: str) -> str:
 def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
     """Finds the files of a data set that was prepared as ArrayRecord; each example is a document.
 
-    They lie in $TFDS_DATA_DIR, else where tensorflow-datasets keeps them, ~/tensorflow_datasets. Nothing is
-    ever downloaded here: without a network that would be retried for minutes before it failed.
+    They are in $TFDS_DATA_DIR, else in tensorflow-datasets' own directory, ~/tensorflow_datasets. Nothing is
+    downloaded here: without a network the library retries for minutes before it fails. The other texts and
+    single numbers of an example are fields of the document; a class label is the name of its class.
 
     Args:
         spec: `NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]`. The split is `train` unless another is named, in the
@@ -52,21 +53,25 @@ def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
             another is named, or where it is the only text of an example.
 
     Returns:
-        The files, and what they are: the full name with its version, the split and the field.
+        The files, and for the record the full name with its version, the split and the field.
 
     Raises:
-        UserError: no such data set, version, split or field; or one that is not prepared.
+        UserError: no such data set, version, split or field; or a data set that is not prepared.
     """
     name, split, field = parse(spec)
     builder = _prepared(name)
-    field = _choose_field(spec, builder.info.features, field)
+    features = builder.info.features
+    field = _choose_field(spec, features, field)
+    others = {name: feature for name, feature in _scalars(features).items() if name != field}
     with _reported(f"tfds:{spec}", "name one of its splits, such as tfds:NAME@test or tfds:NAME@train[:10%]"):
         source = builder.as_data_source(split)
         shards = builder.info.splits[split].file_instructions
     files, first = [], 0
     for shard in shards:
         places = range(first, first + shard.take)
-        parse_shard = functools.partial(_parse, source=source, places=places, skip=shard.skip, field=field)
+        parse_shard = functools.partial(
+            _parse, source=source, places=places, skip=shard.skip, field=field, others=others
+        )
         path = Path(shard.filename)
         files.append(PathFile(path, path.name, parse_shard))
         first += shard.take
@@ -74,7 +79,7 @@ def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
 
 
 def _prepared(name: str) -> Any:
-    """The builder of a data set whose files are there."""
+    """The builder of a data set that is prepared."""
     import tensorflow_datasets as tfds
 
     code = f"tfds.builder('{name}', file_format='array_record').download_and_prepare()"
@@ -84,11 +89,11 @@ def _prepared(name: str) -> Any:
     )
     with _reported(f"tfds:{name}", remedy):
         try:
-            # The library registers its groups one after the other and, without a word, none after the first
-            # that lacks a package (d4rl without h5py), though a text has no need of that.
+            # The library registers its groups in order and stops silently at the first that lacks a package
+            # (d4rl without h5py), though texts do not need it.
             for group in _TEXT_GROUPS:
                 importlib.import_module(f"tensorflow_datasets.{group}")
-            data_dir = os.environ.get("TFDS_DATA_DIR")  # which the library looks at only when it is imported
+            data_dir = os.environ.get("TFDS_DATA_DIR")  # which the library reads only at its import
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError:
             known = tfds.list_builders(with_community_datasets=False)
@@ -115,13 +120,35 @@ def _choose_field(spec: str, features: Any, field: str) -> str:
     return field
 
 
-def _parse(path: Path, name: str, source: Any, places: range, skip: int, field: str) -> Iterator[Document]:
-    """The examples of a shard, numbered as they lie in it, whatever slice of it is read."""
+def _scalars(features: Any) -> dict[str, Any]:
+    """The features that are one text, number or class."""
+    import tensorflow_datasets as tfds
+
+    return {n: f for n, f in features.items() if isinstance(f, tfds.features.Tensor) and f.shape == ()}
+
+
+def _parse(
+    path: Path, name: str, source: Any, places: range, skip: int, field: str, others: dict[str, Any]
+) -> Iterator[Document]:
+    """The examples of a shard, numbered by their place in it, whichever slice of it is read."""
     for start in range(0, len(places), _AT_ONCE):
         with _reported(str(path), "the file is damaged: prepare the data set again"):
             examples = source.__getitems__(places[start : start + _AT_ONCE])
         for number, example in enumerate(examples, skip + start + 1):
-            yield Document(f"{name}:{number}", _decode(example[field], f"{path}, example {number},"))
+            where = f"{path}, example {number},"
+            found = {n: _value(example[n], feature, where) for n, feature in others.items()}
+            fields = {n: value for n, value in found.items() if value is not None}
+            yield Document(f"{name}:{number}", _decode(example[field], where), fields)
+
+
+def _value(value: Any, feature: Any, where: str) -> Value | None:
+    """The value of a feature that is not nested; None for a class label of -1, which means none."""
+    if isinstance(value, bytes):
+        return _decode(value, where)
+    number = value.item() if hasattr(value, "item") else value
+    if hasattr(feature, "int2str"):
+        return feature.int2str(number) if number >= 0 else None
+    return number
 
 
 def _decode(text: bytes, where: str) -> str:
@@ -136,7 +163,7 @@ def _decode(text: bytes, where: str) -> str:
 
 @contextlib.contextmanager
 def _reported(what: str, remedy: str) -> Iterator[None]:
-    """Makes a user's mistake, in one line, of what the library raises and explains at length."""
+    """Raises a UserError of one line for the library's errors, whose messages are long."""
     try:
         yield
     except UserError:

@@ -1,0 +1,142 @@
+"""Files of records (JSON lines, tab- and comma-separated values): each record is a document with fields."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_jax.data.documents import Document
+from lm_jax.data.text_files import read_text
+from lm_jax.errors import UserError
+from lm_jax.text.words import is_blank
+
+
+def parse_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
+    """JSON objects, one a line: the text is one field; all others that are strings or numbers are kept.
+
+    Blank lines are skipped. Fields that are null, lists or objects are left out.
+
+    Raises:
+        UserError: a line that is no JSON object or has no text in the field.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not is_blank(line):
+            where = f"{path}, line {number},"
+            record = _object(line, where)
+            text = _text(record, field, where)
+            fields = {n: v for n, v in record.items() if n != field and isinstance(v, str | int | float)}
+            yield Document(f"{name}:{number}", text, fields)
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # beside wrong JSON: integers of thousands of digits
+        raise UserError(f"{where} cannot be read as JSON ({error})", "give one object a line") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is a JSON {type(record).__name__}, not an object", "give one object a line")
+    for name, value in record.items():
+        try:
+            f"{name}{value if isinstance(value, str) else ''}".encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where} has an escape that is half a character", "write both halves, or U+FFFD"
+            ) from None
+    return record
+
+
+def _text(record: dict[str, Any], field: str, where: str) -> str:
+    text = record.get(field)
+    if isinstance(text, str):
+        return text
+    if field in record:
+        kind = "null" if text is None else f"a {type(text).__name__}"
+        raise UserError(f"{where} has {kind} in the field {field!r}, not a text", "type jsonl:GLOB#FIELD")
+    names = ", ".join(record) or "no field"
+    raise UserError(f"{where} has no text in the field {field!r} (it has {names})", "type jsonl:GLOB#FIELD")
+
+
+def parse_tsv(path: Path, name: str, column: str) -> Iterator[Document]:
+    """Lines of cells between tabs: the text is one column, by its name in the first line or by its number.
+
+    There is neither quoting nor escaping: quotation marks and backslashes are part of a cell, and no cell
+    holds a tab or a newline. Lines end with a newline or CR LF. Empty lines are skipped.
+
+    Raises:
+        UserError: no such column, or a line with more or fewer cells than the first.
+    """
+    lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
+    rows = ((number, line.split("\t")) for number, line in enumerate(lines, 1) if line)
+    remedy = "let every line have the same number of tabs; quotation marks do not protect one"
+    return _documents(rows, path, name, column, "tsv", remedy)
+
+
+def parse_csv(path: Path, name: str, column: str) -> Iterator[Document]:
+    """Comma-separated values as Python's `csv` module reads them: cells in quotation marks may hold newlines.
+
+    The text is one column, by its name in the first record or by its number. Empty lines are skipped.
+
+    Raises:
+        UserError: no such column, wrong quoting, or a record with more or fewer cells than the first.
+    """
+    rows = _csv_rows(read_text(path), path)
+    remedy = 'put cells with commas in quotation marks, and write a quotation mark inside them as ""'
+    return _documents(rows, path, name, column, "csv", remedy)
+
+
+def _csv_rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
+    """The records with the number of their first line."""
+    limit = csv.field_size_limit(len(text) + 1)  # of the process, 131,072 by default; restored below
+    rows, first = [], 1
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                rows.append((first, cells))
+            first = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {first}, is not CSV ({error})",
+            'close each quotation mark, and write one inside a cell as ""',
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+    return rows
+
+
+def _documents(
+    rows: Iterable[tuple[int, list[str]]], path: Path, name: str, column: str, kind: str, remedy: str
+) -> Iterator[Document]:
+    """A document for each row of a table; its other cells are fields, by column name or else by number."""
+    names: list[str] = []
+    index = 0
+    for number, cells in rows:
+        if not names:
+            index = _place(cells, column, path, kind)
+            names = [str(n) for n in range(1, len(cells) + 1)] if column.isdecimal() else cells
+            if not column.isdecimal():
+                continue
+        if len(cells) != len(names):
+            raise UserError(
+                f"{path}, line {number}, has {len(cells)} columns where the first line has {len(names)}",
+                remedy,
+            )
+        fields = {n: cell for place, (n, cell) in enumerate(zip(names, cells)) if n and place != index}
+        yield Document(f"{name}:{number}", cells[index], fields)
+
+
+def _place(header: list[str], column: str, path: Path, kind: str) -> int:
+    """The index of a column from 0."""
+    if column.isdecimal() and 0 < int(column) <= len(header):
+        return int(column) - 1
+    if column.isdecimal() or column not in header:
+        shown = ", ".join(map(repr, header)) if len(header) < 20 else f"{len(header)} columns"
+        raise UserError(
+            f"{path} has no column {column!r} (its first line is {shown})",
+            f"type {kind}:GLOB#COLUMN, a name in the first line, or a number if that line is no header",
+        )
+    if twice := next((n for n in header if n and header.count(n) > 1), None):
+        raise UserError(f"{path} has two columns named {twice!r}", "rename one of them")
+    return header.index(column)
