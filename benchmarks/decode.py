@@ -31,8 +31,8 @@ import transformers  # noqa: E402
 
 import lm_jax  # noqa: E402
 from lm_jax.decoding import sampling, speculative  # noqa: E402
-from lm_jax.decoding.sampling import Sampling  # noqa: E402
-from lm_jax.decoding.speculative import Drafter  # noqa: E402
+from lm_jax.decoding.decoder import Decoder, Limits, Prompts  # noqa: E402
+from lm_jax.decoding.settings import Sampling  # noqa: E402
 from lm_jax.models.gpt import GPT  # noqa: E402
 from lm_jax.pretrained import gpt2, huggingface, weights  # noqa: E402
 
@@ -72,17 +72,17 @@ def race(name: str, batches: list[int]) -> None:
     """Prints a line for each number of prompts."""
     theirs = make_theirs(SHAPES[name])
     model, params = import_from(theirs)
-    prefill, step = partial(model.apply, method="prefill"), partial(model.apply, method="step")
+    decoder = Decoder(
+        partial(model.apply, method="prefill"), partial(model.apply, method="step"), params, 1024
+    )
     for batch in batches:
         prompts = np.random.default_rng(0).integers(50257, size=(batch, PROMPT))
         lengths = np.full(batch, PROMPT)
         ids = torch.tensor(prompts)
 
         def ours() -> np.ndarray:
-            return sampling.generate(
-                prefill, step, params, prompts, lengths, WRITTEN, Sampling(temperature=0),  # noqa: B023
-                context_length=1024,
-            ).tokens  # fmt: skip
+            asked = Prompts(prompts, lengths), Limits(WRITTEN)  # noqa: B023
+            return sampling.generate(decoder, *asked, Sampling(temperature=0)).tokens
 
         def peer() -> np.ndarray:
             made = theirs.generate(
@@ -116,20 +116,21 @@ def timed(ours: Callable[[], Any], peer: Callable[[], Any]) -> tuple[list[float]
 def race_drafts(path: str, draft_path: str) -> None:
     """Prints how many tokens a reading brings, and the speed beside the model alone."""
     model, draft = lm_jax.load(path), lm_jax.load(draft_path)
-    verifier, theirs = model._verifier(), draft._decoder()
-    drafter = Drafter(theirs["prefill"], theirs["step"], theirs["params"])
-    request = {
-        "prompts": np.full((1, 1), model.tokenizer.end_id), "lengths": np.ones(1, int), "num_tokens": WRITTEN
-    }  # fmt: skip
+    decoder, drafter, limits = model._decoder(), draft._decoder(), Limits(WRITTEN)
+
+    def prompts(seed: int = 0) -> Prompts:
+        return Prompts(np.full((1, 1), model.tokenizer.end_id), np.ones(1, int), [seed])
+
     for temperature in (1.0, 0.0):
-        request["sampling"] = Sampling(temperature)
-        alone = partial(sampling.generate, **request, **model._decoder())
+        how = Sampling(temperature)
+        alone = partial(sampling.generate, decoder, prompts(), limits, how)
         for num_drafted in (2, 4):
-            ours = partial(speculative.generate, verifier, drafter, **request, num_drafted=num_drafted)
-            ours = partial(ours, context_length=model.context)
-            brought = statistics.mean(ours(seeds=[seed]).tokens_per_read for seed in range(ROUNDS))
+            ours = partial(
+                speculative.generate, decoder, drafter, limits=limits, sampling=how, num_drafted=num_drafted
+            )
+            brought = statistics.mean(ours(prompts(seed)).tokens_per_read for seed in range(ROUNDS))
             alone()
-            ratio = statistics.median(b / a for a, b in zip(*timed(ours, alone)))
+            ratio = statistics.median(b / a for a, b in zip(*timed(partial(ours, prompts()), alone)))
             print(
                 f"temperature {temperature}, {num_drafted} drafted: {brought:.2f} tokens a reading, "
                 f"{ratio:.2f}x the speed of the model alone"

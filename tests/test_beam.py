@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +10,14 @@ import pytest
 import scipy.special
 from golden_gpt2 import GOLDEN, golden_gpt2
 from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
+from table_model import decoder, prompts
 from tiny_gpt import apply, shapes
+from tiny_gpt import decoder as model_decoder
 
-from lm_jax.decoding.beam import Found, search
-from lm_jax.decoding.processors import Sampling
+from lm_jax.decoding.beam import BeamSettings, Found, search
+from lm_jax.decoding.decoder import Limits, Prompts
 from lm_jax.decoding.sampling import generate
+from lm_jax.decoding.settings import Sampling
 from lm_jax.errors import UserError
 from lm_jax.language_models import ngram
 from lm_jax.models.rnn import RNN, RNNConfig
@@ -30,13 +32,7 @@ TABLE = np.random.default_rng(1).normal(scale=2, size=(V, V)).astype(np.float32)
 LOG_PROBS = scipy.special.log_softmax(TABLE.astype(np.float64), axis=1)
 
 
-def prefill(table, tokens_BT, length_B, capacity):
-    """A model that knows only the last token: row t of its table holds the logits that follow t."""
-    return table[jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]], length_B
-
-
-def step(table, state, token_B):
-    return table[token_B], state
+MODEL = decoder(TABLE)
 
 
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if "num_beams" in run])
@@ -47,11 +43,10 @@ def test_beams_are_transformers(name):
         no_repeat_ngram=run.get("no_repeat_ngram_size", 0),
         min_tokens=run.get("min_new_tokens", 0),
     )
-    found = search(
-        partial(model.apply, method="prefill"), partial(model.apply, method="step"), params,
-        golden["prompts"], np.full(3, 10), 12, run["num_beams"], run.get("length_penalty", 1.0),
-        run.get("early_stopping", False), run.get("num_return_sequences", 1), how, 1, 24,
-    )  # fmt: skip
+    beams = BeamSettings(run["num_beams"], run.get("length_penalty", 1.0), run.get("early_stopping", False))
+    limits = Limits(12, run.get("num_return_sequences", 1), end_id=1)
+    asked = Prompts(golden["prompts"], np.full(3, 10))
+    found = search(model_decoder(model, params, 24), asked, limits, beams, how)
     np.testing.assert_array_equal(found.tokens, golden[name])
     np.testing.assert_allclose(found.scores, golden[f"{name}_scores"], rtol=1e-4)
 
@@ -89,16 +84,14 @@ def by_prompt(found):
     return Found(*(part[:half] for part in found)), Found(*(part[half:] for part in found))
 
 
-PROMPTS, LENGTHS = np.array([[1, 2, 0], [2, 0, 0]]), np.array([3, 1])
+TEXTS = [1, 2, 0], [2]
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, -0.5])
 def test_enough_beams_find_the_best_texts_there_are(length_penalty):
-    found = search(
-        prefill, step, TABLE, PROMPTS, LENGTHS, 4, 64, length_penalty, "never", num_results=5, end_id=END
-    )
-    for prompt, length, best in zip(PROMPTS, LENGTHS, by_prompt(found)):
-        assert_best(best, length_penalty, every_text(by_table(prompt[:length]), 4))
+    limits, beams = Limits(4, num_samples=5, end_id=END), BeamSettings(64, length_penalty, "never")
+    for prompt, best in zip(TEXTS, by_prompt(search(MODEL, prompts(*TEXTS), limits, beams))):
+        assert_best(best, length_penalty, every_text(by_table(prompt), 4))
 
 
 def test_a_text_that_is_told_to_stop_is_finished():
@@ -110,19 +103,18 @@ def test_a_text_that_is_told_to_stop_is_finished():
         pair = pairs[row // 6]
         return next((i + 1 for i in range(1, len(tokens)) if tuple(tokens[i - 1 : i + 1]) == pair), None)
 
-    found = search(
-        prefill, step, TABLE, PROMPTS, LENGTHS, 4, 64, 0.0, "never", num_results=6, end_id=END, stop=stop
-    )
-    for prompt, length, pair, best in zip(PROMPTS, LENGTHS, pairs, by_prompt(found)):
-        possible = every_text(by_table(prompt[:length]), 4, lambda text: text[-1] == END or text[-2:] == pair)  # noqa: B023
+    limits = Limits(4, num_samples=6, end_id=END, stop=stop)
+    found = search(MODEL, prompts(*TEXTS), limits, BeamSettings(64, 0.0, "never"))
+    for prompt, pair, best in zip(TEXTS, pairs, by_prompt(found)):
+        possible = every_text(by_table(prompt), 4, lambda text: text[-1] == END or text[-2:] == pair)  # noqa: B023
         assert_best(best, 0.0, possible)
         assert any(n < 4 and tuple(tokens[n - 2 : n]) == pair for tokens, n in zip(best.tokens, best.lengths))
 
 
 def test_stops_that_never_come_change_nothing():
-    request = (prefill, step, TABLE, PROMPTS, LENGTHS, 7, 3, 1.0, True, 3)
-    plain = search(*request, end_id=END)
-    asked = search(*request, end_id=END, stop=lambda *_: None)
+    limits, beams = Limits(7, num_samples=3, end_id=END), BeamSettings(3, early_stopping=True)
+    plain = search(MODEL, prompts(*TEXTS), limits, beams)
+    asked = search(MODEL, prompts(*TEXTS), limits._replace(stop=lambda *_: None), beams)
     for ours, theirs in zip(asked, plain, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -131,14 +123,12 @@ def test_the_beams_of_a_recurrent_model_keep_their_carries():
     model = RNN(RNNConfig(vocab_size=V, d_embedding=6, d_hidden=8))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.float32(rng.normal(scale=0.7, size=x.shape)), shapes(model))
-    found = search(
-        partial(model.apply, method="prefill"), partial(model.apply, method="step"), params,
-        PROMPTS, LENGTHS, 3, 16, 1.0, "never", num_results=5, end_id=END,
-    )  # fmt: skip
+    limits, beams = Limits(3, num_samples=5, end_id=END), BeamSettings(16, early_stopping="never")
+    found = search(model_decoder(model, params), prompts(*TEXTS), limits, beams)
     continuations = np.array(list(itertools.product(range(V), repeat=3)))
-    for prompt, length, best in zip(PROMPTS, LENGTHS, by_prompt(found)):
-        read = np.concatenate([np.tile(prompt[:length], (V**3, 1)), continuations], axis=1)
-        logits = np.asarray(apply(model, params, read[:, :-1])[0], np.float64)[:, length - 1 :]
+    for prompt, best in zip(TEXTS, by_prompt(found)):
+        read = np.concatenate([np.tile(prompt, (V**3, 1)), continuations], axis=1)
+        logits = np.asarray(apply(model, params, read[:, :-1])[0], np.float64)[:, len(prompt) - 1 :]
         log_probs = scipy.special.log_softmax(logits, axis=-1)
         chosen = np.take_along_axis(log_probs, continuations[:, :, None], axis=2)[:, :, 0]
         known = {tuple(text): row for text, row in zip(continuations.tolist(), chosen)}
@@ -157,10 +147,8 @@ def test_the_beams_of_an_ngram_model_keep_their_histories():
     counted = counts.count(stream, vocabulary, 3)
     estimated = smoothing.estimate(counted, NGramConfig(order=3, smoothing="witten_bell"))
     model = ngram.NGramLanguageModel(estimated, tokenizer)
-    found = search(
-        **model._decoder(), prompts=np.array([[end, B]]), lengths=[2], num_tokens=3, num_beams=16,
-        early_stopping="never", num_results=6, end_id=end,
-    )  # fmt: skip
+    limits, beams = Limits(3, num_samples=6, end_id=end), BeamSettings(16, early_stopping="never")
+    found = search(model._decoder(), prompts([end, B]), limits, beams)
 
     def log_probs_of(text):
         probs = []
@@ -174,28 +162,75 @@ def test_the_beams_of_an_ngram_model_keep_their_histories():
 
 
 def test_one_beam_is_greedy():
-    prompts, lengths = np.array([[0], [1]]), np.array([1, 1])
-    found = search(prefill, step, TABLE, prompts, lengths, 9, 1, end_id=None)
-    greedy = generate(prefill, step, TABLE, prompts, lengths, 9, Sampling(temperature=0))
+    found = search(MODEL, prompts([0], [1]), Limits(9), BeamSettings(1))
+    greedy = generate(MODEL, prompts([0], [1]), Limits(9), Sampling(temperature=0))
     np.testing.assert_array_equal(found.tokens, greedy.tokens)
     np.testing.assert_allclose(found.log_probs, greedy.log_probs, atol=1e-6)
 
 
 def test_a_prompts_beams_do_not_depend_on_the_prompts_beside_it():
-    together = search(
-        prefill, step, TABLE, np.array([[0, 1], [2, 0]]), [2, 1], 7, 3, num_results=3, end_id=END
-    )
-    for i, prompt in enumerate(([[0, 1]], [[2]])):
-        alone = search(prefill, step, TABLE, np.array(prompt), [2 - i], 7, 3, num_results=3, end_id=END)
+    limits, beams = Limits(7, num_samples=3, end_id=END), BeamSettings(3)
+    together = search(MODEL, prompts([0, 1], [2]), limits, beams)
+    for i, text in enumerate(([0, 1], [2])):
+        alone = search(MODEL, prompts(text), limits, beams)
         for ours, theirs in zip(alone, together, strict=True):
             np.testing.assert_array_equal(ours, theirs[3 * i : 3 * i + 3])
+
+
+# 0 is followed by 1 or 2, 1 by the end alone, and 2 by nothing.
+SPARSE = np.full((V, V), -np.inf, np.float32)
+SPARSE[0, [1, 2]] = 0
+SPARSE[1, END] = 0
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("stop", [None, lambda *_: None])
+@pytest.mark.parametrize("length_penalty", [1.0, -2.0])
+def test_texts_of_probability_zero_are_never_found(early_stopping, stop, length_penalty):
+    """Fewer texts than beams; one beam reaches a row without any possible token."""
+    beams = BeamSettings(4, length_penalty, early_stopping)
+    found = search(decoder(SPARSE), prompts([0]), Limits(9, end_id=END, stop=stop), beams)
+    assert found.tokens.tolist() == [[1, *[END] * 8]]
+    assert found.lengths.tolist() == [2]
+    np.testing.assert_allclose(found.log_probs, [[-np.log(2), *[0] * 8]], rtol=1e-6)
+    np.testing.assert_allclose(found.scores, -np.log(2) / 2**length_penalty, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "num_results", "line"),
+    [
+        (([0],), 2, "prompt 0 has 1 continuations of a probability above 0; .*; ask for 1, or ban less"),
+        (([0], [2]), 1, "prompt 1 has 0 continuations .* leave no token to choose; check the vocabulary"),
+    ],
+)
+def test_fewer_possible_texts_than_results_are_one_line(texts, num_results, line):
+    limits = Limits(9, num_samples=num_results, end_id=END)
+    with pytest.raises(UserError, match=line):
+        search(decoder(SPARSE), prompts(*texts), limits, BeamSettings(4))
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
+def test_a_beam_with_logits_that_are_not_numbers_is_an_error_beside_good_ones(bad):
+    table = np.where(np.arange(V)[:, None] == 2, np.float32(bad), TABLE)
+    table[0] = 0
+    with pytest.raises(UserError, match="logits are not numbers"):
+        search(decoder(table), prompts([0]), Limits(4, end_id=END), BeamSettings(4))
+
+
+def test_numpy_and_jax_numbers_are_python_numbers():
+    limits, beams = Limits(7, num_samples=2, end_id=END), BeamSettings(3, 0.5, True)
+    expected = search(MODEL, prompts([0, 1]), limits, beams)
+    for kind in (np.asarray, jnp.asarray):
+        asked = Limits(*map(kind, limits[:3])), BeamSettings(*map(kind, beams))
+        for ours, theirs in zip(search(MODEL, prompts([0, 1]), *asked), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
         ({"num_beams": 0}, "num_beams=0"),
-        ({"num_results": 3}, "3 results of 2 beams; ask for no more"),
+        ({"num_samples": 3}, "3 results of 2 beams; ask for no more"),
         ({"num_tokens": 0}, "num_tokens=0"),
         ({"lengths": [0]}, "prompts of"),
         ({"context_length": 6}, "5 tokens after a prompt of 3 leave the context of 6; .* at most 4"),
@@ -204,8 +239,10 @@ def test_a_prompts_beams_do_not_depend_on_the_prompts_beside_it():
     ],
 )
 def test_a_wrong_request_is_one_line(change, line):
-    request = {
-        "params": TABLE, "prompts": np.array([[1, 2, 0]]), "lengths": [3], "num_tokens": 5, "num_beams": 2
-    }  # fmt: skip
+    model = decoder(change.get("params", TABLE), change.get("context_length"))
+    asked = Prompts(np.array([[1, 2, 0]]), change.get("lengths", [3]))
+    limits = Limits(change.get("num_tokens", 5), change.get("num_samples", 1))
     with pytest.raises(UserError, match=line):
-        search(prefill, step, **(request | change))
+        search(
+            model, asked, limits, BeamSettings(change.get("num_beams", 2)), change.get("sampling", Sampling())
+        )

@@ -201,7 +201,7 @@ def test_ngrams_draft_for_a_transformer(model, ngrams):
     assert [made.text for made in drafted] == [made.text for made in plain]
     for ours, theirs in zip(drafted, plain, strict=True):
         np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=1e-4)
-    with pytest.raises(UserError, match="a ngram model reads one token at a time; leave out the drafting"):
+    with pytest.raises(UserError, match="the model reads one token at a time; leave out the drafting"):
         ngrams.generate(["the "], draft=model)
 
 

@@ -1,7 +1,6 @@
-"""What looks at the text so far: against plain Python, transformers' processors, and through the loop."""
+"""Settings that depend on the text so far, against plain Python, transformers' processors and the loop."""
 
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,12 @@ from golden_gpt2 import GOLDEN, golden_gpt2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
+from table_model import decoder, prompts
+from tiny_gpt import decoder as gpt_decoder
 
-from lm_jax.decoding.processors import History, Sampling, edit, sample
+from lm_jax.decoding.decoder import Limits, Prompts
 from lm_jax.decoding.sampling import generate
+from lm_jax.decoding.settings import History, Sampling, edit, sample
 from lm_jax.errors import UserError
 
 V = 5
@@ -112,15 +114,6 @@ def test_draws_follow_penalties():
 TABLE = np.random.default_rng(0).normal(size=(V, V)).astype(np.float32)
 
 
-def prefill(table, tokens_BT, length_B, capacity):
-    """A model that knows only the last token: row t of its table holds the logits that follow t."""
-    return table[jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]], length_B
-
-
-def step(table, state, token_B):
-    return table[token_B], state
-
-
 @pytest.mark.parametrize(
     "how",
     [
@@ -130,12 +123,12 @@ def step(table, state, token_B):
 )
 def test_the_loop_keeps_the_text_for_processors(how):
     """Greedily, by hand; prompts of unequal length, and a context that slides."""
-    prompts, lengths = np.array([[1, 2, 3], [4, 1, 0]]), np.array([3, 2])
-    made = generate(prefill, step, TABLE, prompts, lengths, 20, how, end_id=0, context_length=8)
-    for prompt, length, tokens, n in zip(prompts, lengths, made.tokens, made.lengths, strict=True):
-        text = prompt[:length].tolist()
+    texts = [1, 2, 3], [4, 1]
+    made = generate(decoder(TABLE, context_length=8), prompts(*texts), Limits(20, end_id=0), how)
+    for prompt, tokens, n in zip(texts, made.tokens, made.lengths, strict=True):
+        text = list(prompt)
         for token in tokens[:n]:
-            assert token == np.argmax(by_definition(TABLE[text[-1]].tolist(), text, length, how, end=0))
+            assert token == np.argmax(by_definition(TABLE[text[-1]].tolist(), text, len(prompt), how, end=0))
             text.append(int(token))
         assert n >= how.min_tokens
         assert n == 20 or text[-1] == 0
@@ -152,19 +145,19 @@ def test_settings_that_differ_in_numbers_compile_nothing_anew():
         Sampling(0.5, top_k=3, repetition_penalty=1.1),
         Sampling(0.9, top_k=2, repetition_penalty=1.3),
     ):
-        generate(prefill, noted, TABLE, np.array([[1]]), [1], 4, how)
+        generate(decoder(TABLE)._replace(step=noted), prompts([1]), Limits(4), how)
     assert len(traced) == 1
 
 
 def test_a_row_stops_where_it_is_told():
-    request = (prefill, step, TABLE, np.array([[0], [1]]), np.array([1, 1]), 40)
-    free = generate(*request, seeds=[5, 6])
+    request = decoder(TABLE), prompts([0], [1], seeds=[5, 6])
+    free = generate(*request, Limits(40))
 
     def stop(row, tokens):
         places = np.flatnonzero(tokens == 3)
         return int(places[1]) + 1 if row == 0 and places.size > 1 else None
 
-    made = generate(*request, seeds=[5, 6], stop=stop)
+    made = generate(*request, Limits(40, stop=stop))
     n = int(np.flatnonzero(free.tokens[0] == 3)[1]) + 1
     assert made.lengths.tolist() == [n, 40]
     np.testing.assert_array_equal(made.tokens[0, :n], free.tokens[0, :n])
@@ -175,7 +168,7 @@ def test_a_row_stops_where_it_is_told():
 
 def test_nothing_left_to_choose_is_said():
     with pytest.raises(UserError, match=r"the settings leave no token to choose; .* what is banned"):
-        generate(prefill, step, TABLE, np.array([[1]]), [1], 6, Sampling(no_repeat_ngram=1))
+        generate(decoder(TABLE), prompts([1]), Limits(6), Sampling(no_repeat_ngram=1))
 
 
 @pytest.mark.parametrize(
@@ -204,8 +197,6 @@ def test_greedy_text_with_processors_is_transformers():
         banned=tuple(map(tuple, options["bad_words_ids"])),
         min_tokens=options["min_new_tokens"],
     )
-    made = generate(
-        partial(model.apply, method="prefill"), partial(model.apply, method="step"), params,
-        golden["prompts"], np.full(3, 10), 12, how, end_id=1, context_length=24,
-    )  # fmt: skip
+    asked = Prompts(golden["prompts"], np.full(3, 10)), Limits(12, end_id=1)
+    made = generate(gpt_decoder(model, params, 24), *asked, how)
     np.testing.assert_array_equal(made.tokens, golden["greedy_apart"])

@@ -1,16 +1,17 @@
 """Recurrent language models and the NNLM: what holds of any of them, and each field on its own."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_gpt import apply, random_tokens, shapes
+from tiny_gpt import apply, decoder, random_tokens, shapes
 
 from lm_jax.batch import Batch
-from lm_jax.decoding.sampling import Sampling, generate
+from lm_jax.decoding.decoder import Limits, Prompts
+from lm_jax.decoding.sampling import generate
+from lm_jax.decoding.settings import Sampling
 from lm_jax.errors import UserError
 from lm_jax.models.nnlm import NNLM, NNLMConfig
 from lm_jax.models.rnn import RNN, RNNConfig
@@ -90,8 +91,7 @@ def test_prompts_of_unequal_length_go_on_from_their_own_state(model):
 @any_model
 def test_generation_from_the_carry_equals_reading_the_whole_anew(model):
     params, prompts, lengths = random_params(model), random_tokens(2, 6), np.array([6, 3])
-    prefill, step = partial(model.apply, method="prefill"), partial(model.apply, method="step")
-    made = generate(prefill, step, params, prompts, lengths, 12, Sampling(temperature=0))
+    made = generate(decoder(model, params), Prompts(prompts, lengths), Limits(12), Sampling(temperature=0))
     for prompt, length, tokens in zip(prompts, lengths, made.tokens, strict=True):
         text = np.concatenate([prompt[:length], tokens])[None]
         logits_TV = model.apply(params, text)[0][0]

@@ -9,26 +9,20 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
+from table_model import decoder, prefill, prompts, step
 
-from lm_jax.decoding import processors as decoding
-from lm_jax.decoding.processors import Sampling, sample
-from lm_jax.decoding.sampling import Generated, generate, stream
+from lm_jax.decoding import processors
+from lm_jax.decoding.decoder import Decoder, Limits, Prompts
+from lm_jax.decoding.sampling import generate, stream
+from lm_jax.decoding.settings import Sampling, sample
+from lm_jax.decoding.text import Generated
 from lm_jax.errors import UserError
 
 GREEDY = Sampling(temperature=0)
 VOCAB_SIZE = 5
 TABLE = np.random.default_rng(0).normal(size=(VOCAB_SIZE, VOCAB_SIZE)).astype(np.float32)
+MODEL = decoder(TABLE)
 PROBS = scipy.special.softmax(TABLE.astype(np.float64), axis=1)
-
-
-def prefill(table, tokens_BT, length_B, capacity):
-    """A model that knows only the last token: row t of its table holds the logits that follow t."""
-    last_B = jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]
-    return table[last_B], length_B
-
-
-def step(table, state, token_B):
-    return table[token_B], state
 
 
 def keep(logits, how):
@@ -56,11 +50,11 @@ _how = st.sampled_from(
 def test_truncation_is_its_definition(logits, how):
     logits_BV = jnp.array([logits, [0.0, -0.0, 0.0, -1.0]])
     if how.top_k:
-        kept = jax.jit(decoding.top_k)(logits_BV, how.top_k)
+        kept = jax.jit(processors.top_k)(logits_BV, how.top_k)
     elif how.min_p:
-        kept = jax.jit(decoding.min_p)(logits_BV, how.min_p)
+        kept = jax.jit(processors.min_p)(logits_BV, how.min_p)
     else:
-        kept = jax.jit(decoding.top_p)(logits_BV, how.top_p)
+        kept = jax.jit(processors.top_p)(logits_BV, how.top_p)
     for row, kept_row in zip(np.asarray(logits_BV), np.asarray(kept), strict=True):
         expected = keep(row.astype(np.float64), how)
         np.testing.assert_array_equal(kept_row, np.where(expected, row, -np.inf))
@@ -71,10 +65,10 @@ def test_processors_equal_transformers():
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     logits = np.random.default_rng(0).normal(scale=2, size=(20, 300)).astype(np.float32)
     warpers = {
-        decoding.top_k: (transformers.TopKLogitsWarper, (1, 7, 300, 999)),
-        decoding.top_p: (transformers.TopPLogitsWarper, (0.01, 0.5, 0.95)),
-        decoding.min_p: (transformers.MinPLogitsWarper, (0.02, 0.5, 1.0)),
-        decoding.temperature: (transformers.TemperatureLogitsWarper, (0.3, 2.0)),
+        processors.top_k: (transformers.TopKLogitsWarper, (1, 7, 300, 999)),
+        processors.top_p: (transformers.TopPLogitsWarper, (0.01, 0.5, 0.95)),
+        processors.min_p: (transformers.MinPLogitsWarper, (0.02, 0.5, 1.0)),
+        processors.temperature: (transformers.TemperatureLogitsWarper, (0.3, 2.0)),
     }
     for ours, (theirs, values) in warpers.items():
         for value in values:
@@ -108,12 +102,12 @@ def test_a_token_of_probability_zero_is_never_drawn(monkeypatch):
     if lifted.size == 0:
         pytest.skip("this backend sums one by one: nothing is lifted")
     monkeypatch.setattr(jax.random, "uniform", lambda u: u)
-    draws = decoding.draw(jnp.tile(logits, (lifted.size, 1)), total[lifted - 1] / total.max())
+    draws = processors.draw(jnp.tile(logits, (lifted.size, 1)), total[lifted - 1] / total.max())
     assert np.isfinite(logits[np.asarray(draws)]).all()
 
 
 def test_greedy_takes_the_lowest_of_ties():
-    assert decoding.greedy(jnp.array([[1.0, 3.0, 3.0]])).tolist() == [1]
+    assert processors.greedy(jnp.array([[1.0, 3.0, 3.0]])).tolist() == [1]
     logits = jnp.asarray(TABLE)
     np.testing.assert_array_equal(sample(logits, GREEDY, None), TABLE.argmax(axis=1))
 
@@ -126,7 +120,7 @@ def test_the_coldest_sampling_is_greedy():
 
 def test_text_follows_the_model():
     """A Markov chain's pairs of tokens, by chi-square for each first token."""
-    made = generate(prefill, step, TABLE, np.array([[0]]), np.array([1]), 40, seeds=[3], num_samples=500)
+    made = generate(MODEL, prompts([0], seeds=[3]), Limits(40, num_samples=500))
     text = np.concatenate([np.zeros((500, 1), int), made.tokens], axis=1)
     pairs = np.zeros((VOCAB_SIZE, VOCAB_SIZE))
     np.add.at(pairs, (text[:, :-1], text[:, 1:]), 1)
@@ -138,28 +132,24 @@ def test_text_follows_the_model():
 
 def test_log_probs_are_the_models_own_whatever_the_sampling():
     how = Sampling(temperature=0.3, top_k=2)
-    made = generate(prefill, step, TABLE, np.array([[0]]), np.array([1]), 8, how)
+    made = generate(MODEL, prompts([0]), Limits(8), how)
     text = np.append(0, made.tokens[0])
     np.testing.assert_allclose(made.log_probs[0], np.log(PROBS)[text[:-1], text[1:]], atol=1e-5)
 
 
 def test_a_request_gives_the_same_text_in_any_company():
-    prompts, lengths, seeds = np.array([[1, 2, 3], [4, 0, 0], [2, 2, 0]]), np.array([3, 1, 2]), [7, 8, 7]
-    together = generate(prefill, step, TABLE, prompts, lengths, 20, seeds=seeds, num_samples=2)
-    for i, (prompt, length, seed) in enumerate(zip(prompts, lengths, seeds, strict=True)):
-        alone = generate(
-            prefill, step, TABLE, prompt[None, :length], [length], 20, seeds=[seed], num_samples=3
-        )
+    texts, seeds = ([1, 2, 3], [4], [2, 2]), [7, 8, 7]
+    together = generate(MODEL, prompts(*texts, seeds=seeds), Limits(20, num_samples=2))
+    for i, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
+        alone = generate(MODEL, prompts(text, seeds=[seed]), Limits(20, num_samples=3))
         np.testing.assert_array_equal(alone.tokens[:2], together.tokens[2 * i : 2 * i + 2])
         assert (alone.tokens[0] != alone.tokens[1]).any()
     assert (together.tokens[0] != together.tokens[2]).any()
 
 
 def test_a_row_ends_at_its_end_token():
-    made = generate(
-        prefill, step, TABLE, np.array([[0]]), np.array([1]), 30, seeds=[0], num_samples=50, end_id=4
-    )
-    free = generate(prefill, step, TABLE, np.array([[0]]), np.array([1]), 30, seeds=[0], num_samples=50)
+    made = generate(MODEL, prompts([0]), Limits(30, num_samples=50, end_id=4))
+    free = generate(MODEL, prompts([0]), Limits(30, num_samples=50))
     assert len(set(made.lengths.tolist())) > 5
     for tokens, log_probs, length, expected in zip(*made, free.tokens, strict=True):
         np.testing.assert_array_equal(tokens[:length], expected[:length])
@@ -173,21 +163,18 @@ def test_a_row_ends_at_its_end_token():
 def test_generation_stops_when_all_rows_have_ended():
     certain = np.full((VOCAB_SIZE, VOCAB_SIZE), -50, np.float32)
     certain[np.arange(VOCAB_SIZE), [1, 2, 3, 4, 0]] = 50  # 0, 1, 2, 3, then the end
-    request = (prefill, step, certain, np.array([[0, 0], [0, 1]]), np.array([1, 2]), 1000)
-    assert sum(c.tokens.shape[1] for c in stream(*request, end_id=4)) == 4
-    made = generate(*request, end_id=4)
+    request = (decoder(certain), prompts([0], [0, 1]), Limits(1000, end_id=4))
+    assert sum(piece.tokens.shape[1] for piece in stream(*request)) == 4
+    made = generate(*request)
     assert made.tokens.shape == (2, 1000)
     assert made.lengths.tolist() == [4, 3]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 64])
 def test_a_stream_is_the_text_in_pieces(chunk):
-    request = {
-        "prompts": np.array([[1, 2], [3, 0]]), "lengths": np.array([2, 1]), "num_tokens": 20, "end_id": 4,
-        "seeds": [5, 11], "context_length": 9,
-    }  # fmt: skip
-    whole = generate(prefill, step, TABLE, **request)
-    pieces = list(stream(prefill, step, TABLE, **request, chunk=chunk))
+    request = (decoder(TABLE, context_length=9), prompts([1, 2], [3], seeds=[5, 11]), Limits(20, end_id=4))
+    whole = generate(*request)
+    pieces = list(stream(*request, chunk=chunk))
     assert all(1 <= piece.tokens.shape[1] <= chunk for piece in pieces)
     for row in range(2):
         text = np.concatenate([piece.tokens[row, : piece.lengths[row]] for piece in pieces])
@@ -217,11 +204,10 @@ def reading_logits(seen_BS):
 @pytest.mark.parametrize("context_length", [1, 2, 7, 20, 32])
 def test_text_longer_than_the_context(context_length):
     lengths = np.array([1, context_length, (context_length + 1) // 2])
-    prompts = np.random.default_rng(0).integers(11, size=(3, context_length))
-    made = generate(
-        reading_prefill, reading_step, None, prompts, lengths, 70, GREEDY, context_length=context_length
-    )
-    for prompt, length, tokens in zip(prompts, lengths, made.tokens, strict=True):
+    rows = np.random.default_rng(0).integers(11, size=(3, context_length))
+    reader = Decoder(reading_prefill, reading_step, None, context_length)
+    made = generate(reader, Prompts(rows, lengths), Limits(70), GREEDY)
+    for prompt, length, tokens in zip(rows, lengths, made.tokens, strict=True):
         context = list(prompt[:length])
         for token in tokens:
             if len(context) > context_length:
@@ -242,8 +228,8 @@ def test_new_prompts_and_lengths_compile_nothing_anew():
         return step(*args)
 
     for length, num_tokens, seed in ((3, 9, 0), (5, 11, 1), (1, 12, 2)):
-        prompt = np.ones((1, length), int)
-        generate(noted_prefill, noted_step, TABLE, prompt, [length], num_tokens, seeds=[seed])
+        noted = Decoder(noted_prefill, noted_step, TABLE)
+        generate(noted, prompts([1] * length, seeds=[seed]), Limits(num_tokens))
         if seed == 0:
             first = list(traced)
     assert set(first) == {"prefill", "step"}
@@ -260,23 +246,51 @@ def test_new_prompts_and_lengths_compile_nothing_anew():
         ({"sampling": Sampling(temperature=1e-9)}, "temperature=1e-09"),
         ({"sampling": Sampling(top_p=0.0)}, "top_p=0.0"),
         ({"sampling": Sampling(top_k=-1)}, "top_k=-1"),
+        ({"sampling": Sampling(top_k=1.5)}, "top_k=1.5; give a whole number"),
         ({"sampling": Sampling(min_p=1.5)}, "min_p=1.5"),
         ({"num_tokens": 0}, "num_tokens=0"),
+        ({"num_tokens": 2.5}, "num_tokens=2.5.*whole number"),
         ({"seeds": [-1]}, r"seeds=\[-1\]"),
         ({"seeds": [0, 1]}, r"seeds=\[0, 1\]"),
-        ({"prompts": np.zeros((0, 3)), "lengths": []}, "prompts=0"),
+        ({"tokens": np.zeros((0, 3)), "lengths": []}, "prompts=0"),
         ({"lengths": [3, 3]}, "2 lengths of 1 prompts"),
         ({"params": np.full_like(TABLE, np.nan)}, "logits are not numbers"),
     ],
 )
 def test_a_wrong_request_is_one_line(change, line):
-    request = {"params": TABLE, "prompts": np.array([[1, 2, 3]]), "lengths": [3], "num_tokens": 4}
+    model = decoder(change.get("params", TABLE), change.get("context_length"))
+    asked = Prompts(
+        change.get("tokens", np.array([[1, 2, 3]])), change.get("lengths", [3]), change.get("seeds")
+    )
     with pytest.raises(UserError, match=line):
-        generate(prefill, step, **(request | change))
+        generate(model, asked, Limits(change.get("num_tokens", 4)), change.get("sampling", Sampling()))
 
 
 def test_the_result_names_its_parts():
-    made = generate(prefill, step, TABLE, np.array([[0], [1]]), [1, 1], 6, num_samples=3)
+    made = generate(MODEL, prompts([0], [1]), Limits(6, num_samples=3))
     assert isinstance(made, Generated)
     assert made.tokens.shape == made.log_probs.shape == (6, 6)
     assert made.lengths.tolist() == [6] * 6
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray, lambda x: np.asarray(x)[()]])
+def test_numpy_and_jax_numbers_are_python_numbers(kind):
+    """The first of them, temperature 0, once divided by zero."""
+    how = {"temperature": 0, "top_k": 3, "no_repeat_ngram": 3, "min_tokens": 5, "repetition_penalty": 1.25}
+    sequences = {"banned": ((1, 2), (3,)), "forced": (2, 4)}
+    numbers = Sampling(**{name: kind(value) for name, value in how.items()}, **sequences)
+    assert numbers == Sampling(**how, **sequences)
+    assert Sampling(banned=[kind([1, 2]), [kind(3)]], forced=kind([2, 4])) == Sampling(**sequences)
+    limits = Limits(12, num_samples=2, end_id=4)
+    expected = generate(MODEL, prompts([1], seeds=[3]), limits, Sampling(0.5, top_k=3))
+    asked = prompts([1], seeds=kind([3])), Limits(*map(kind, limits[:3]))
+    made = generate(MODEL, *asked, Sampling(kind(0.5), kind(3)))
+    for ours, theirs in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_no_token_of_probability_zero_stands_in_for_an_end_that_is_not_allowed():
+    ends = np.full((VOCAB_SIZE, VOCAB_SIZE), -np.inf, np.float32)
+    ends[:, 4] = 0
+    with pytest.raises(UserError, match="the settings leave no token to choose"):
+        generate(decoder(ends), prompts([1]), Limits(4, end_id=4), Sampling(0, min_tokens=2))

@@ -1,50 +1,33 @@
-"""Speculative decoding: the distribution of the model alone; fewer readings where drafts are good."""
+"""Speculative decoding: the model's own distribution, and fewer readings where drafts are good."""
 
 import itertools
-from functools import partial
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 import tiny_gpt
 from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
+from table_model import decoder, prompts
 
 from lm_jax.decoding import sampling
-from lm_jax.decoding.processors import Sampling
-from lm_jax.decoding.speculative import Drafter, Verifier, generate, stream
+from lm_jax.decoding.decoder import Limits, Prompts
+from lm_jax.decoding.settings import Sampling
+from lm_jax.decoding.speculative import generate, stream
 from lm_jax.errors import UserError
-from lm_jax.models.gpt import rewind
 
 V, END = 4, 3
 TABLE = np.random.default_rng(0).normal(size=(V, V)).astype(np.float32)
 OTHER = np.random.default_rng(1).normal(size=(V, V)).astype(np.float32)
 
 
-def prefill(table, tokens_BT, length_B, capacity):
-    """A model that knows only the last token: row t of its table holds the logits that follow t."""
-    return table[jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]], length_B
+MODEL, DRAFTER = decoder(TABLE), decoder(OTHER)
 
 
-def step(table, state, token_B):
-    return table[token_B], state
-
-
-def extend(table, state, tokens_BT):
-    return table[tokens_BT], state
-
-
-def forget(state, count_B):
-    return state
-
-
-def write(table, draft, how, B=4000, num_tokens=4, **options):
-    prompts = np.tile([[0, 1]], (B, 1))
-    return generate(
-        Verifier(prefill, extend, forget, table), Drafter(prefill, step, draft), prompts, np.full(B, 2),
-        num_tokens, how, seeds=np.arange(B), **options,
-    )  # fmt: skip
+def write(table, draft, how, limits, B=4000, **options):
+    """B texts after the prompt 0, 1, each with a seed of its own."""
+    asked = Prompts(np.tile([[0, 1]], (B, 1)), np.full(B, 2), np.arange(B))
+    return generate(decoder(table), decoder(draft), asked, limits, how, **options)
 
 
 def expected_texts(how, num_tokens):
@@ -63,7 +46,7 @@ def expected_texts(how, num_tokens):
 @pytest.mark.parametrize(("how", "num_drafted"), [(Sampling(), 3), (Sampling(0.6, top_k=3), 1)])
 def test_texts_have_the_models_distribution(how, num_drafted):
     """Chi-square over whole texts; the seeds are fixed, so this passes always or never."""
-    made = write(TABLE, OTHER, how, end_id=END, num_drafted=num_drafted).generated
+    made = write(TABLE, OTHER, how, Limits(4, end_id=END), num_drafted=num_drafted).generated
     texts = [tuple(tokens[:n].tolist()) for tokens, n in zip(made.tokens, made.lengths, strict=True)]
     possible = {text: p for text, p in expected_texts(how, 4) if p > 0}
     assert set(texts) <= possible.keys()
@@ -80,10 +63,10 @@ def test_texts_have_the_models_distribution(how, num_drafted):
 
 
 def test_the_model_as_its_own_drafter_is_always_taken():
-    made = write(TABLE, TABLE, Sampling(temperature=0.9), B=8, num_tokens=21)
+    made = write(TABLE, TABLE, Sampling(temperature=0.9), Limits(21), B=8)
     assert made.reads.tolist() == [4] * 8
     assert made.tokens_per_read == 5
-    refused = write(TABLE, -50 * TABLE, Sampling(temperature=0.1), B=8, num_tokens=21)
+    refused = write(TABLE, -50 * TABLE, Sampling(temperature=0.1), Limits(21), B=8)
     assert refused.tokens_per_read < 2
 
 
@@ -92,16 +75,10 @@ def test_greedy_text_is_the_models_own():
     how = Sampling(0, repetition_penalty=1.5, no_repeat_ngram=3, min_tokens=4, forced=(2, 5))
     model, params = tiny_gpt.tiny(max_length=32)
     small, small_params = tiny_gpt.tiny(max_length=32, num_layers=1)
-    prompts, lengths = tiny_gpt.random_tokens(3, 6), np.array([6, 2, 4])
-    apply = {name: partial(model.apply, method=name) for name in ("prefill", "step", "extend")}
-    drafter = Drafter(
-        partial(small.apply, method="prefill"), partial(small.apply, method="step"), small_params
-    )
-    plain = sampling.generate(
-        apply["prefill"], apply["step"], params, prompts, lengths, 20, how, end_id=4, context_length=32
-    )
-    verifier = Verifier(apply["prefill"], apply["extend"], rewind, params)
-    made = generate(verifier, drafter, prompts, lengths, 20, how, end_id=4, context_length=32, num_drafted=3)
+    asked = Prompts(tiny_gpt.random_tokens(3, 6), np.array([6, 2, 4])), Limits(20, end_id=4)
+    ours, drafter = tiny_gpt.decoder(model, params, 32), tiny_gpt.decoder(small, small_params)
+    plain = sampling.generate(ours, *asked, how)
+    made = generate(ours, drafter, *asked, how, num_drafted=3)
     for ours, theirs in zip(made.generated, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert (made.reads <= plain.lengths - 1).all()
@@ -125,14 +102,13 @@ def test_a_row_stops_where_it_is_told_and_pieces_are_the_text():
         places = np.flatnonzero(tokens == 2)
         return int(places[row]) + 1 if len(places) > row else None
 
-    prompts, lengths, how = np.array([[0, 1], [1, 0]]), np.array([2, 1]), Sampling(0, no_repeat_ngram=3)
-    rest = {"num_samples": 2, "stop": stop, "end_id": 0}
-    plain = sampling.generate(prefill, step, TABLE, prompts, lengths, 30, how, **rest)
-    models = Verifier(prefill, extend, forget, TABLE), Drafter(prefill, step, OTHER)
-    made = generate(*models, prompts, lengths, 30, how, **rest).generated
+    limits, how = Limits(30, num_samples=2, end_id=0, stop=stop), Sampling(0, no_repeat_ngram=3)
+    plain = sampling.generate(MODEL, prompts([0, 1], [1]), limits, how)
+    request = MODEL, DRAFTER, prompts([0, 1], [1]), limits, how
+    made = generate(*request).generated
     for ours, theirs in zip(made, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    pieces = [piece.generated for piece in stream(*models, prompts, lengths, 30, how, chunk=1, **rest)]
+    pieces = [piece.generated for piece in stream(*request, chunk=1)]
     assert len(pieces) > 2
     for row in range(4):
         text = np.concatenate([piece.tokens[row, : piece.lengths[row]] for piece in pieces])
@@ -140,10 +116,9 @@ def test_a_row_stops_where_it_is_told_and_pieces_are_the_text():
 
 
 def test_samples_of_a_prompt_differ_and_do_not_depend_on_the_prompts_beside_it():
-    models = Verifier(prefill, extend, forget, TABLE), Drafter(prefill, step, OTHER)
-    rest = {"num_tokens": 12, "sampling": Sampling(), "num_samples": 3}
-    together = generate(*models, np.array([[0, 1], [2, 0]]), [2, 1], seeds=[5, 6], **rest).generated
-    alone = generate(*models, np.array([[2, 0]]), [1], seeds=[6], **rest).generated
+    limits = Limits(12, num_samples=3)
+    together = generate(MODEL, DRAFTER, prompts([0, 1], [2], seeds=[5, 6]), limits).generated
+    alone = generate(MODEL, DRAFTER, prompts([2], seeds=[6]), limits).generated
     np.testing.assert_array_equal(alone.tokens, together.tokens[3:])
     assert len({tuple(tokens) for tokens in alone.tokens.tolist()}) == 3
 
@@ -151,18 +126,18 @@ def test_samples_of_a_prompt_differ_and_do_not_depend_on_the_prompts_beside_it()
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_nothing_left_to_choose_is_said(temperature):
     with pytest.raises(UserError, match=r"the settings leave no token to choose; .* what is banned"):
-        write(TABLE, OTHER, Sampling(temperature, no_repeat_ngram=1), B=1, num_tokens=6, num_drafted=1)
+        write(TABLE, OTHER, Sampling(temperature, no_repeat_ngram=1), Limits(6), B=1, num_drafted=1)
 
 
 def test_a_wrong_request_is_one_line():
     with pytest.raises(UserError, match=r"seeds=\[0\]"):
-        generate(
-            Verifier(prefill, extend, forget, TABLE), Drafter(prefill, step, OTHER), np.zeros((2, 1)), [1, 1],
-            4, Sampling(), seeds=[0],
-        )  # fmt: skip
+        generate(MODEL, DRAFTER, prompts([0], [0], seeds=[0]), Limits(4))
     with pytest.raises(UserError, match="num_drafted=0"):
-        write(TABLE, OTHER, Sampling(), B=1, num_drafted=0)
-    with pytest.raises(UserError, match=r"leave the context of 4; ask for at most 3 tokens"):
-        write(TABLE, OTHER, Sampling(), B=1, context_length=4)
+        write(TABLE, OTHER, Sampling(), Limits(4), B=1, num_drafted=0)
+    for short in (decoder(TABLE, context_length=4), DRAFTER), (MODEL, decoder(OTHER, context_length=4)):
+        with pytest.raises(UserError, match=r"leave the context of 4; ask for at most 3 tokens"):
+            generate(*short, prompts([0, 1]), Limits(4))
     with pytest.raises(UserError, match="not numbers"):
-        write(np.full_like(TABLE, np.nan), OTHER, Sampling(), B=1)
+        write(np.full_like(TABLE, np.nan), OTHER, Sampling(), Limits(4), B=1)
+    with pytest.raises(UserError, match="the model reads one token at a time; leave out the drafting"):
+        generate(MODEL._replace(extend=None), DRAFTER, prompts([0]), Limits(4))

@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax.decoding.sampling import Generated, Sampling, generate
-from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.decoding.decoder import Decoder, Limits, Prompts
+from lm_jax.decoding.sampling import generate
+from lm_jax.decoding.settings import Sampling
+from lm_jax.decoding.text import Generated
+from lm_jax.models.gpt import GPT, GPTConfig, rewind
 
 # Every field that is not GPT-2's, all at once.
 EVERYTHING = {
@@ -42,16 +45,26 @@ def random_tokens(*shape, seed=0, vocab_size=17):
     return np.random.default_rng(seed).integers(vocab_size, size=shape)
 
 
+@cache
+def _functions(model):
+    """The same objects for each call: decoders compile a program for each function."""
+    return {name: partial(model.apply, method=name) for name in ("prefill", "step")}
+
+
+@cache
+def _extend(model):
+    return partial(model.apply, method="extend")
+
+
+def decoder(model, params, context_length=None):
+    """Any left-to-right model as a decoder; a GPT also verifies drafts."""
+    made = Decoder(**_functions(model), params=params, context_length=context_length)
+    return made._replace(extend=_extend(model), rewind=rewind) if isinstance(model, GPT) else made
+
+
 def continue_greedily(model, params, prompts, lengths, num_tokens) -> Generated:
     """The likeliest continuation of each prompt, through the model's own prefill and step."""
-    prefill, step = partial(model.apply, method="prefill"), partial(model.apply, method="step")
     return generate(
-        prefill,
-        step,
-        params,
-        prompts,
-        lengths,
-        num_tokens,
+        decoder(model, params, model.config.max_length), Prompts(prompts, lengths), Limits(num_tokens),
         Sampling(temperature=0),
-        context_length=model.config.max_length,
-    )
+    )  # fmt: skip

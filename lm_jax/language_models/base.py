@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, Unpack
 import numpy as np
 
 from lm_jax.decoding import beam, sampling, speculative
-from lm_jax.decoding.speculative import Drafter, Verifier
+from lm_jax.decoding.decoder import Decoder
 from lm_jax.decoding.text import Generated
 from lm_jax.errors import UserError
 from lm_jax.language_models.options import Options, Request
@@ -92,15 +92,8 @@ class LeftToRight(abc.ABC):
     tokenizer: Tokenizer
 
     @abc.abstractmethod
-    def _decoder(self) -> dict[str, Any]:
-        """The arguments `prefill`, `step`, `params` and `context_length` of `sampling.stream`.
-
-        The functions must be the same objects at every call, for which alone they are compiled once.
-        """
-
-    def _verifier(self) -> Verifier | None:
-        """The model where it can read several tokens at once and forget some, for speculative decoding."""
-        return None
+    def _decoder(self) -> Decoder:
+        """The model as functions, the same objects at each call, so that nothing is compiled again."""
 
     def _scores(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> Scores:
         """Scores of a text from the log-probabilities of its tokens and of its end."""
@@ -128,34 +121,24 @@ class LeftToRight(abc.ABC):
             UserError: an option that is unknown or out of range, or a prompt longer than the context.
         """
         request = Request(self.tokenizer, prompts, max_tokens, options)
-        if request.num_beams > 1:
-            found = beam.search(**self._decoder(), **request.for_beams())
-            made = Generated(found.tokens, found.log_probs, found.lengths)
-        elif request.draft is not None:
-            made = speculative.generate(**self._speculator(request.draft), **request.for_drafts()).generated
-        else:
-            made = sampling.generate(**self._decoder(), **request.for_sampling())
         generations = []
-        for row, (tokens, log_probs, length) in enumerate(zip(*made, strict=True)):
+        for row, (tokens, log_probs, length) in enumerate(zip(*self._generated(request), strict=True)):
             text = request.text(row, tokens[:length])
             end = request.stops_at(text)
             text = text if end is None else text[:end]
             generations.append(Generation(text.decode(errors="replace"), tokens[:length], log_probs[:length]))
         return generations
 
-    def _speculator(self, draft: "LeftToRight") -> dict[str, Any]:
-        """The arguments `verifier`, `drafter` and `context_length` of `speculative.stream`."""
-        verifier, ours, theirs = self._verifier(), self._decoder(), draft._decoder()
-        if verifier is None:
-            raise UserError(
-                f"a {self.family} model reads one token at a time", "leave out the drafting model"
-            )
-        contexts = [d["context_length"] for d in (ours, theirs) if d["context_length"] is not None]
-        return {
-            "verifier": verifier,
-            "drafter": Drafter(theirs["prefill"], theirs["step"], theirs["params"]),
-            "context_length": min(contexts, default=None),
-        }
+    def _generated(self, request: Request) -> Generated:
+        decoder, prompts, limits = self._decoder(), request.prompts, request.limits
+        if request.beams is not None:
+            found = beam.search(decoder, prompts, limits, request.beams, request.sampling)
+            return Generated(found.tokens, found.log_probs, found.lengths)
+        if request.draft is None:
+            return sampling.generate(decoder, prompts, limits, request.sampling)
+        return speculative.generate(
+            decoder, request.draft._decoder(), prompts, limits, request.sampling, request.num_drafted
+        ).generated
 
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
         """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character.
@@ -164,7 +147,7 @@ class LeftToRight(abc.ABC):
             UserError: as `generate` does, or for beams or several samples, which are done all at once.
         """
         request = Request(self.tokenizer, [prompt], max_tokens, options)
-        if request.num_beams > 1 or request.num_samples > 1:
+        if request.beams is not None or request.limits.num_samples > 1:
             raise UserError("beams and several samples do not stream", "ask `generate` for them")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tokens, shown = np.empty(0, np.int32), 0
@@ -184,7 +167,10 @@ class LeftToRight(abc.ABC):
 
     def _pieces(self, request: Request) -> Iterator[Generated]:
         """What `stream` writes, a few tokens at a time."""
+        decoder, prompts, limits = self._decoder(), request.prompts, request.limits
         if request.draft is None:
-            return sampling.stream(**self._decoder(), **request.for_sampling())
-        made = speculative.stream(**self._speculator(request.draft), **request.for_drafts())
+            return sampling.stream(decoder, prompts, limits, request.sampling)
+        made = speculative.stream(
+            decoder, request.draft._decoder(), prompts, limits, request.sampling, request.num_drafted
+        )
         return (piece.generated for piece in made)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.config import Config, context_length
-from lm_jax.decoding.speculative import Verifier
+from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, Scores
 from lm_jax.metrics import likelihood
@@ -45,7 +45,7 @@ class NeuralLanguageModel(LeftToRight):
         self.family, self.objective = self.config.model.family, self.config.objective.name
         self.documents = self.config.data.documents
         self._scorer = jax.jit(partial(_log_probs, self.model))
-        # Kept, since decoders compile anew for functions that they have not seen.
+        # The same objects at each call: decoders compile a program for each function.
         self._prefill, self._step, self._extend = (
             partial(_decode, self.model, self.tokenizer.vocab_size, method)
             for method in ("prefill", "step", "extend")
@@ -131,18 +131,11 @@ class NeuralLanguageModel(LeftToRight):
                     results[i][fresh:stop] = log_probs_BT[row, fresh - start : stop - start]
         return results
 
-    def _verifier(self) -> Verifier | None:
+    def _decoder(self) -> Decoder:
+        decoder = Decoder(self._prefill, self._step, self.params, self.context)
         if isinstance(self.model, GPT):
-            return Verifier(self._prefill, self._extend, rewind, self.params)
-        return None
-
-    def _decoder(self) -> dict[str, Any]:
-        return {
-            "prefill": self._prefill,
-            "step": self._step,
-            "params": self.params,
-            "context_length": self.context,
-        }
+            return decoder._replace(extend=self._extend, rewind=rewind)
+        return decoder
 
 
 class _Window(NamedTuple):

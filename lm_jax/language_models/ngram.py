@@ -10,6 +10,7 @@ import numpy as np
 
 from lm_jax.data.corpora import Progress
 from lm_jax.data.pipeline import Data
+from lm_jax.decoding.decoder import Decoder
 from lm_jax.language_models.base import LeftToRight, Scores
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import NGramModel
@@ -76,8 +77,8 @@ class NGramLanguageModel(LeftToRight):
         self.family, self.objective = "ngram", "causal"
         self.step: int | None = None
         self._word_of = word_ids(self.tokenizer, self.model.vocabulary)
-        # The same objects at every call: a bound method is a new one each time it is asked for.
-        self._functions = (self._prefill, self._step)
+        # Kept: each access to a bound method gives a new object, for which decoders would compile again.
+        self._kept_decoder = Decoder(self._prefill, self._step, params=None)
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
         """How many tokens the longest n-grams have."""
@@ -102,9 +103,8 @@ class NGramLanguageModel(LeftToRight):
         parts = np.split(log_probs, ends[:-1])
         return [self._scores(*row) for row in zip(texts, encodings, parts, strict=True)]
 
-    def _decoder(self) -> dict[str, Any]:
-        prefill, step = self._functions
-        return {"prefill": prefill, "step": step, "params": None, "context_length": None}
+    def _decoder(self) -> Decoder:
+        return self._kept_decoder
 
     def _log_probs(self, history_BN: np.ndarray) -> np.ndarray:
         """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is no token.
