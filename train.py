@@ -15,12 +15,13 @@ import sys
 
 from lm_jax import runtime
 
-runtime.prepare()
+if __name__ == "__main__":
+    runtime.prepare()  # before jax is imported
 
-from lm_jax import config as config_module  # noqa: E402 (jax comes with it, and must find the runtime prepared)
-from lm_jax import errors, experiment, flags  # noqa: E402
-from lm_jax.parallel import distributed  # noqa: E402
-from lm_jax.report import table  # noqa: E402
+from lm_jax import config as config_module
+from lm_jax import errors, experiment, fields, flags
+from lm_jax.parallel import distributed
+from lm_jax.report import table
 
 
 def main(argv: list[str]) -> None:
@@ -32,18 +33,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="this text, with the recipe's fields")
     parser.add_argument("--distributed", action="store_true", help="join the processes that jax finds")
     parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
-    parser.add_argument("--num_processes", type=int, help="how many processes there are")
-    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    parser.add_argument("--num_processes", type=int, help="the number of processes")
+    parser.add_argument("--process_id", type=int, help="the number of this process, from 0")
     arguments = parser.parse_args(argv)
     name, config = config_module.load(arguments.config)
     if arguments.help:
-        config = config_module.override(config, values)
+        config = fields.override(config, values)
         print(f"{parser.format_help()}\nfields of {arguments.config}:\n{flags.field_table(config)}")
         return
     if arguments.distributed or arguments.coordinator or arguments.num_processes is not None:
         distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    config = experiment.override(config, values)
     workdir = pathlib.Path(arguments.workdir or f"runs/{name}")
+    config = experiment.override(config, values, workdir)
     rows = experiment.run(config, workdir)
     if distributed.is_writer():
         table.print_run(workdir, rows)

@@ -26,11 +26,11 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.profiler import ProfileData, ProfileOptions  # noqa: E402
+from lm_jax.models.gpt_cost import flops_per_token  # noqa: E402
 
 from lm_jax import config as config_module  # noqa: E402
 from lm_jax import flags  # noqa: E402
 from lm_jax.batch import Batch  # noqa: E402
-from lm_jax.models.gpt_cost import flops_per_token  # noqa: E402
 from lm_jax.parallel.sharding import make_mesh  # noqa: E402
 from lm_jax.training.program import Program  # noqa: E402
 

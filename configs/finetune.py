@@ -1,15 +1,14 @@
 """GPT-2, or any run, trained on with a text of one's own.
 
-python train.py --config=configs/finetune.py --config.init_from=gpt2 --config.data.corpus=text:PATH
+python train.py --config=configs/finetune.py --config.init_from=hf:gpt2 --config.data.corpus=text:PATH
 python -m lm_jax.export runs/finetune exported
 
-`init_from` is a run directory, a directory in Hugging Face's form, or a name on its hub; the model's shape
-and the tokenizer come from there.
+`init_from` is a run directory, a directory in Hugging Face's form, or hf:NAME, a name on its hub; the model's
+shape and the tokenizer come from there.
 """
 
-from lm_jax.config import Config, TrainConfig, unknown_variant
+from lm_jax.config import Config, OptimizerConfig, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
-from lm_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(variant: str = "") -> Config:
@@ -21,5 +20,5 @@ def get_config(variant: str = "") -> Config:
         # A low rate: what the model knows of language is worth more than what a small text can teach it.
         optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=50, b2=0.999, weight_decay=0.01),
         train=TrainConfig(num_steps=500, batch_size=8, eval_every=100, checkpoint_every=100),
-        init_from="gpt2",
+        init_from="hf:gpt2",
     )

@@ -27,12 +27,11 @@ the blocks' inputs where even so memory is short.
 
 import dataclasses
 
-from lm_jax.config import Config, TrainConfig, unknown_variant
+from lm_jax.config import Config, OptimizerConfig, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel.sharding import MeshConfig
 from lm_jax.tasks.causal import Causal
-from lm_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(variant: str = "") -> Config:
@@ -74,7 +73,7 @@ def _published(shape: GPTConfig, learning_rate: float) -> Config:
         model=dataclasses.replace(
             shape, vocab_size=50304, max_length=1024, dtype="bfloat16", attention="fused"
         ),
-        objective=Causal(chunk_length=128),  # all logits of 32 rows would take 6.6 GB
+        task=Causal(chunk_length=128),  # all logits of 32 rows would take 6.6 GB
         optimizer=OptimizerConfig(
             learning_rate=learning_rate, warmup_steps=700, final_ratio=0.1, b2=0.95, weight_decay=0.1
         ),

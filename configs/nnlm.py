@@ -11,10 +11,9 @@ import dataclasses
 import pathlib
 
 from lm_jax import config as config_module
-from lm_jax.config import Config, TrainConfig, unknown_variant
+from lm_jax.config import Config, OptimizerConfig, TrainConfig, unknown_variant
 from lm_jax.models.nnlm import NNLMConfig
 from lm_jax.tasks.causal import Causal
-from lm_jax.training.optimizers import OptimizerConfig
 
 _RNN = pathlib.Path(__file__).with_name("rnn.py")
 
@@ -33,7 +32,7 @@ def get_config(variant: str = "") -> Config:
     config = Config(
         data=dataclasses.replace(brown, sequence_length=32, order="shuffled"),
         model=NNLMConfig(order=5, d_embedding=60, d_hidden=100, dropout=0.2),
-        objective=Causal(chunk_length=32),  # the logits' gradient is found with them
+        task=Causal(chunk_length=32),  # the logits' gradient is found with them
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=200, weight_decay=0.03),
         train=TrainConfig(num_steps=8000, batch_size=32, eval_every=1000, checkpoint_every=1000),
     )

@@ -11,11 +11,10 @@ al.'s; `tutorial` and `simple_nnlm` are a tutorial's second and third program.
 import dataclasses
 import pathlib
 
-from lm_jax.config import Config, TrainConfig, unknown_variant
+from lm_jax.config import Config, OptimizerConfig, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.rnn import RNNConfig
 from lm_jax.tasks.causal import Causal
-from lm_jax.training.optimizers import OptimizerConfig
 
 _BROWN = DataConfig(
     corpus="text:data/brown/train.txt",
@@ -47,7 +46,7 @@ def _brown() -> Config:
             hidden_dropout=0.3,
             output_dropout=0.4,
         ),
-        objective=Causal(chunk_length=35),  # the logits' gradient is found with them
+        task=Causal(chunk_length=35),  # the logits' gradient is found with them
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=200, final_ratio=0.02, weight_decay=0.03),
         train=TrainConfig(num_steps=7000, batch_size=20, eval_every=1000, checkpoint_every=1000),
     )
@@ -72,7 +71,7 @@ def _awd_lstm() -> Config:
             locked_dropout=True,
             weight_dropout=0.5,
         ),
-        objective=Causal(activation_penalty=2.0, temporal_penalty=1.0),
+        task=Causal(activation_penalty=2.0, temporal_penalty=1.0),
         optimizer=OptimizerConfig(
             name="sgd",
             learning_rate=30.0,
@@ -103,7 +102,7 @@ def _cell(cell: str) -> Config:
     return Config(
         data=DataConfig(corpus="python-docs", tokenizer="bpe", sequence_length=64, order="contiguous"),
         model=RNNConfig(cell=cell, num_layers=1, d_embedding=256, d_hidden=256, output_dropout=0.1),
-        objective=Causal(chunk_length=64),
+        task=Causal(chunk_length=64),
         optimizer=OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=100, weight_decay=0.1),
         train=TrainConfig(num_steps=2000, batch_size=16, eval_every=500, checkpoint_every=500),
     )

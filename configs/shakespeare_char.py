@@ -3,10 +3,9 @@
 python train.py --config=configs/shakespeare_char.py --config.data.corpus=text:PATH/tinyshakespeare.txt
 """
 
-from lm_jax.config import Config, TrainConfig, unknown_variant
+from lm_jax.config import Config, OptimizerConfig, TrainConfig, unknown_variant
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(variant: str = "") -> Config:

@@ -34,12 +34,10 @@ class Sums(NamedTuple):
     Attributes:
         total: the weighted sum; nats for a loss.
         weight: the sum of the weights; tokens for a loss over tokens.
-        extras: further sums by name, each a `Sums` of its own.
     """
 
     total: Array
     weight: Array
-    extras: dict[str, Sums] = {}  # noqa: RUF012 (a NamedTuple's default, never written to)
 
     @property
     def mean(self) -> Array:

@@ -1,9 +1,11 @@
 """Checkpoints by Orbax: the latest and the best, parameters apart, with proof that they are whole."""
 
+import contextlib
 import functools
 import hashlib
 import math
 import pathlib
+import re
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,8 +14,7 @@ import numpy as np
 
 from lm_jax import files
 from lm_jax.errors import UserError
-from lm_jax.parallel.distributed import is_writer
-from lm_jax.training.step import TrainState
+from lm_jax.parallel.distributed import is_writer, together
 
 _SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, forms of its arrays
 
@@ -69,19 +70,20 @@ class Checkpoints:
         )
         return ocp.CheckpointManager(self.directory, options=options)
 
-    def save(self, state: TrainState, valid_loss: float | None = None) -> None:
-        """Saves in the background; the state may be donated at once.
+    def save(self, step: int, params: Any, rest: Any, valid_loss: float | None = None) -> None:
+        """Saves in the background; the arrays may be donated at once.
 
         Args:
-            state: what to save.
-            valid_loss: nats per token on the validation part, if it was just measured; never NaN.
+            step: updates behind these arrays; a step that is saved already is not saved again.
+            params: what the model is evaluated with.
+            rest: what else training needs to go on; any pytree.
+            valid_loss: what validation measured at this step, where it just did; never NaN.
         """
         import orbax.checkpoint as ocp
 
-        step = int(state.step)
         if step in self._manager.all_steps():
             return  # a stop just after a regular save
-        items = {"params": state.evaluated_params, "rest": _numbered(_rest(state))}
+        items = {"params": params, "rest": _numbered(rest)}
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
         assert valid_loss is None or math.isfinite(valid_loss)
         self._manager.wait_until_finished()
@@ -120,25 +122,30 @@ class Checkpoints:
             )
         return named
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at a step, laid out as `like` (arrays or `jax.ShapeDtypeStruct`s with shardings).
+    def restore(self, step: int, params: Any, rest: Any) -> tuple[Any, Any]:
+        """What was saved at a step.
+
+        Args:
+            step: which.
+            params: arrays or `jax.ShapeDtypeStruct`s with shardings, which say how the parameters are laid
+                out.
+            rest: the same for what else was saved.
 
         Raises:
             UserError: the checkpoint is damaged, or of another shape.
         """
-        rest = _rest(like)
-        got = self._restore(step, {"params": like.evaluated_params, "rest": _numbered(rest)})
+        got = self._restore(step, {"params": params, "rest": _numbered(rest)})
         leaves = [got["rest"][name] for name in _numbered(rest)]
-        parts = jax.tree.unflatten(jax.tree.structure(rest), leaves)
-        at_step = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
-        if like.average is None:
-            return TrainState(at_step, got["params"], *parts)
-        opt_state, carry, params, average = parts
-        return TrainState(at_step, params, opt_state, carry, average._replace(params=got["params"]))
+        return got["params"], jax.tree.unflatten(jax.tree.structure(rest), leaves)
 
     def restore_params(self, step: int, like: Any) -> Any:
         """The parameters alone, laid out as `like`; see `restore`."""
         return self._restore(step, {"params": like})["params"]
+
+    def read_params(self, step: int) -> Any:
+        """The parameters alone, in whatever form they were saved, on one device."""
+        forms = files.read_json(self.directory / str(step) / _SEAL)["forms"]["params"]
+        return self.restore_params(step, _tree(forms))
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -158,13 +165,15 @@ class Checkpoints:
         path = self.directory / str(step)
         remedy = f"remove {path} to go on from an earlier checkpoint, or start anew in another directory"
         # Orbax does not notice bytes that changed on the disk, and what it notices it does not say in a line.
-        seal = files.read_json(path / _SEAL)
         first, stride = self._share
-        for name, digest in sorted(seal["files"].items())[first::stride]:
-            if not (path / name).is_file() or _digest(path / name) != digest:
-                raise UserError(f"checkpoint {path} is damaged: {name} is not what was written", remedy)
-        for item, tree in like.items():
-            _check_form(path, seal["forms"][item], _form(tree))
+        # Before Orbax waits for all processes: a process that finds damage must not leave the others waiting.
+        with together() if stride > 1 else contextlib.nullcontext():
+            seal = files.read_json(path / _SEAL)
+            for name, digest in sorted(seal["files"].items())[first::stride]:
+                if not (path / name).is_file() or _digest(path / name) != digest:
+                    raise UserError(f"checkpoint {path} is damaged: {name} is not what was written", remedy)
+            for item, tree in like.items():
+                _check_form(path, seal["forms"][item], _form(tree))
         args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
@@ -179,17 +188,25 @@ class Checkpoints:
         files.write_json(path / _SEAL, {"files": digests, "forms": forms})
 
 
-def _rest(state: TrainState) -> tuple[Any, ...]:
-    """What a checkpoint holds beside the parameters that are evaluated."""
-    if state.average is None:
-        return (state.opt_state, state.carry)
-    return (state.opt_state, state.carry, state.params, state.average._replace(params=None))
-
-
 def _form(tree: Any) -> dict[str, str]:
     """The dtype and shape of each array of a tree, by its place."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _tree(forms: dict[str, str]) -> Any:
+    """Shapes on one device in nested dicts, from what `_form` wrote of nested dicts."""
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    tree: dict[str, Any] = {}
+    for name, form in forms.items():
+        *parents, last = re.findall(r"\['([^']*)'\]", name)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        dtype, _, shape = form.partition("[")
+        sizes = [int(size) for size in shape.rstrip("]").split(",") if size]
+        node[last] = jax.ShapeDtypeStruct(sizes, np.dtype(dtype), sharding=place)
+    return tree
 
 
 def _check_form(path: pathlib.Path, there: dict[str, str], here: dict[str, str]) -> None:

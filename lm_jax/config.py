@@ -1,41 +1,25 @@
-"""Recipes: frozen dataclasses, loaded from `configs/`, overridden by name, checked once, kept as JSON."""
+"""Recipes: frozen dataclasses, loaded from files, checked, resolved, and kept as JSON in run directories."""
 
 import dataclasses
-import difflib
-import inspect
-import io
 import json
 import pathlib
-import runpy
-import tokenize
-import types
-import typing
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-import flax.linen as nn
-
+from lm_jax import fields, files, user_code
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
-from lm_jax.models.gpt import GPT, GPTConfig
-from lm_jax.models.nnlm import NNLM, NNLMConfig
-from lm_jax.models.rnn import RNN, RNNConfig
+from lm_jax.models.base import MODELS, ModelConfig
+from lm_jax.models.gpt import GPTConfig
 from lm_jax.ngram import smoothing
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.parallel.sharding import MeshConfig
-from lm_jax.tasks import causal as objectives
-from lm_jax.training import averaging
-from lm_jax.training.optimizers import OptimizerConfig
+from lm_jax.tasks.base import TASKS, Task
+from lm_jax.tasks.causal import Causal
 
-FORMAT_VERSION = 1
-
-# What a JSON file's "family" and "objective" may name; and which module a family's config makes.
-MODELS: dict[type, type[nn.Module]] = {GPTConfig: GPT, NNLMConfig: NNLM, RNNConfig: RNN}
-FAMILIES: dict[str, Any] = {cls.family: cls for cls in (GPTConfig, NGramConfig, NNLMConfig, RNNConfig)}
-OBJECTIVES = {cls.name: cls for cls in (objectives.Causal,)}
-
-NeuralConfig = GPTConfig | NNLMConfig | RNNConfig
+FORMAT_VERSION = 2
+FILE = "config.json"  # in a run directory
+AVERAGES = ("none", "ema", "triggered")
 
 _POSITIVE = (
     "num_steps",
@@ -49,16 +33,51 @@ _POSITIVE = (
 
 
 @dataclass(frozen=True)
+class OptimizerConfig:
+    """Clips the gradient, scales it as the named optimizer does, adds decoupled weight decay, applies a
+    schedule.
+    """
+
+    name: str = "adamw"  # adamw, sgd, adagrad, adafactor, lion or muon
+    learning_rate: float = 1e-3  # at its peak; adafactor's is a share of each parameter's size; lion: a fifth
+    schedule: str = "cosine"  # of the rate after the warm-up: cosine, linear, constant, inverse_sqrt or wsd
+    warmup_steps: int = 100  # steps from 0 to learning_rate
+    final_ratio: float = 0.1  # the last step's rate over learning_rate, for cosine, linear and wsd
+    decay_ratio: float = 0.2  # wsd: the share of the steps, at the end, in which the rate falls
+    b1: float = 0.9  # adamw, lion, and muon's AdamW: decay of the first moment
+    b2: float = 0.99  # adamw, lion, and muon's AdamW: decay of the second moment
+    epsilon: float = 1e-8  # added to the root of the second moment
+    momentum: float = 0.9  # sgd and muon: decay of the sum of gradients; 0: none. Muon is used with 0.95
+    initial_accumulator: float = 0.1  # adagrad: the sum of squares before the first step
+    weight_decay: float = 0.1  # of matrices and embeddings; never of biases and norms
+    clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
+
+    def check(self) -> None:
+        """Raises UserError for a number that no run can use."""
+        for name in ("learning_rate", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must be above 0")
+        for name in ("warmup_steps", "final_ratio", "initial_accumulator", "weight_decay", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must be 0 or more")
+        for name in ("b1", "b2", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must lie in [0, 1)")
+        if not 0 < self.decay_ratio <= 1:
+            raise UserError(f"optimizer.decay_ratio={self.decay_ratio}", "it must lie in (0, 1]")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    """How long, how much at once, and how often to look."""
+    """How long to train, how many rows at once, and how often to validate and save."""
 
     num_steps: int = 1000  # updates in all
     batch_size: int = 16  # rows of data.sequence_length tokens in a batch, over all devices
     accumulation: int = 1  # parts that a batch is read in, one after the other: less memory, the same update
     average: str = "none"  # of parameters, to evaluate with: none, ema, or triggered by validation (AWD-LSTM)
     average_decay: float = 0.999  # ema: the weight of the average against the newest parameters
-    average_patience: int = 5  # triggered: looks at the validation part that may go by without a new best
-    eval_every: int = 250  # steps between looks at the validation part; also the end
+    average_patience: int = 5  # triggered: validations without a new best before averaging begins
+    eval_every: int = 250  # steps between validations; also at the end
     checkpoint_every: int = 250  # steps between checkpoints; one more where validation is at its best
     log_every: int = 10  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # event files beside metrics.jsonl, which is written anyway
@@ -73,10 +92,8 @@ class TrainConfig:
         for name in ("seed", "sample_tokens"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name}={getattr(self, name)}", "it must be 0 or more")
-        if self.average not in averaging.AVERAGES:
-            raise UserError(
-                f"train.average={self.average!r}", f"choose one of {', '.join(averaging.AVERAGES)}"
-            )
+        if self.average not in AVERAGES:
+            raise UserError(f"train.average={self.average!r}", f"choose one of {', '.join(AVERAGES)}")
         if not 0 <= self.average_decay < 1:
             raise UserError(f"train.average_decay={self.average_decay}", "it must lie in [0, 1)")
         if self.batch_size % self.accumulation:
@@ -89,20 +106,50 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A recipe for a neural model: everything that decides its numbers, and how often to look."""
+    """A recipe for a model that is trained: all that decides its numbers, and how often to validate."""
+
+    is_trained: ClassVar[bool] = True
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: NeuralConfig = field(default_factory=GPTConfig)
-    objective: objectives.Causal = field(default_factory=objectives.Causal)
+    model: ModelConfig = fields.choice(MODELS, GPTConfig)  # noqa: RUF009 (a dataclass field)
+    task: Task = fields.choice(TASKS, Causal)  # noqa: RUF009
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    init_from: str = ""  # a run directory whose best parameters to start from
+    init_from: str = ""  # a run directory, or hf:NAME, whose parameters to start from
+
+    def check(self) -> None:
+        """Raises UserError for a value that no run can use, or parts that do not go together."""
+        for part in (self.data, self.model, self.optimizer, self.train, self.mesh):
+            part.check()
+        self.task.check(self.model, self.data)
+
+    def resolved(self, vocab_size: int) -> "Config":
+        """The config with what the model leaves to the tokenizer and the data filled in; errors as the
+        model's.
+        """
+        return dataclasses.replace(self, model=self.model.resolved(vocab_size, self.data.sequence_length))
+
+    @property
+    def seed(self) -> int:
+        """The seed of a run."""
+        return self.train.seed
+
+    @property
+    def sample_tokens(self) -> int:
+        """Tokens of the text shown at the end."""
+        return self.train.sample_tokens
+
+    def with_seed(self, seed: int) -> "Config":
+        """The recipe with another seed, and without the text that is shown at the end."""
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, seed=seed, sample_tokens=0))
 
 
 @dataclass(frozen=True)
 class CountConfig:
     """A recipe for an n-gram model, which is counted and not trained."""
+
+    is_trained: ClassVar[bool] = False
 
     data: DataConfig = field(default_factory=DataConfig)
     model: NGramConfig = field(default_factory=NGramConfig)
@@ -111,26 +158,18 @@ class CountConfig:
 
     def check(self) -> None:
         """Raises UserError for a value that no run can use."""
+        self.data.check()
         smoothing.check(self.model)
         for name in ("seed", "sample_tokens"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}", "it must be 0 or more")
 
+    def with_seed(self, seed: int) -> "CountConfig":
+        """The recipe with another seed, and without the text that is shown at the end."""
+        return dataclasses.replace(self, seed=seed, sample_tokens=0)
+
 
 AnyConfig = Config | CountConfig
-
-# What a resumed run may change: how long and how often, and on which devices; never what is computed.
-FREE_ON_RESUME = (
-    "train.num_steps",
-    "train.accumulation",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.log_every",
-    "train.tensorboard",
-    "train.sample_tokens",
-    "sample_tokens",
-    "mesh",
-)
 
 
 def load(spec: str) -> tuple[str, AnyConfig]:
@@ -152,10 +191,14 @@ def load(spec: str) -> tuple[str, AnyConfig]:
         raise UserError(
             f"no recipe {path}", f"there are: {', '.join(near)}" if near else "give --config=PATH.py"
         )
-    recipe = runpy.run_path(str(path))
-    if "get_config" not in recipe:
+    recipe = user_code.import_file(path)
+    if not hasattr(recipe, "get_config"):
         raise UserError(f"{path} defines no get_config(variant)", "let it return a lm_jax.config.Config")
-    config = recipe["get_config"](variant)
+    config = recipe.get_config(variant)
+    if not isinstance(config, AnyConfig):
+        raise UserError(
+            f"get_config in {path} returns a {type(config).__name__}", "let it return a lm_jax.config.Config"
+        )
     return path.stem + (f"-{variant}" if variant else ""), config
 
 
@@ -164,234 +207,125 @@ def unknown_variant(variant: str, known: list[str]) -> UserError:
     return UserError(f"no variant {variant!r} of this recipe", f"choose one of {', '.join(map(repr, known))}")
 
 
-def override(config: Any, values: Mapping[str, str]) -> Any:
-    """A copy of the config with fields set from text, as the command line gives it.
+def to_json(config: AnyConfig) -> str:
+    """The config as JSON text, with its format version; `model` and `task` are tagged by their names."""
+    values = fields.as_values(config)
+    if isinstance(config, CountConfig):
+        values["model"] = {"name": config.model.family, **values["model"]}
+    return json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2) + "\n"
+
+
+def from_json(text: str, source: str = FILE) -> AnyConfig:
+    """Reads what `to_json` wrote, now or in format 1.
 
     Args:
-        values: dotted field name -> text, such as {"model.num_layers": "4"}.
+        text: JSON.
+        source: the file that it is from, for errors.
 
     Raises:
-        UserError: an unknown field (with the nearest name there is), or a text that is not of its type.
+        UserError: no JSON, another format version, an unknown name or field, or a value of another type.
     """
-    for name, text in values.items():
-        config = _replace(config, name, name.split("."), text)
-    return config
+    values = _current(files.parse_json(text, source), source)
+    if _model_name(values, source) == NGramConfig.family:
+        values["model"].pop("name")
+        return fields.from_values(CountConfig(), values, source=source)
+    return fields.from_values(Config(), values, source=source)
 
 
-def check(config: Any) -> None:
-    """Lets every part with a `check()` look at itself, then at what two parts must agree on.
+def read(directory: pathlib.Path) -> AnyConfig:
+    """The recipe of a run directory; errors as for `from_json`."""
+    path = directory / FILE
+    return from_json(files.read_text(path), str(path))
 
-    Raises:
-        UserError: the first value that no run can use.
+
+class RunParts:
+    """The parts of a run's config.json that its finished model needs, without those that trained it.
+
+    Attributes:
+        format_version: of the directory's files.
+        data: how its text was read.
+        model: the model's config, not resolved.
+        task: what it was trained for; None for an n-gram model.
+        mesh: the devices it was trained on.
     """
-    for part in (config, *(getattr(config, item.name) for item in dataclasses.fields(config))):
-        if hasattr(part, "check"):
-            part.check()
-    if isinstance(config, Config):
-        _check_together(config)
 
-
-def _check_together(config: Config) -> None:
-    model, length = config.model, config.data.sequence_length
-    if isinstance(model, GPTConfig) and 0 < model.max_length < length:
-        raise UserError(
-            f"data.sequence_length={length} exceeds the model's context",
-            f"set it to at most model.max_length={model.max_length}, or raise that",
+    def __init__(self, directory: pathlib.Path):
+        path = str(directory / FILE)
+        raw = files.parse_json(files.read_text(directory / FILE), path)
+        values = _current(raw, path)
+        self.format_version: int = raw["format_version"]
+        is_counted = _model_name(values, path) == NGramConfig.family
+        self.data: DataConfig = fields.from_values(DataConfig(), values.get("data", {}), "data.", path)
+        self.model: Any = (
+            NGramConfig() if is_counted else fields.tagged(MODELS, values["model"], "model", path)
         )
-    if config.objective.penalises and not isinstance(model, RNNConfig):
-        raise UserError(
-            f"objective.activation_penalty and temporal_penalty with a {model.family} model",
-            "they are for recurrent networks: set both to 0",
+        self.mesh: MeshConfig = fields.from_values(MeshConfig(), values.get("mesh", {}), "mesh.", path)
+        self.task: Task | None = (
+            None if is_counted else fields.tagged(TASKS, values.get("task"), "task", path)
         )
 
 
-def resolve(config: Config, vocab_size: int) -> Config:
-    """The config with what it left to the tokenizer and the data filled in.
-
-    Raises:
-        UserError: a model whose vocabulary is smaller than the tokenizer's.
-    """
-    model = config.model
-    if 0 < model.vocab_size < vocab_size:
-        raise UserError(
-            f"model.vocab_size={model.vocab_size}, but the tokenizer has {vocab_size} tokens",
-            "set model.vocab_size=0 to take the tokenizer's",
-        )
-    model = dataclasses.replace(model, vocab_size=model.vocab_size or vocab_size)
-    if isinstance(model, GPTConfig):
-        model = dataclasses.replace(model, max_length=model.max_length or config.data.sequence_length)
-    return dataclasses.replace(config, model=model)
-
-
-def context_length(model: NeuralConfig) -> int | None:
-    """The most tokens that a model can look at; None where it carries a state over any number."""
-    return model.max_length if isinstance(model, GPTConfig) else None
-
-
-def make_model(model: NeuralConfig) -> nn.Module:
-    """The linen module of a resolved model config."""
-    return MODELS[type(model)](model)
-
-
-def to_json(config: Any) -> str:
-    """The config as JSON text, with its family and format version."""
-    values = dataclasses.asdict(config)
-    if isinstance(config, Config):
-        values["objective"] = {"name": config.objective.name, **values["objective"]}
-    header = {"format_version": FORMAT_VERSION, "family": config.model.family}
-    return json.dumps(header | values, indent=2) + "\n"
-
-
-def from_json(text: str) -> AnyConfig:
-    """Reads what `to_json` wrote.
-
-    Raises:
-        UserError: no JSON, another format version, an unknown family or field, or a value of another type.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"a config that is not JSON ({error})", "restore config.json") from None
-    version, family = values.pop("format_version", None), values.pop("family", None)
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"a config of format {version!r}", f"this version of lm_jax reads format {FORMAT_VERSION}"
-        )
-    if family not in FAMILIES:
-        raise UserError(f"a config of the unknown family {family!r}", f"known are {', '.join(FAMILIES)}")
-    if FAMILIES[family] is NGramConfig:
-        return _from_values(CountConfig(), values, "")
-    objective = values.get("objective", {}).pop("name", None)
-    if objective not in OBJECTIVES:
-        raise UserError(
-            f"a config of the unknown objective {objective!r}", f"known are {', '.join(OBJECTIVES)}"
-        )
-    start = Config(model=FAMILIES[family](), objective=OBJECTIVES[objective]())
-    return _from_values(start, values, "")
-
-
-def differences(old: Any, new: Any) -> list[str]:
-    """Names of the fields, with both values, in which two configs would compute different things."""
-    old_values, new_values = dict(flatten(old)), dict(flatten(new))
-    names = [n for n in old_values | new_values if not n.startswith(FREE_ON_RESUME)]
-    missing = object()
-    return [
-        f"{n} ({old_values.get(n)!r} there, {new_values.get(n)!r} here)"
-        for n in names
-        if old_values.get(n, missing) != new_values.get(n, missing)
-    ]
-
-
-def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field with its dotted name and its value."""
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from flatten(value, f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name, value
-
-
-def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Every field with its dotted name, its value and the comment beside its definition."""
-    comments = _field_comments(type(config))
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from describe(value, f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name, value, comments.get(item.name, "")
-
-
-def _field_comments(cls: type) -> dict[str, str]:
-    """Field name -> trailing comment, read from the class's source: the comment is the documentation."""
-    comments: dict[str, str] = {}
-    name = ""
-    source = inspect.getsource(cls)
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        before = token.line[: token.start[1]].strip()
-        if token.type == tokenize.NAME and not before:
-            name = token.string
-        elif token.type == tokenize.COMMENT and before:
-            comments.setdefault(name, token.string.lstrip("# "))
-    return comments
-
-
-def _replace(config: Any, full_name: str, path: list[str], text: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(config)}
-    head, rest = path[0], path[1:]
-    value = getattr(config, head) if head in fields else None
-    if head not in fields or (rest and not dataclasses.is_dataclass(value)):
-        raise _unknown_field(full_name, len(full_name.split(".")) - len(path), config)
-    if rest:
-        return dataclasses.replace(config, **{head: _replace(value, full_name, rest, text)})
-    if dataclasses.is_dataclass(value):
-        inner = ", ".join(f"{full_name}.{f.name}" for f in dataclasses.fields(value))
-        raise UserError(f"{full_name} is a group of fields", f"set one of {inner}")
-    wanted = typing.get_type_hints(type(config))[head]
-    return dataclasses.replace(config, **{head: _parse(text, wanted, full_name)})
-
-
-def _unknown_field(name: str, depth: int, config: Any) -> UserError:
-    parents = name.split(".")[:depth]
-    names = [".".join([*parents, n]) for n, _ in flatten(config)]
-    # A field's own name is what is remembered; the part it belongs to often is not.
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]}?" if near else f"fields here are {', '.join(names)}"
-    return UserError(f"no field {name}", remedy)
-
-
-def _parse(text: str, wanted: Any, name: str) -> Any:
-    """The value that a text means for a field of type `wanted`: bool, int, float, str, or a tuple of one."""
-    options = typing.get_args(wanted)
-    try:
-        if typing.get_origin(wanted) is tuple:
-            return tuple(
-                _parse(part.strip(), options[0], name) for part in text.strip("()[] ,").split(",") if part
-            )
-        if isinstance(wanted, types.UnionType):  # X | None
-            return None if text.lower() == "none" else _parse(text, options[0], name)
-        if wanted is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return wanted(text)
-    except (KeyError, ValueError):
-        raise UserError(
-            f"{name}={text!r} is not {_in_words(wanted)}", f"give {name} {_in_words(wanted)}"
-        ) from None
-
-
-def _in_words(wanted: Any) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    if typing.get_origin(wanted) is tuple:
-        return "a list with commas"
-    return words.get(wanted, str(wanted))
-
-
-def _from_values(config: Any, values: dict[str, Any], prefix: str) -> Any:
-    """The config with the fields of a JSON object, whose types must be right as they stand."""
+def _current(values: Any, source: str) -> dict[str, Any]:
+    """The fields of a config.json in today's form."""
     if not isinstance(values, dict):
-        raise UserError(f"{prefix.rstrip('.')} is not a group of fields", "restore config.json")
-    hints, changed = typing.get_type_hints(type(config)), {}
-    for name, value in values.items():
-        if name not in hints:
-            raise _unknown_field(prefix + name, len(prefix.split(".")) - 1, config)
-        current = getattr(config, name)
-        if dataclasses.is_dataclass(current):
-            changed[name] = _from_values(current, value, f"{prefix}{name}.")
-        else:
-            changed[name] = _typed(value, hints[name], prefix + name)
-    return dataclasses.replace(config, **changed)
+        raise UserError(f"{source} is not a JSON object", "restore the file")
+    version = values.get("format_version")
+    if version not in (1, FORMAT_VERSION):
+        raise UserError(
+            f"{source} is of format {version!r}",
+            f"this version of lm_jax reads formats 1 and {FORMAT_VERSION}",
+        )
+    values = {key: value for key, value in values.items() if key != "format_version"}
+    if version == 1:  # the model's name stood apart, and a task was called an objective
+        family = values.pop("family", None)
+        if isinstance(values.get("model"), dict):
+            values["model"] = {"name": family, **values["model"]}
+        if "objective" in values:
+            values["task"] = values.pop("objective")
+    return values
 
 
-def _typed(value: Any, wanted: Any, name: str) -> Any:
-    if typing.get_origin(wanted) is tuple and isinstance(value, list):
-        return tuple(_typed(v, typing.get_args(wanted)[0], name) for v in value)
-    if isinstance(wanted, types.UnionType) and value is None:
-        return None
-    if isinstance(wanted, types.UnionType):
-        wanted = typing.get_args(wanted)[0]
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        raise UserError(f"{name}={value!r} is not {_in_words(wanted)}", "restore config.json")
-    return value
+def _model_name(values: dict[str, Any], source: str) -> Any:
+    if not isinstance(values.get("model"), dict):
+        raise UserError(f"{source} has no model", "restore the file")
+    values["model"] = dict(values["model"])
+    return values["model"].get("name")
+
+
+# What a resumed run may always change: what is reported, and on which devices it runs.
+_FREE_ON_RESUME = (
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.tensorboard",
+    "train.sample_tokens",
+    "sample_tokens",
+    "mesh",
+)
+
+
+def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
+    """Names of the fields, with both values, in which a resumed run would compute something else."""
+    old_values, new_values = dict(fields.flatten(old)), dict(fields.flatten(new))
+    names = [n for n in old_values | new_values if not n.startswith(_FREE_ON_RESUME)]
+    missing, found = object(), []
+    for name in names:
+        there, here = old_values.get(name, missing), new_values.get(name, missing)
+        if there != here and (reason := _reason_to_refuse(name, old)) is not None:
+            because = f", {reason}" if reason else ""
+            found.append(f"{name} ({old_values.get(name)!r} there, {new_values.get(name)!r} here{because})")
+    return found
+
+
+def _reason_to_refuse(name: str, config: AnyConfig) -> str | None:
+    """Why a resumed run may not change a field, "" where that is plain; None where it may."""
+    if not isinstance(config, Config):
+        return ""
+    if name == "train.num_steps":
+        independent = config.optimizer.schedule in ("constant", "inverse_sqrt")
+        return None if independent else f"which decides the {config.optimizer.schedule} schedule"
+    if name == "train.eval_every":
+        return "which decides when averaging begins" if config.train.average == "triggered" else None
+    if name == "train.accumulation":
+        rates = [value for field, value in fields.flatten(config.model) if field.endswith("dropout")]
+        return "which decides what is dropped" if any(rates) else None
+    return ""

@@ -1,4 +1,4 @@
-"""One experiment: a recipe becomes a run directory that is whole."""
+"""One experiment: a recipe becomes a run directory that holds all that evaluation needs."""
 
 import contextlib
 import dataclasses
@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lm_jax import config as config_module
-from lm_jax import files
+from lm_jax import fields, files
 from lm_jax.checkpoint import Checkpoints
-from lm_jax.config import AnyConfig, Config, CountConfig
+from lm_jax.config import FILE, AnyConfig, Config, CountConfig
 from lm_jax.data import corpora, pipeline
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
@@ -19,28 +19,53 @@ from lm_jax.evaluation import causal as evaluation
 from lm_jax.evaluation.causal import Row, Text
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram
-from lm_jax.language_models.causal import NeuralLanguageModel
 from lm_jax.language_models.options import Options
-from lm_jax.models.gpt import GPTConfig, convert_layers
-from lm_jax.parallel.distributed import check_agreement, is_writer
+from lm_jax.models.base import ModelConfig
+from lm_jax.parallel.distributed import check_agreement, is_writer, together
 from lm_jax.progress import Reporter
-from lm_jax.training import loop
+from lm_jax.training import loop, optimizers
 
-# Fields of a GPT that decide how it is computed and trained, and not what its parameters are.
-_FREE_ON_INIT = ("dropout", "dtype", "attention", "scan_layers", "remat")
+_TOKENIZER = "tokenizer"  # in a run directory
 
 
-def override(config: AnyConfig, values: Mapping[str, str]) -> AnyConfig:
-    """`config.override`, where a recipe that starts from `init_from` has the shape of the model there.
+def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path | None = None) -> AnyConfig:
+    """`fields.override`, where a recipe that starts from `init_from` has the model that is there.
 
-    Fields of the model that `values` names are set after that, and so checked against it.
+    Of that model's fields the recipe may set those that leave parameters as they are, such as dropout; it
+    sets those that it gives another value than the default. Fields of the model that `values` names are set
+    after that.
+
+    Args:
+        config: the recipe.
+        values: dotted field name -> text.
+        workdir: the run directory: one that holds a run already tells the model, so that the source may be
+            gone.
+
+    Raises:
+        UserError: an unknown field or value, or no model in `init_from`.
     """
-    source = values.get("init_from") or getattr(config, "init_from", "")
+    source = values.get("init_from", getattr(config, "init_from", ""))
     if source and isinstance(config, Config):
-        model = language_model.read_model_config(source)
-        if type(model) is type(config.model):
-            config = dataclasses.replace(config, model=model)
-    return config_module.override(config, values)
+        config = dataclasses.replace(config, model=_model_of(source, config.model, workdir))
+    return fields.override(config, values)
+
+
+def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) -> ModelConfig:
+    """The model config of the source of a fine-tuning, with the recipe's own free fields."""
+    if workdir is not None and (workdir / FILE).is_file():
+        there = config_module.RunParts(workdir).model
+    else:
+        there = language_model.read_model_config(source)
+    default = type(recipe)()
+    own = {name: value for name, value in vars(recipe).items() if value != getattr(default, name)}
+    return dataclasses.replace(there, **{n: v for n, v in own.items() if n in there.free_fields})
+
+
+def check(config: AnyConfig) -> None:
+    """Raises UserError for the first value of a recipe that no run can use."""
+    config.check()
+    if isinstance(config, Config):
+        optimizers.check(config.optimizer)
 
 
 def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
@@ -56,10 +81,10 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
         A row for each held-out part; none where a signal stopped the training early.
 
     Raises:
-        UserError: a recipe or a directory that cannot be used, or a run that went wrong.
+        UserError: a recipe or a directory that cannot be used, or a run that failed.
     """
     workdir = pathlib.Path(workdir)
-    config_module.check(config)
+    check(config)
     _check_same_recipe(config, workdir)
     if is_finished(config, workdir):
         return read_rows(workdir / "results.json")
@@ -120,9 +145,8 @@ def choose_text(path: str, text: str | None, documents: str) -> Text:
 
 
 def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
-    path = workdir / "config.json"
-    if path.exists():
-        changed = config_module.differences(config_module.from_json(path.read_text(encoding="utf-8")), config)
+    if (workdir / FILE).exists():
+        changed = config_module.differences(config_module.read(workdir), config)
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config: {'; '.join(changed)}",
@@ -149,25 +173,28 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 
 def _train(config: Config, workdir: pathlib.Path) -> bool:
     """Trains to the end; False where a signal came first."""
-    data, resolved = _prepare(config)
+    with together():
+        data, resolved = _prepare(config, workdir)
     check_agreement(config_module.to_json(resolved), "the recipe")
     check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
     trainer = loop.Trainer(resolved)
-    start = _initial_params(resolved)
     # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
-    _write_facts(config, data, workdir)
+    with together():
+        _write_facts(config, data, workdir)
+    start = (lambda: _initial_params(resolved)) if config.init_from else None
     return loop.fit(trainer, data, workdir, start)
 
 
-def _prepare(config: Config) -> tuple[pipeline.Data, Config]:
+def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Config]:
     """The corpus of a recipe as tokens, and the recipe resolved by it."""
     data_config = config.data
-    if config.init_from:  # what was learned is about that run's tokens
-        tokenizer = str(language_model.tokenizer_path(config.init_from))
-        data_config = dataclasses.replace(data_config, tokenizer=tokenizer)
+    if config.init_from:  # its parameters belong to the tokens of its own tokenizer
+        kept = workdir / _TOKENIZER  # so that a stopped run goes on when its source is gone
+        tokenizer = kept if kept.exists() else language_model.tokenizer_path(config.init_from)
+        data_config = dataclasses.replace(data_config, tokenizer=str(tokenizer))
     with Reporter() as report:
         data = pipeline.prepare(data_config, progress=report)
-    return data, config_module.resolve(config, data.tokenizer.vocab_size)
+    return data, config.resolved(data.tokenizer.vocab_size)
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
@@ -193,8 +220,8 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
         )
     if not is_writer():
         return
-    files.write_text(workdir / "config.json", config_module.to_json(config))
-    data.tokenizer.save(workdir / "tokenizer")
+    files.write_text(workdir / FILE, config_module.to_json(config))
+    data.tokenizer.save(workdir / _TOKENIZER)
     for name, split in data.splits.items():
         if name != "train":
             lines = [json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in split.documents()]
@@ -203,24 +230,27 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
 
 
 def _initial_params(config: Config) -> Any:
-    """The parameters in `init_from`, laid out as the recipe's layers are; None where it names nothing."""
-    if not config.init_from:
-        return None
-    source = language_model.load(config.init_from)
-    if not isinstance(source, NeuralLanguageModel):
-        raise UserError(f"init_from={config.init_from} is an n-gram model", "give the run of a neural one")
-    free = {n: getattr(config.model, n) for n in _FREE_ON_INIT if hasattr(source.config.model, n)}
-    there = dataclasses.replace(source.config, model=dataclasses.replace(source.config.model, **free))
-    if there.model != config.model:
-        changed = config_module.differences(there, config)
-        named = "; ".join(c for c in changed if c.startswith("model."))
+    """The parameters in `init_from`, laid out as the recipe's model has them."""
+    source: Any = language_model.load(config.init_from)
+    there: Any = getattr(source, "config", None)
+    if not isinstance(there, ModelConfig):
         raise UserError(
-            f"init_from={config.init_from} is a model of another shape: {named}",
+            f"init_from={config.init_from} is a {source.family} model", "give a model that is trained"
+        )
+    free = {name: getattr(config.model, name) for name in there.free_fields if hasattr(config.model, name)}
+    if dataclasses.replace(there, **free) != config.model:
+        changed = dict(fields.flatten(dataclasses.replace(there, **free)))
+        ours = dict(fields.flatten(config.model))
+        named = [
+            f"model.{n} ({changed.get(n)!r} there, {v!r} here)"
+            for n, v in ours.items()
+            if changed.get(n) != v
+        ]
+        raise UserError(
+            f"init_from={config.init_from} is a model of another shape: {'; '.join(named) or there.family}",
             "set these fields to the values there",
         )
-    if isinstance(config.model, GPTConfig):
-        return convert_layers(source.params, config.model.scan_layers)
-    return source.params
+    return config.model.convert(source.params)
 
 
 def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
@@ -235,11 +265,10 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
             if (workdir / f"{split}.jsonl").exists():
                 text = read_held_out(workdir, split)
                 rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
-    settings = config if isinstance(config, CountConfig) else config.train
-    if settings.sample_tokens:
-        options: Options = {"temperature": 0.8, "top_k": 50, "seed": settings.seed}
-        options["min_tokens"] = settings.sample_tokens // 4  # a text may end at once, and would show nothing
-        [sample] = model.generate([""], settings.sample_tokens, **options)
+    if config.sample_tokens:
+        options: Options = {"temperature": 0.8, "top_k": 50, "seed": config.seed}
+        options["min_tokens"] = config.sample_tokens // 4  # a text may end at once, and would show nothing
+        [sample] = model.generate([""], config.sample_tokens, **options)
         if is_writer():
             files.write_text(workdir / "sample.txt", sample.text + "\n")
     if is_writer():

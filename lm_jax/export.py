@@ -20,7 +20,7 @@ from lm_jax import flags
 from lm_jax.errors import UserError, reported
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import LanguageModel
-from lm_jax.language_models.causal import NeuralLanguageModel
+from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.ngram import arpa
@@ -43,8 +43,8 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> None:
         if not path.name.endswith((".arpa", ".arpa.gz")):
             raise UserError(f"{path} is no name for an n-gram model", "end it with .arpa or .arpa.gz")
         arpa.write(model.model, path)
-    elif isinstance(model, NeuralLanguageModel) and isinstance(model.config.model, GPTConfig):
-        huggingface.write(path, Pretrained(model.config.model, model.params, model.tokenizer))
+    elif isinstance(model, CausalLanguageModel) and model.family == GPTConfig.family:
+        huggingface.write(path, Pretrained(model.config, model.params, model.tokenizer))
     else:
         raise UserError(f"a {model.family} model cannot be exported", "give a GPT or an n-gram model")
 

@@ -32,15 +32,38 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """The value in a JSON file.
+def read_text(path: pathlib.Path) -> str:
+    """The UTF-8 text of a file of ours.
 
     Raises:
-        UserError: there is none, or it is not JSON.
+        UserError: there is no such file, or it is not UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"no file {path}", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error})", "restore the file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start})", "restore the file"
+        ) from None
+
+
+def parse_json(text: str, source: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: JSON.
+        source: the file that it is from, for errors.
+
+    Raises:
+        UserError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also for integers of too many digits
+        raise UserError(f"{source} is not JSON ({error})", "restore the file") from None
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The value in a JSON file of ours. Errors as for `read_text` and `parse_json`."""
+    return parse_json(read_text(path), str(path))

@@ -5,15 +5,30 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lm_jax import config as config_module
+from lm_jax import fields, user_code
 from lm_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaint is one line, like every other error; its help keeps the lines as written."""
+    """argparse whose errors are one line, as all others; its help keeps the lines as written."""
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        self.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="FILE.py",
+            help="a file or module with your own models, tasks or optimizers; may repeat",
+        )
+
+    def parse_args(self, *arguments: Any) -> Any:  # type: ignore[override]
+        """Parses, and imports what --import names."""
+        parsed = super().parse_args(*arguments)
+        for spec in parsed.imports:
+            user_code.import_part(spec)
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print."""
@@ -46,7 +61,7 @@ def split_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def field_table(config: Any) -> str:
     """A recipe's fields, values and meanings, for --help."""
     lines = []
-    for name, value, comment in config_module.describe(config):
+    for name, value, comment in fields.describe(config):
         shown = f"  --config.{name}={value}"
         text = textwrap.fill(comment, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
         lines.append(shown + ("\n" + text if comment else ""))

@@ -10,7 +10,6 @@ trains only what is missing, and goes on where a stopped sweep left off. A setti
 says why.
 """
 
-import dataclasses
 import itertools
 import pathlib
 import sys
@@ -25,7 +24,7 @@ import jax
 
 from lm_jax import config as config_module
 from lm_jax import errors, experiment, flags
-from lm_jax.config import AnyConfig, Config
+from lm_jax.config import AnyConfig
 from lm_jax.errors import UserError
 from lm_jax.progress import read_metrics
 from lm_jax.report.sweep import Cell, plot, print_cells, write_csv
@@ -68,13 +67,8 @@ def run(
 
 def _seeded(config: AnyConfig, num_seeds: int) -> dict[int, AnyConfig]:
     """The recipe with each seed; without the sample text, which nobody would read."""
-    if not isinstance(config, Config):
-        return {config.seed: dataclasses.replace(config, sample_tokens=0)}
-    first = config.train.seed
-    return {
-        seed: dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed, sample_tokens=0))
-        for seed in range(first, first + num_seeds)
-    }
+    num_seeds = num_seeds if config.is_trained else 1
+    return {seed: config.with_seed(seed) for seed in range(config.seed, config.seed + num_seeds)}
 
 
 def _cell(

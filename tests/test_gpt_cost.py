@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from lm_jax.models.gpt_cost import flops_per_token, num_parameters
 from tiny_gpt import EVERYTHING, shapes
 
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPT, GPTConfig
-from lm_jax.models.gpt_cost import flops_per_token, num_parameters
 
 SMALL = {"vocab_size": 256, "max_length": 64, "num_layers": 2, "num_heads": 4, "d_model": 128}
 LLAMA = {"position": "rope", "norm": "rms", "mlp": "swiglu", "tied_head": False, "use_bias": False}

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from lm_jax.models.gpt_cost import num_parameters
 
 import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment
-from lm_jax.models.gpt_cost import num_parameters
 from lm_jax.parallel.sharding import MeshConfig, make_mesh
 from lm_jax.training.program import Program
 

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 import tiny
 import tiny_gpt
+from lm_jax.models.gpt_cost import num_parameters
 
 import lm_jax
 from lm_jax import config as config_module
@@ -18,7 +19,6 @@ from lm_jax import experiment
 from lm_jax.errors import UserError
 from lm_jax.export import export, main
 from lm_jax.models.gpt import GPTConfig, convert_layers
-from lm_jax.models.gpt_cost import num_parameters
 from lm_jax.pretrained import huggingface, weights
 from lm_jax.pretrained.huggingface import Pretrained
 from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer

@@ -1,6 +1,5 @@
-"""Flax models as language models."""
+"""Modules that predict each token from those before it, as language models."""
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,63 +9,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax.config import Config, context_length
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, Scores
+from lm_jax.language_models.trained import Trained
 from lm_jax.metrics import likelihood
-from lm_jax.models.gpt import GPT, rewind
-from lm_jax.models.nnlm import NNLMConfig
-from lm_jax.text.base import Tokenizer
+from lm_jax.models.base import Rewinds
+from lm_jax.tasks.causal import Causal
 
 _TOKENS_PER_BATCH = 8192  # of scoring: enough to keep a device busy, little enough for any vocabulary
 _CARRIED_WINDOW = 256  # tokens read at a time by a model whose state goes on
 
 
-@dataclasses.dataclass
-class NeuralLanguageModel(LeftToRight):
-    """A left-to-right Flax model with its parameters and tokenizer.
+class CausalLanguageModel(LeftToRight):
+    """A module that predicts each token from those before it, as a language model.
 
-    Attributes:
-        config: the resolved recipe it was trained by.
-        model: the linen module.
-        params: its variables.
-        tokenizer: from text to ids.
-        step: the updates behind the parameters.
+    Args:
+        trained: the module with its parameters and tokenizer.
     """
 
-    config: Config
-    model: nn.Module
-    params: Any
-    tokenizer: Tokenizer
-    step: int | None = None
-
-    def __post_init__(self) -> None:
-        self.family, self.objective = self.config.model.family, self.config.objective.name
-        self.documents = self.config.data.documents
-        self._scorer = jax.jit(partial(_log_probs, self.model))
+    def __init__(self, trained: Trained):
+        self.trained, self.tokenizer = trained, trained.tokenizer
+        self.config, self.module, self.params = trained.config, trained.module, trained.params
+        self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
+        self.objective = Causal.name if trained.task is None else trained.task.name
+        self._scorer = jax.jit(partial(_log_probs, self.module))
         # The same objects at each call: decoders compile a program for each function.
         self._prefill, self._step, self._extend = (
-            partial(_decode, self.model, self.tokenizer.vocab_size, method)
+            partial(_decode, self.module, self.tokenizer.vocab_size, method)
             for method in ("prefill", "step", "extend")
         )
 
     @property
     def context(self) -> int | None:
-        """The most tokens that the model can look at; None where it carries a state over any number."""
-        return context_length(self.config.model)
+        """The largest number of tokens that the model reads; None: it carries a state over any number."""
+        return self.config.context_length
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
-        """What a token's probability may depend on.
-
-        The length of the windows that texts are scored in, and how far each lies from the last; or the order
-        of a model that reads as many tokens as an n-gram; or that a state goes through each document.
-        """
-        if self.context is not None:
-            return {"window": self.context, "stride": stride or _default_stride(self.context)}
-        if isinstance(self.config.model, NNLMConfig):
-            return {"order": self.config.model.order}
-        return {"state": "carried through each document"}
+        """What a token's probability depends on; of windows also the distance from one to the next."""
+        strides = {} if self.context is None else {"stride": stride or _default_stride(self.context)}
+        return {**self.config.describe_context(), **strides}
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
         """Log-probabilities of each text after an end-of-text token, each token scored once.
@@ -99,7 +81,7 @@ class NeuralLanguageModel(LeftToRight):
         for first in range(0, len(order), _TOKENS_PER_BATCH // _CARRIED_WINDOW):
             group = order[first : first + _TOKENS_PER_BATCH // _CARRIED_WINDOW]
             rows = 1 << (len(group) - 1).bit_length()
-            state, start, end = self.model.init_state(rows), 0, len(streams[group[-1]]) - 1
+            state, start, end = self.module.init_state(rows, _CARRIED_WINDOW), 0, len(streams[group[-1]]) - 1
             while start < end:
                 length = min(_CARRIED_WINDOW, _bucket(end - start))
                 windows_BS = np.zeros((rows, length + 1), np.int32)
@@ -133,8 +115,8 @@ class NeuralLanguageModel(LeftToRight):
 
     def _decoder(self) -> Decoder:
         decoder = Decoder(self._prefill, self._step, self.params, self.context)
-        if isinstance(self.model, GPT):
-            return decoder._replace(extend=self._extend, rewind=rewind)
+        if isinstance(self.module, Rewinds):
+            return decoder._replace(extend=self._extend, rewind=self.module.rewind)
         return decoder
 
 

@@ -1,108 +1,132 @@
 """Opening trained and published models: `lm_jax.load`."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from lm_jax import config as config_module
 from lm_jax import files
 from lm_jax.checkpoint import Checkpoints
-from lm_jax.config import Config, CountConfig
-from lm_jax.data.pipeline import DataConfig
+from lm_jax.config import FILE, RunParts
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LanguageModel
-from lm_jax.language_models.causal import NeuralLanguageModel
+from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
-from lm_jax.models.gpt import GPTConfig, convert_layers
+from lm_jax.language_models.trained import Trained
+from lm_jax.models.base import ModelConfig
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
+from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh
 from lm_jax.pretrained import huggingface
+from lm_jax.registry import Registry
 from lm_jax.text import load as tokenizers
 from lm_jax.text.simple import WordTokenizer
 
 NGRAM_FILE = "model.ngram"  # an n-gram model in its run directory
+_ARPA = (".arpa", ".arpa.gz")
+
+# A task's `adapter` -> what makes a language model of a `Trained`.
+ADAPTERS: Registry[Any] = Registry("adapter", {"causal": "lm_jax.language_models.causal:CausalLanguageModel"})
 
 
-def load(path: str | pathlib.Path, step: str = "best") -> LanguageModel:
+def load(path: str | pathlib.Path, step: str = "best", mesh: MeshConfig | None = None) -> LanguageModel:
     """Opens a run directory, an ARPA file, or a published GPT-2.
 
     Args:
-        path: what `train.py` wrote; or a file .arpa or .arpa.gz, whose words white space parts; or a
-            directory in Hugging Face's form (config.json, safetensors, a tokenizer), or a name on its hub.
+        path: what `train.py` wrote; or a file .arpa or .arpa.gz, whose words are separated by white space; or
+            a directory in Hugging Face's form (config.json, safetensors, a tokenizer); or `hf:NAME`, a name
+            on its hub. A path is never looked up on the hub.
         step: "best" (lowest validation loss), "latest", or a step's number; other models have no steps.
+        mesh: how the devices of this process share the parameters and the rows; None: as the recipe says, as
+            far as there are devices.
 
     Raises:
-        UserError: none of them, a damaged one, or no such checkpoint.
+        UserError: none of them, a damaged one, no such checkpoint, or a mesh that there are no devices for.
     """
-    if str(path).endswith((".arpa", ".arpa.gz")):
+    if str(path).endswith(_ARPA):
         return _load_arpa(pathlib.Path(path))
-    directory = _find(path)
+    directory = find(path)
     if huggingface.is_directory(directory):
-        return _load_pretrained(directory)
-    return _load_run(directory, step)
+        return _load_pretrained(directory, mesh)
+    return _load_run(directory, step, mesh)
 
 
 def read_model_config(path: str | pathlib.Path) -> Any:
-    """The shape of the model that `load` would open, its part `model` of a recipe. Errors as for `load`."""
-    directory = _find(path)
+    """The config of the model that `load` would open, the part `model` of a recipe. Errors as for `load`."""
+    directory = find(path)
     if huggingface.is_directory(directory):
         return huggingface.read_config(directory)
-    return config_module.from_json((directory / "config.json").read_text(encoding="utf-8")).model
+    return RunParts(directory).model
 
 
 def tokenizer_path(path: str | pathlib.Path) -> pathlib.Path:
     """Where the tokenizer of a run or of a published model lies. Errors as for `load`."""
-    directory = _find(path)
+    directory = find(path)
     return directory if huggingface.is_directory(directory) else directory / "tokenizer"
 
 
-def _find(path: str | pathlib.Path) -> pathlib.Path:
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """The directory that a path or `hf:NAME` stands for.
+
+    Raises:
+        UserError: there is none, or it holds no model.
+    """
     directory = huggingface.find(str(path))
-    if not (directory / "config.json").is_file():
+    if not (directory / FILE).is_file():
         raise UserError(
-            f"{path} is not a run directory (no config.json in it)",
-            "give the --workdir of a train.py run, a file .arpa or .arpa.gz, or a published GPT-2",
+            f"{path} is not a run directory (no {FILE} in it)",
+            "give the --workdir of a train.py run, a file .arpa or .arpa.gz, a directory in Hugging Face's "
+            "form, or hf:NAME",
         )
     return directory
 
 
-def _load_run(path: pathlib.Path, step: str) -> LanguageModel:
-    config = config_module.from_json((path / "config.json").read_text(encoding="utf-8"))
+def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> LanguageModel:
+    run = RunParts(path)
     tokenizer = tokenizers.load(path / "tokenizer")
     if tokenizer.fingerprint() != files.read_json(path / "data.json")["tokenizer"]["sha256"]:
         raise UserError(
             f"{path / 'tokenizer'} is not the tokenizer that the model was trained with",
             "restore it; its vocabulary must match the model's",
         )
-    if isinstance(config, CountConfig):
-        return NGramLanguageModel(NGramModel.load(path / NGRAM_FILE), tokenizer, config.data.documents)
-    config = config_module.resolve(config, tokenizer.vocab_size)
-    model = config_module.make_model(config.model)
+    if run.task is None:
+        return NGramLanguageModel(NGramModel.load(path / NGRAM_FILE), tokenizer, run.data.documents)
+    config: ModelConfig = run.model.resolved(tokenizer.vocab_size, run.data.sequence_length)
+    devices = fit_mesh(run.mesh if mesh is None else mesh, exact=mesh is not None)
     with Checkpoints(path, read_only=True) as checkpoints:
         chosen = checkpoints.choose(step)
-        params = checkpoints.restore_params(chosen, abstract_params(model))
-    if isinstance(config.model, GPTConfig) and config.model.scan_layers:  # text is written faster without
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, scan_layers=False))
-        model, params = config_module.make_model(config.model), convert_layers(params, scan_layers=False)
-    return NeuralLanguageModel(config, model, params, tokenizer, chosen)
+        if run.format_version == 1:
+            params = config.convert_from_format_1(checkpoints.read_params(chosen))
+        else:
+            shapes = _abstract_params(run.task, config, run.data.sequence_length)
+            params = checkpoints.restore_params(chosen, _placed(shapes, devices))
+    fast = config.for_inference()
+    params = jax.device_put(fast.convert(params), by_name(devices, fast.convert(params)))
+    trained = Trained(
+        fast, run.task.make(fast), params, tokenizer, run.task, run.data.documents, chosen, devices
+    )
+    return ADAPTERS.get(run.task.adapter)(trained)
 
 
-def _load_pretrained(directory: pathlib.Path) -> NeuralLanguageModel:
+def _load_pretrained(directory: pathlib.Path, mesh: MeshConfig | None) -> CausalLanguageModel:
     model, params, tokenizer = huggingface.read(directory)
-    data = DataConfig(tokenizer=str(directory), sequence_length=model.max_length)
-    config = Config(data=data, model=model)
-    return NeuralLanguageModel(config, config_module.make_model(model), params, tokenizer)
+    model = model.resolved(tokenizer.vocab_size, model.max_length)
+    devices = fit_mesh(mesh or MeshConfig(), exact=True)
+    params = jax.device_put(params, by_name(devices, params))
+    return CausalLanguageModel(Trained(model, model.make(), params, tokenizer, mesh=devices))
 
 
-def abstract_params(model: nn.Module) -> Any:
-    """Shapes of a model's parameters on one device, for restoring into."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
+def _abstract_params(task: Any, config: ModelConfig, length: int) -> Any:
+    """The shapes of the parameters that a task trains."""
+    module = task.make(config)
+    return jax.eval_shape(lambda: task.init(module, jax.random.key(0), length))
+
+
+def _placed(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes with the shardings that they have on a mesh, for restoring into."""
+    return jax.tree.map(
+        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, by_name(mesh, shapes)
+    )
 
 
 def _load_arpa(path: pathlib.Path) -> NGramLanguageModel:

@@ -6,7 +6,7 @@ parallel blocks, no biases). Every field stands alone, so that an ablation chang
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from lm_jax.models.attention import (
     causal_mask,
     segment_mask,
 )
+from lm_jax.models.base import Cost, ModelConfig
 from lm_jax.models.layers import MLP, Dropout, Embed, LayerNorm, SwiGLU
 from lm_jax.models.products import matmul_transposed
 
@@ -40,11 +41,14 @@ _CHOICES = {
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(ModelConfig):
     """The shape of a GPT. GPT-2 "124M" is 12 layers, 12 heads, 768 wide, 1024 long, 50257 tokens."""
 
     family: ClassVar[str] = "gpt"
-    vocab_size: int = 0  # number of tokens; 0: the tokenizer's
+    free_fields: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "dtype", "attention", "scan_layers", "remat"}
+    )
+
     max_length: int = 0  # longest context, in tokens; 0: data.sequence_length
     num_layers: int = 4  # number of blocks
     num_heads: int = 4  # attention heads in a block; divides d_model
@@ -100,11 +104,60 @@ class GPTConfig:
             raise UserError(f"model.dropout={self.dropout}", "it must lie in [0, 1)")
         self._check_combinations()
 
+    @property
+    def context_length(self) -> int:
+        """`max_length`; 0 while it is left to the data."""
+        return self.max_length
+
+    def resolved(self, vocab_size: int, length: int) -> "GPTConfig":
+        """With the tokenizer's vocabulary and, where `max_length` is 0, the data's length."""
+        return replace(super().resolved(vocab_size, length), max_length=self.max_length or length)
+
     def check_resolved(self) -> None:
         """Raises UserError where a size is still left to the tokenizer or the data."""
-        for name in ("vocab_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)}", "a model itself needs 1 or more")
+        super().check_resolved()
+        if self.max_length < 1:
+            raise UserError(f"model.max_length={self.max_length}", "a model itself needs 1 or more")
+
+    def make(self) -> "GPT":
+        """The module."""
+        return GPT(self)
+
+    def for_inference(self) -> "GPTConfig":
+        """Layers one by one: a scan copies the cache at each token."""
+        return replace(self, scan_layers=False)
+
+    def convert(self, variables: Any) -> Any:
+        """Variables with the layers stacked or one by one, as `scan_layers` says."""
+        return convert_layers(variables, self.scan_layers)
+
+    def cost(self, length: int) -> Cost:
+        """Parameters, and operations of the matrix products for each token of rows of `length` tokens.
+
+        A product with an [I, O] matrix is 2·I·O operations, the head is one, and a layer's attention adds
+        4·length·D: table 1 of Kaplan et al. 2020 with the head, and appendix B of Chowdhery et al. 2022,
+        which published figures of model FLOPs utilisation count. So causal attention counts as if nothing
+        were skipped, and what remat computes twice counts once. Norms, activations, softmax, embeddings and
+        the optimizer are left out.
+
+        Raises:
+            UserError: a size that is still left to the tokenizer or the data.
+        """
+        self.check_resolved()
+        D, F, V = self.d_model, self.mlp_width, self.vocab_size
+        qkv = (self.num_heads + 2 * self.kv_heads) * self.head_width
+        kernels = [(D, qkv), (D, D), *[(D, F)] * (2 if self.mlp == "swiglu" else 1), (F, D)]
+        norm = D * (2 if self.norm == "layer" and self.use_bias else 1)
+        block = (1 if self.parallel_block else 2) * norm
+        block += sum(inputs * outputs + self.use_bias * outputs for inputs, outputs in kernels)
+        rows = V * (1 if self.tied_head else 2) + self.max_length * (self.position == "learned")
+        layer = sum(2 * inputs * outputs for inputs, outputs in kernels) + 4 * length * D
+        forward = self.num_layers * layer + 2 * D * V
+        return Cost(self.num_layers * block + norm + rows * D, forward, 3 * forward)
+
+    def describe_context(self) -> dict[str, Any]:
+        """The length of the windows in which texts are read."""
+        return {"window": self.max_length}
 
     def _check_combinations(self) -> None:
         for whole, part in (("d_model", "num_heads"), ("num_heads", "num_kv_heads")):
@@ -314,6 +367,11 @@ class GPT(nn.Module):
         B, T, D = hidden_BTD.shape
         return self._logits_of_few(hidden_BTD.reshape(B * T, D)).reshape(B, T, -1), new_state
 
+    @nn.nowrap
+    def rewind(self, state: KeyValueCache, count_B: jax.Array) -> KeyValueCache:
+        """The state without the last `count_B` tokens of each row."""
+        return state._replace(position_B=state.position_B - count_B)
+
     def _logits_of_few(self, hidden_BD: jax.Array) -> jax.Array:
         """`logits`, by blocks of the vocabulary where that is faster: on a CPU, for a few rows.
 
@@ -331,11 +389,6 @@ class GPT(nn.Module):
 
         blocks_VB = jax.lax.map(block, jnp.arange(whole)).reshape(whole * _BLOCK, -1)
         return jnp.concatenate([blocks_VB, head_VD[whole * _BLOCK :] @ hidden_BD.T]).T
-
-
-def rewind(state: KeyValueCache, count_B: jax.Array) -> KeyValueCache:
-    """A state that has forgotten the last `count_B` tokens of each row."""
-    return state._replace(position_B=state.position_B - count_B)
 
 
 def convert_layers(variables: Any, scan_layers: bool) -> Any:

@@ -11,17 +11,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
+from lm_jax.models.base import ModelConfig
 from lm_jax.models.heads import Head
 from lm_jax.models.layers import Dense, Embed
 from lm_jax.models.recurrent import CarriesState, restarts, uniform
 
 
 @dataclass(frozen=True)
-class NNLMConfig:
+class NNLMConfig(ModelConfig):
     """The shape of a neural probabilistic language model; the defaults are near Bengio's "MLP" on Brown."""
 
     family: ClassVar[str] = "nnlm"
-    vocab_size: int = 0  # number of tokens; 0: the tokenizer's
+    free_fields: ClassVar[frozenset[str]] = frozenset({"dropout", "dtype"})
+
     order: int = 5  # n: a token is predicted from the n - 1 before it
     d_embedding: int = 60  # width of a token's vector
     d_hidden: int = 100  # tanh units
@@ -39,10 +41,13 @@ class NNLMConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"model.dtype={self.dtype!r}", "choose float32 or bfloat16")
 
-    def check_resolved(self) -> None:
-        """Raises UserError where the number of tokens is still left to the tokenizer."""
-        if self.vocab_size < 1:
-            raise UserError(f"model.vocab_size={self.vocab_size}", "a model itself needs 1 or more")
+    def make(self) -> "NNLM":
+        """The module."""
+        return NNLM(self)
+
+    def describe_context(self) -> dict[str, int]:
+        """As for an n-gram model of this order."""
+        return {"order": self.order}
 
 
 class NNLM(CarriesState):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
+from lm_jax.models.base import ModelConfig
 from lm_jax.models.heads import AdaptiveSoftmax, Head, check_cutoffs
 from lm_jax.models.layers import Embed
 from lm_jax.models.products import matmul_transposed
@@ -29,11 +30,16 @@ RNNState = tuple[LayerState, ...]
 
 
 @dataclass(frozen=True)
-class RNNConfig:
+class RNNConfig(ModelConfig):
     """The shape of a recurrent language model and what is dropped of it in training."""
 
     family: ClassVar[str] = "rnn"
-    vocab_size: int = 0  # number of tokens; 0: the tokenizer's
+    sows_output: ClassVar[bool] = True
+    free_fields: ClassVar[frozenset[str]] = frozenset(
+        {"dtype", "locked_dropout", "weight_dropout"}
+        | {f"{part}_dropout" for part in ("embedding", "input", "hidden", "output")}
+    )
+
     cell: str = "lstm"  # lstm, gru or elman (tanh)
     num_layers: int = 2  # number of recurrent layers
     d_embedding: int = 256  # width of a token's vector
@@ -78,10 +84,9 @@ class RNNConfig:
                 "make model.d_projection equal to model.d_embedding",
             )
 
-    def check_resolved(self) -> None:
-        """Raises UserError where the number of tokens is still left to the tokenizer."""
-        if self.vocab_size < 1:
-            raise UserError(f"model.vocab_size={self.vocab_size}", "a model itself needs 1 or more")
+    def make(self) -> "RNN":
+        """The module."""
+        return RNN(self)
 
     def layer_width(self, layer: int) -> int:
         """Units of a layer, counted from 0."""

@@ -1,6 +1,8 @@
 """Several processes that train one model: who they are, which rows each reads, and when all of them stop."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_jax.errors import UserError
+
+_LONGEST = 2048  # bytes of a message between processes
 
 
 def initialize(
@@ -52,6 +56,32 @@ def check_agreement(value: str, what: str) -> None:
         raise UserError(
             f"{what} of process {odd[0]} is not that of process 0", "give all processes the same files"
         )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Raises in every process where the body raises a UserError in one of them, so that none waits for it."""
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as own:
+        error = own
+    for number, message in enumerate(_gather(str(error or ""))):
+        if error is None and message:
+            error = UserError(f"process {number} stopped: {message}", "")
+    if error is not None:
+        raise error
+
+
+def _gather(text: str) -> list[str]:
+    """The texts of all processes, each cut to a size that all of them share."""
+    if jax.process_count() == 1:
+        return [text]
+    data = text.encode()[:_LONGEST]
+    padded = np.frombuffer(data.ljust(_LONGEST, b"\0"), np.uint8)
+    return [
+        bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(padded)
+    ]
 
 
 class Rows:

@@ -89,6 +89,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(arranged, AXES, axis_types=auto)
 
 
+def fit_mesh(config: MeshConfig, exact: bool = False) -> Mesh:
+    """A mesh of this process's own devices, for a model that is only used.
+
+    Args:
+        config: the sizes of its axes.
+        exact: whether these sizes are asked for; otherwise parameters are shared as there, as far as the
+            devices allow, and all devices that are left share the rows.
+
+    Raises:
+        UserError: sizes that are asked for and that there are no devices for.
+    """
+    devices = jax.local_devices()
+    if exact:
+        return make_mesh(config, devices)
+    tensor = math.gcd(config.tensor, len(devices))
+    fsdp = math.gcd(config.fsdp, len(devices) // tensor)
+    data = len(devices) // (fsdp * tensor) if config.data != 1 else 1
+    return make_mesh(MeshConfig(data, fsdp, tensor), devices)
+
+
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
     """Raises UserError for a batch whose parts the mesh's rows cannot share evenly."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -43,11 +43,9 @@ import jax
 from jax.experimental import topologies
 
 from lm_jax import config as config_module
-from lm_jax import errors, experiment, flags
+from lm_jax import errors, experiment, fields, flags
 from lm_jax.config import AnyConfig, Config
 from lm_jax.errors import UserError
-from lm_jax.models.gpt import GPTConfig
-from lm_jax.models.gpt_cost import flops_per_token
 from lm_jax.parallel.sharding import MeshConfig, make_mesh
 from lm_jax.plan import hlo
 from lm_jax.text import load as tokenizers
@@ -93,7 +91,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     _, recipe = config_module.load(arguments.config)
     if arguments.help:
-        recipe = config_module.override(recipe, values)
+        recipe = fields.override(recipe, values)
         print(f"{parser.format_help()}\nfields of {arguments.config}:\n{flags.field_table(recipe)}")
         return
     config = resolve(experiment.override(recipe, values))
@@ -113,7 +111,7 @@ def resolve(recipe: AnyConfig) -> Config:
     Raises:
         UserError: a recipe that trains nothing, or whose vocabulary only the corpus can tell.
     """
-    config_module.check(recipe)
+    experiment.check(recipe)
     if not isinstance(recipe, Config):
         raise UserError("an n-gram model is counted on the CPU", "plan a recipe that is trained")
     data, vocab_size = recipe.data, recipe.model.vocab_size
@@ -126,7 +124,7 @@ def resolve(recipe: AnyConfig) -> Config:
             f"only the corpus tells how many tokens a {data.tokenizer} tokenizer has",
             "set --config.model.vocab_size=N",
         )
-    return config_module.resolve(recipe, vocab_size)
+    return recipe.resolved(vocab_size)
 
 
 def find_devices(topology: str) -> Sequence[jax.Device]:
@@ -271,7 +269,10 @@ def _print_misfit(program: Program, message: str) -> None:
         f"mesh.fsdp={mesh['fsdp'] * 4}": ("share parameters and moments", mesh["data"] >= 4),
         f"train.accumulation={2 * train.accumulation}": ("half the rows at a time", rows % 2 == 0),
         f"train.batch_size={train.batch_size // 2}": ("half the rows", rows > 1 and rows % 2 == 0),
-        "objective.chunk_length=128": ("fewer logits at a time", not program.config.objective.chunk_length),
+        "task.chunk_length=128": (
+            "fewer logits at a time",
+            not getattr(program.config.task, "chunk_length", 1),
+        ),
         "model.dtype=bfloat16": ("half the activations", getattr(model, "dtype", "") == "float32"),
         f"mesh.tensor={mesh['tensor'] * 2}": ("share each layer's widths", rows == 1),
     }
@@ -286,37 +287,45 @@ def _print_flops(program: Program) -> None:
     tokens = _tokens(config)
     print("floating-point operations of a step")
     _line("  6·N·D", f"{6 * _num_parameters(program) * tokens:.4g}", "N parameters, D tokens")
-    if not isinstance(config.model, GPTConfig):
-        return
     own = model_flops(config)
+    if own is None:
+        return
     _line("  the model's own", f"{own:.4g}", f"{own / tokens / 1e6:,.0f} million a token: its products")
     counted = unrolled_flops(config)
     note = f"{counted / own:.3f} times that, every loop written out"
-    _line("  XLA's count", f"{counted:.4g}", note + ("; remat does blocks twice" * config.model.remat))
+    _line(
+        "  XLA's count",
+        f"{counted:.4g}",
+        note + ("; remat does blocks twice" * getattr(config.model, "remat", False)),
+    )
 
 
-def model_flops(config: Config) -> int:
-    """A GPT's own count of a step's operations, over all devices."""
-    assert isinstance(config.model, GPTConfig)
-    return flops_per_token(config.model, config.data.sequence_length).training * _tokens(config)
+def model_flops(config: Config) -> int | None:
+    """The model's own count of a step's operations, over all devices; None where it has none."""
+    cost = config.model.cost(config.data.sequence_length)
+    return None if cost is None else cost.training * _tokens(config)
 
 
 def unrolled_flops(config: Config) -> float:
-    """Operations that XLA counts in a GPT's step with all layers, chunks and parts written out.
+    """Operations that XLA counts in a step with all layers, chunks and parts written out.
 
     Counted for one device, before anything is optimised: nothing is compiled. XLA counts a loop's body once.
     """
     replace = dataclasses.replace
     written_out = replace(
         config,
-        model=replace(config.model, scan_layers=False),
-        objective=replace(config.objective, chunk_length=0),
+        model=config.model.for_inference(),
+        task=_without_chunks(config.task),
         train=replace(config.train, accumulation=1),
         mesh=MeshConfig(),
     )
     one = make_mesh(written_out.mesh, jax.devices("cpu")[:1])
     cost: Any = Program(written_out, one).lower_step().cost_analysis()
     return cost["flops"]
+
+
+def _without_chunks(task: Any) -> Any:
+    return dataclasses.replace(task, chunk_length=0) if hasattr(task, "chunk_length") else task
 
 
 def _print_costs(program: Program, cost: Any, chip: Chip | None, loops: Sequence[int]) -> None:
@@ -326,16 +335,16 @@ def _print_costs(program: Program, cost: Any, chip: Chip | None, loops: Sequence
     )
     flops, moved = cost["flops"], cost["bytes accessed"]
     print(f"the compiled program, on each device{once}")
-    of = ""
-    if not loops and isinstance(program.config.model, GPTConfig):
-        share = model_flops(program.config) / program.mesh.size
+    of, own = "", model_flops(program.config)
+    if not loops and own:
+        share = own / program.mesh.size
         of = f"{flops / share:.3f} times its share of the model's own"
     _line("  operations", f"{flops:.4g}", of)
     _line("  bytes accessed", f"{moved:.4g}")
     ridge = f"the chip's rates balance at {chip.flops / chip.bandwidth:.0f}" if chip else ""
     _line("  operations a byte", f"{flops / moved:.0f}", ridge)
-    if chip and isinstance(program.config.model, GPTConfig):
-        seconds = model_flops(program.config) / program.mesh.size / chip.flops
+    if chip and own:
+        seconds = own / program.mesh.size / chip.flops
         _line("  a step takes", f"> {seconds * 1e3:.3g} ms", f"at {chip.flops / 1e12:g} TFLOP/s in bfloat16")
 
 

@@ -19,6 +19,7 @@ from lm_jax.pretrained import gpt2, weights
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import END, Tokenizer
 
+HUB = "hf:"  # before the name of a model on the hub
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BY_TOKEN = ("token_embedding/embedding", "head/embedding")  # a row for each token
 _HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
@@ -45,19 +46,24 @@ def is_directory(path: pathlib.Path) -> bool:
 
 
 def find(name: str) -> pathlib.Path:
-    """The directory that a path names, or the copy of what a name on the hub stands for.
+    """The directory that a path names, or the local copy of the model on the hub that `hf:NAME` names.
 
-    What the machine has is taken without asking the network.
+    A path is never looked up on the hub, and the network is asked only for what the machine does not have.
 
     Raises:
-        UserError: neither, or the hub cannot be reached.
+        UserError: there is no such directory or model, or the hub cannot be reached.
     """
+    if name.startswith(HUB):
+        return _download(name.removeprefix(HUB))
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or not _HUB_NAME.fullmatch(name):
-        raise UserError(f"{name} is not a run directory", "check the path")
-    return _download(name)
+    hint = (
+        f"check the path, or type {HUB}{name} for a model on the hub"
+        if _HUB_NAME.fullmatch(name)
+        else "check the path"
+    )
+    raise UserError(f"there is no directory {name}", hint)
 
 
 def read(directory: pathlib.Path) -> Pretrained:
@@ -154,20 +160,24 @@ def _abstract_params(config: GPTConfig) -> Any:
 
 
 def _download(name: str) -> pathlib.Path:
-    import huggingface_hub
-
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f"{HUB}{name} needs huggingface_hub", "type pip install 'lm_jax[hub]', or give a directory"
+        ) from None
+    remedy = "check the name, or copy the model's directory to this machine and give its path"
+    if not _HUB_NAME.fullmatch(name):
+        raise UserError(f"{HUB}{name} is no name on the hub", remedy)
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except huggingface_hub.errors.LocalEntryNotFoundError:
         pass
-    remedy = "check the path, or copy the model's directory to this machine and give its path"
     try:
         # Asked once and briefly: a download would try again and again where there is no network.
         huggingface_hub.HfApi().model_info(name, timeout=5)
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
     except (huggingface_hub.errors.RepositoryNotFoundError, huggingface_hub.errors.HFValidationError):
-        raise UserError(f"{name} is not a run directory, and the hub has no such model", remedy) from None
+        raise UserError(f"the hub has no model {name}", remedy) from None
     except Exception as error:  # of the HTTP library, which differs between versions
-        raise UserError(
-            f"{name} is not a run directory, and the hub cannot be reached ({type(error).__name__})", remedy
-        ) from None
+        raise UserError(f"the hub cannot be reached for {name} ({type(error).__name__})", remedy) from None

@@ -1,26 +1,35 @@
-"""What is trained for: `objective(model, params, batch, state, rngs) -> (Sums, state)`.
+"""The task of predicting each token from those before it."""
 
-An objective is a frozen dataclass that is called: its fields are its recipe. `rngs` None means no dropout.
-"""
-
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 
 from lm_jax.batch import Batch, Sums
+from lm_jax.data import pipeline
+from lm_jax.data.batches import Source
+from lm_jax.data.pipeline import Data, DataConfig
+from lm_jax.data.store import Split
 from lm_jax.errors import UserError
+from lm_jax.metrics import likelihood
 from lm_jax.metrics.chunked import chunked_cross_entropy
-from lm_jax.metrics.likelihood import cross_entropy
+from lm_jax.models.base import ModelConfig
+from lm_jax.tasks.base import Figure, Process, Task
+
+_NATS = "nats"
 
 
 @dataclass(frozen=True)
-class Causal:
-    """Each token from those before it: the sum of -log p(x_t | x_<t) in nats."""
+class Causal(Task[Batch]):
+    """Minimises the sum of -log p(x_t | x_<t) in nats, divided by the number of tokens."""
 
     name: ClassVar[str] = "causal"
+    adapter: ClassVar[str] = "causal"
+    evaluator: ClassVar[str] = "causal"
 
     label_smoothing: float = 0.0  # share of the target's probability spread over the vocabulary, in training
     z_loss: float = 0.0  # of the squared log of the softmax's denominator, in training; 1e-4 in PaLM
@@ -31,71 +40,131 @@ class Causal:
     temporal_penalty: float = 0.0  # of the mean square of the last layer's steps in time (AWD-LSTM)
 
     @property
-    def penalises(self) -> bool:
-        """Whether it asks of a model more than its hidden states."""
-        return bool(self.activation_penalty or self.temporal_penalty)
+    def _penalties(self) -> dict[str, float]:
+        names = ("activation_penalty", "temporal_penalty")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
-    def check(self) -> None:
-        """Raises UserError for a value that no run can use."""
+    def check(self, model: ModelConfig, data: DataConfig) -> None:
+        """Raises UserError for a value that no run can use, or that does not fit the model or the data."""
         if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"objective.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
+            raise UserError(f"task.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
         if self.chunk_length < 0:
-            raise UserError(f"objective.chunk_length={self.chunk_length}", "it must be 0 or more")
+            raise UserError(f"task.chunk_length={self.chunk_length}", "it must be 0 or more")
         for name in ("z_loss", "activation_penalty", "temporal_penalty"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"objective.{name}={getattr(self, name)}", "it must be 0 or more")
+                raise UserError(f"task.{name}={getattr(self, name)}", "it must be 0 or more")
+        if self._penalties and not model.sows_output:
+            raise UserError(
+                f"task.activation_penalty and temporal_penalty with a {model.family} model",
+                "they are for recurrent networks: set both to 0",
+            )
+        if model.context_length and model.context_length < data.sequence_length:
+            raise UserError(
+                f"data.sequence_length={data.sequence_length} exceeds the model's context",
+                f"set it to at most model.max_length={model.context_length}, or raise that",
+            )
 
-    def __call__(
-        self, model: nn.Module, params: Any, batch: Batch, state: Any = None, rngs: dict | None = None
-    ) -> tuple[Sums, Any]:
-        """Sums of nats over the batch's weighted targets, and the model's next state.
+    def init_carry(self, module: nn.Module, model: ModelConfig, data: DataConfig, batch_size: int) -> Any:
+        """The state of a model that carries one through contiguous rows."""
+        if data.order == "contiguous" and model.carries_state:
+            return module.init_state(batch_size, data.sequence_length)
+        return None
 
-        In training penalties are in the total, times the weight; the extra sum "nats" is without them.
-        """
-        train = rngs is not None
-        (hidden_BTD, state), sown = model.apply(
-            params,
-            batch.inputs,
-            state,
-            segments=batch.segments,
-            train=train,
-            rngs=rngs,
-            method="hidden",
-            mutable=["intermediates"] if train and self.penalises else [],
+    def source(self, split: Split, data: DataConfig, batch_size: int, seed: int) -> Source:
+        """Windows or streams of the part's tokens, as `data.order` says."""
+        return pipeline.make_source(split, data, batch_size, seed)
+
+    def held_out(
+        self, split: Split, data: DataConfig, model: ModelConfig, batch_size: int, process: Process
+    ) -> Iterator[Batch]:
+        """Each token and end of a part once; a carried state goes through each document."""
+        return pipeline.evaluation_batches(
+            split,
+            batch_size,
+            data.sequence_length,
+            process.index,
+            process.count,
+            separate_documents=data.separate_documents,
+            carried=data.order == "contiguous" and model.carries_state,
         )
 
+    def shapes(self, data: DataConfig, batch_size: int) -> Batch:
+        """Rows of `data.sequence_length` tokens; with segments where documents are separate."""
+        tokens: Any = jax.ShapeDtypeStruct((batch_size, data.sequence_length), jnp.int32)
+        return Batch(
+            tokens, tokens, tokens.update(dtype=jnp.float32), tokens if data.separate_documents else None
+        )
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """The number of targets that count, for each loss."""
+        return dict.fromkeys((_NATS, *self._penalties), jnp.sum(batch.weights))
+
+    def losses(
+        self,
+        module: nn.Module,
+        params: Any,
+        batch: Batch,
+        carry: Any = None,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> tuple[dict[str, Sums], Any]:
+        """Nats over the targets that count and, in training, each penalty times their number."""
+        penalties = self._penalties if rngs is not None else {}
+        (hidden_BTD, carry), sown = module.apply(
+            params,
+            batch.inputs,
+            carry,
+            segments=batch.segments,
+            train=rngs is not None,
+            rngs=None if rngs is None else dict(rngs),
+            method="hidden",
+            mutable=["intermediates"] if penalties else [],
+        )
+        nats = self._nats(module, params, hidden_BTD, batch, rngs is not None)
+        sums = {_NATS: nats}
+        if penalties:
+            [output_BTD] = sown["intermediates"]["output"]
+            values = {
+                "activation_penalty": _mean_square(hidden_BTD),
+                "temporal_penalty": _mean_square_of_steps(output_BTD),
+            }
+            sums |= {n: Sums(rate * values[n] * nats.weight, nats.weight) for n, rate in penalties.items()}
+        return sums, carry
+
+    def _nats(self, module: nn.Module, params: Any, hidden_BTD: jax.Array, batch: Batch, train: bool) -> Sums:
         def head(params: Any, hidden_BTD: jax.Array) -> Any:
-            return model.apply(params, hidden_BTD, method="logits")
+            return module.apply(params, hidden_BTD, method="logits")
 
         terms: dict[str, Any] = (
             {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss} if train else {}
         )
-        if self.chunk_length:
-            sums = chunked_cross_entropy(
-                head,
-                params,
-                hidden_BTD,
-                batch.targets,
-                batch.weights,
-                chunk_length=self.chunk_length,
-                **terms,
-            )
-        else:
-            logits_BTV = head(params, hidden_BTD)
-            sums = cross_entropy(logits_BTV, batch.targets, batch.weights, **terms)
-        if train and self.penalises:
-            [output_BTD] = sown["intermediates"]["output"]
-            penalty = self._penalty(hidden_BTD, output_BTD)
-            sums = Sums(sums.total + penalty * sums.weight, sums.weight, {"nats": sums})
-        return sums, state
+        if not self.chunk_length:
+            return likelihood.cross_entropy(head(params, hidden_BTD), batch.targets, batch.weights, **terms)
+        return chunked_cross_entropy(
+            head, params, hidden_BTD, batch.targets, batch.weights, chunk_length=self.chunk_length, **terms
+        )
 
-    def _penalty(self, hidden_BTD: jax.Array, output_BTD: jax.Array) -> jax.Array:
-        """Activation and temporal activation regularisation (Merity et al. 2017, section 4.6).
+    def rate_factor(self, batch: Batch, data: DataConfig) -> float | None:
+        """Where rows vary in length, the rate is in proportion to it (Merity et al. 2017, section 4.1)."""
+        return batch.inputs.shape[1] / data.sequence_length if data.vary_length else None
 
-        The first sees what dropout has left, the second what was there before.
-        """
-        hidden_BTD, output_BTD = hidden_BTD.astype(jnp.float32), output_BTD.astype(jnp.float32)
-        penalty = self.activation_penalty * jnp.square(hidden_BTD).mean()
-        if self.temporal_penalty and output_BTD.shape[1] > 1:
-            penalty += self.temporal_penalty * jnp.square(jnp.diff(output_BTD, axis=1)).mean()
-        return penalty
+    def figures(self, sums: Mapping[str, Sums], split: Split, data: Data) -> list[Figure]:
+        """Nats per token and, where every byte of the part is paid for, bits per byte."""
+        nats, tokens = float(sums[_NATS].total), float(sums[_NATS].weight)
+        loss = nats / tokens if tokens else float(np.nan)
+        figures = [Figure("valid_loss", loss, "nats/token")]
+        if data.tokenizer.lossless:
+            bits = float(likelihood.bits_per_byte(nats, split.num_bytes))
+            figures.append(Figure("valid_bits_per_byte", bits, "bits/byte"))
+        return figures
+
+
+def _mean_square(hidden_BTD: jax.Array) -> jax.Array:
+    """Activation regularisation (Merity et al. 2017, section 4.6), of what dropout has left."""
+    return jnp.square(hidden_BTD.astype(jnp.float32)).mean()
+
+
+def _mean_square_of_steps(output_BTD: jax.Array) -> jax.Array:
+    """Temporal activation regularisation (Merity et al. 2017, section 4.6), before dropout; 0 for T = 1."""
+    if output_BTD.shape[1] < 2:
+        return jnp.zeros(())
+    return jnp.square(jnp.diff(output_BTD.astype(jnp.float32), axis=1)).mean()

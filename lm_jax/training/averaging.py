@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-AVERAGES = ("none", "ema", "triggered")
-
 
 class Average(NamedTuple):
     """An average of parameters, and what decides when it begins. All of it is in checkpoints.

@@ -1,4 +1,4 @@
-"""The loop around the training step."""
+"""The loop around the training step: batches, validation, checkpoints, signals."""
 
 import math
 import pathlib
@@ -9,16 +9,17 @@ from types import FrameType
 from typing import Any, Self
 
 import jax
+import numpy as np
 
-from lm_jax.batch import Batch
+from lm_jax.batch import Sums
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.data import pipeline
 from lm_jax.errors import UserError
-from lm_jax.metrics import likelihood
 from lm_jax.parallel.distributed import Rows, StopVote, is_writer
 from lm_jax.parallel.sharding import by_rows, make_mesh, replicated
 from lm_jax.progress import LiveLine, MetricWriter
+from lm_jax.tasks.base import Figure, Process
 from lm_jax.training.program import Program
 from lm_jax.training.step import TrainState
 
@@ -39,27 +40,31 @@ class Trainer:
             lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=replicated(self.mesh)
         )()
 
-    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update by this process's rows of a batch and the others'; the old state is no more."""
+    def step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update by this process's rows of a batch and those of the others; the state is donated."""
         return self.program.step(state, self.rows.assemble(batch), self.key)
 
-    def evaluate(self, params: Any, split: pipeline.Split) -> tuple[float, float]:
-        """Total nats and weight over a part, read once; a carried state goes through each document."""
-        data, carry, sums = self.config.data, self.program.init_carry(), []
-        rows = Rows(by_rows(self.mesh), self.program.rows_evaluated)
-        for batch in pipeline.evaluation_batches(
-            split,
-            self.program.rows_evaluated,
-            data.sequence_length,
-            rows.index,
-            rows.count,
-            separate_documents=data.separate_documents,
-            carried=carry is not None,
-        ):
-            batch_sums, carry = self.program.evaluate(params, rows.assemble(batch), carry)
-            sums.append(batch_sums)
-        sums = jax.device_get(sums)
-        return sum(float(s.total) for s in sums), sum(float(s.weight) for s in sums)
+    def validate(self, params: Any, data: pipeline.Data) -> list[Figure]:
+        """What the task reports of the validation part, read once."""
+        config, program, split = self.config, self.program, data.splits["valid"]
+        rows = Rows(by_rows(self.mesh), program.rows_evaluated)
+        batches = config.task.held_out(
+            split, config.data, config.model, program.rows_evaluated, Process(rows.index, rows.count)
+        )
+        carry, found = program.init_carry(), []
+        for batch in batches:
+            sums, carry = program.evaluate(params, rows.assemble(batch), carry)
+            found.append(sums)
+        return config.task.figures(_added(jax.device_get(found)), split, data)
+
+
+def _added(found: list[dict[str, Sums]]) -> dict[str, Sums]:
+    """Losses of batches added up in float64, in order."""
+
+    def add(values: list[Any]) -> np.ndarray:
+        return np.asarray(sum(float(value) for value in values))
+
+    return {name: Sums(*(add(list(parts)) for parts in zip(*(s[name] for s in found)))) for name in found[0]}
 
 
 def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: Any = None) -> bool:
@@ -69,7 +74,8 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         trainer: the compiled recipe.
         data: the prepared corpus, with a part "train" and a part "valid".
         workdir: where checkpoints and metrics.jsonl go.
-        params: parameters to start from instead of random ones.
+        params: () -> parameters to start from instead of random ones; called only where no checkpoint is
+            there.
 
     Returns:
         False where SIGTERM or SIGINT ended it early, with everything saved.
@@ -78,78 +84,93 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         UserError: a loss that is not finite, or a damaged checkpoint.
     """
     config, train, rows = trainer.config, trainer.config.train, trainer.rows
-    source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, train.seed)
+    source = config.task.source(data.splits["train"], config.data, train.batch_size, train.seed)
     with Checkpoints(workdir) as checkpoints, Signals() as signals:
         state, first = _start(trainer, checkpoints, params)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
-        look = Looks(config, checkpoints, workdir, first, line)
-        batches: pipeline.prefetch[Batch] = pipeline.prefetch(
+        monitor = Monitor(config, trainer.program.batch, checkpoints, workdir, first, line)
+        batches: pipeline.prefetch[Any] = pipeline.prefetch(
             lambda step: source.batch(step, rows.index, rows.count), first, train.num_steps
         )
         vote = StopVote(trainer.mesh)
-        with line, look, batches:
+        with line, monitor, batches:
             for step, batch in enumerate(batches, start=first + 1):
                 state, metrics = trainer.step(state, batch)
-                look.log(step, metrics, batches.waited_seconds)
+                monitor.log(step, metrics, batches.waited_seconds)
                 last, stop = step == train.num_steps, vote.cast(signals.received > 0)
                 if last or step % train.eval_every == 0:
-                    look.settle()
-                    nats, weight = trainer.evaluate(state.evaluated_params, data.splits["valid"])
-                    loss = look.evaluated(step, nats, weight, bytes_paid_for(data))
+                    monitor.settle()
+                    loss = monitor.validated(step, trainer.validate(state.evaluated_params, data))
                     if train.average == "triggered":
                         state = trainer.program.observe(state, loss)
-                    checkpoints.save(state, loss)
+                    _save(checkpoints, state, loss)
                 elif step % train.checkpoint_every == 0 or stop:
-                    look.settle()
-                    checkpoints.save(state)
+                    monitor.settle()
+                    _save(checkpoints, state)
                 if stop and not last:
                     line.say(f"stopped at step {step}, saved; the same command goes on from here")
                     return False
     return True
 
 
-def bytes_paid_for(data: pipeline.Data) -> int | None:
-    """The size of the validation part; None where its tokens do not stand for all of its bytes."""
-    return data.splits["valid"].num_bytes if data.tokenizer.lossless else None
-
-
 def _start(trainer: Trainer, checkpoints: Checkpoints, params: Any) -> tuple[TrainState, int]:
     step = checkpoints.latest_step()
     if step is not None:
-        return checkpoints.restore(step, trainer.program.state), step
+        return _restore(checkpoints, step, trainer.program.state), step
     if params is not None:
-        return trainer.program.init_from(jax.device_get(params)), 0
+        return trainer.program.init_from(jax.device_get(params())), 0
     return trainer.program.init(), 0
 
 
-class Looks:
-    """What is seen of a run while it goes on: its metrics, and the validation part.
+def _save(checkpoints: Checkpoints, state: TrainState, valid_loss: float | None = None) -> None:
+    checkpoints.save(int(state.step), state.evaluated_params, _rest(state), valid_loss)
 
-    Each step's metrics are read once the next step is under way, so that the device never waits for us.
+
+def _restore(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
+    """The state at a step, laid out as `like` (arrays or `jax.ShapeDtypeStruct`s with shardings)."""
+    params, rest = checkpoints.restore(step, like.evaluated_params, _rest(like))
+    at_step = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
+    if like.average is None:
+        return TrainState(at_step, params, *rest)
+    opt_state, carry, trained_params, average = rest
+    return TrainState(at_step, trained_params, opt_state, carry, average._replace(params=params))
+
+
+def _rest(state: TrainState) -> tuple[Any, ...]:
+    """What a checkpoint holds beside the parameters that are evaluated."""
+    if state.average is None:
+        return (state.opt_state, state.carry)
+    return (state.opt_state, state.carry, state.params, state.average._replace(params=None))
+
+
+class Monitor:
+    """Writes metrics.jsonl and the live line, and stops a run whose numbers are not finite.
+
+    Each step's metrics are read once the next step is under way, so that the device never waits for the host.
 
     Args:
         config: the resolved recipe.
-        checkpoints: the run's.
+        batch: the shapes of a batch.
+        checkpoints: those of the run.
         workdir: where metrics.jsonl goes.
         first: the step that the run goes on from.
-        line: where it talks; stays open.
-        name: which run it is, where several talk.
+        line: the live line; it stays open.
     """
 
     def __init__(
         self,
         config: Config,
+        batch: Any,
         checkpoints: Checkpoints,
         workdir: pathlib.Path,
         first: int,
         line: LiveLine,
-        name: str = "",
     ):
-        self._config, self._checkpoints, self._line, self._name = config, checkpoints, line, name
+        self._config, self._checkpoints, self._line = config, checkpoints, line
         tensorboard = workdir / "tensorboard" if config.train.tensorboard else None
         self._writer = MetricWriter(workdir / "metrics.jsonl", first, tensorboard) if is_writer() else None
         self._pending: tuple[int, Mapping[str, Any], float] | None = None
-        self._tokens_per_step = config.train.batch_size * config.data.sequence_length
+        self._tokens_per_step = max(x.size for x in jax.tree.leaves(batch))
         self._mark = (first, time.monotonic(), 0.0)  # step, time and seconds waited at the last line
 
     def __enter__(self) -> Self:
@@ -159,31 +180,22 @@ class Looks:
         if self._writer is not None:
             self._writer.close()
 
-    def evaluated(self, step: int, nats: float, weight: float, num_bytes: int | None) -> float:
-        """Takes the sums over the validation part; returns the loss in nats per token.
-
-        Args:
-            step: updates so far.
-            nats: of all its tokens.
-            weight: how many these are.
-            num_bytes: see `bytes_paid_for`.
+    def validated(self, step: int, figures: list[Figure]) -> float:
+        """Writes what validation measured after a step; returns the first figure, which checkpoints minimise.
 
         Raises:
             UserError: it is not finite.
         """
-        loss = nats / weight
+        loss = figures[0].value
         if not math.isfinite(loss):
             raise self._not_finite("validation loss", loss, step)
-        values, shown = {"valid_loss": loss}, f"{loss:.4f} nats/token"
-        if num_bytes is not None:
-            bits = float(likelihood.bits_per_byte(nats, num_bytes))
-            values, shown = values | {"valid_bits_per_byte": bits}, f"{shown}  {bits:.4f} bits/byte"
-        self._write(step, **values)
-        self._line.say(f"{self._name} step {step:>6}  validation {shown}".lstrip())
+        self._write(step, **{figure.name: figure.value for figure in figures})
+        shown = "  ".join(f"{figure.value:.4f} {figure.unit}" for figure in figures)
+        self._line.say(f"step {step:>6}  validation {shown}")
         return loss
 
     def log(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
-        """Takes the metrics of a step just dispatched, and deals with those of the one before."""
+        """Takes the metrics of a step just dispatched, and writes those of the step before."""
         self.settle()
         self._pending = (step, metrics, waited)
 
@@ -198,9 +210,9 @@ class Looks:
             if not math.isfinite(value):
                 raise self._not_finite(name, value, step)
         if step % self._config.train.log_every == 0 or step == self._config.train.num_steps:
-            self._tell(step, values, waited)
+            self._report(step, values, waited)
 
-    def _tell(self, step: int, values: dict[str, float], waited: float) -> None:
+    def _report(self, step: int, values: dict[str, float], waited: float) -> None:
         now = time.monotonic()
         mark_step, mark_time, mark_waited = self._mark
         seconds = max(now - mark_time, 1e-9)
@@ -214,9 +226,8 @@ class Looks:
         where = (
             f"the last good checkpoint is step {good}" if good is not None else "no checkpoint was saved yet"
         )
-        of_whom = f" of {self._name}" if self._name else ""
         return UserError(
-            f"the {what}{of_whom} at step {step} is {value}; {where} in {self._checkpoints.directory}",
+            f"the {what} at step {step} is {value}; {where} in {self._checkpoints.directory}",
             "lower optimizer.learning_rate or optimizer.clip_norm, and train in another --workdir",
         )
 

@@ -1,60 +1,37 @@
-"""Learning-rate schedules and optax chains."""
+"""Optimizers and learning-rate schedules, made with optax.
+
+To add one: `@OPTIMIZERS.register("NAME")` or `@SCHEDULES.register("NAME")` above a function like those below.
+"""
 
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lm_jax.errors import UserError
+from lm_jax.config import OptimizerConfig
+from lm_jax.registry import Registry
+
+# (config, warm-up steps, steps after these) -> the rate at each step after the warm-up.
+Shape = Callable[[OptimizerConfig, int, int], optax.Schedule]
+SCHEDULES: Registry[Shape] = Registry("schedule", {})
+# config -> the transformation from clipped gradients to updates, before weight decay and the rate.
+OPTIMIZERS: Registry[Callable[[OptimizerConfig], optax.GradientTransformation]] = Registry("optimizer", {})
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """A clipped gradient, scaled as one of `SCALINGS` does, with decoupled weight decay and a schedule."""
-
-    name: str = "adamw"  # adamw, sgd, adagrad, adafactor, lion or muon
-    learning_rate: float = 1e-3  # at its peak; adafactor's is a share of each parameter's size; lion: a fifth
-    schedule: str = "cosine"  # of the rate after the warm-up: cosine, linear, constant, inverse_sqrt or wsd
-    warmup_steps: int = 100  # steps from 0 to learning_rate
-    final_ratio: float = 0.1  # the last step's rate over learning_rate, for cosine, linear and wsd
-    decay_ratio: float = 0.2  # wsd: the share of the steps, at the end, in which the rate falls
-    b1: float = 0.9  # adamw, lion, and muon's AdamW: decay of the first moment
-    b2: float = 0.99  # adamw, lion, and muon's AdamW: decay of the second moment
-    epsilon: float = 1e-8  # added to the root of the second moment
-    momentum: float = 0.9  # sgd and muon: decay of the sum of gradients; 0: none. Muon is used with 0.95
-    initial_accumulator: float = 0.1  # adagrad: the sum of squares before the first step
-    weight_decay: float = 0.1  # of matrices and embeddings; never of biases and norms
-    clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
-
-    def check(self) -> None:
-        """Raises UserError for a value that no run can use."""
-        for name, options in (("name", SCALINGS), ("schedule", _SHAPES)):
-            if getattr(self, name) not in options:
-                raise UserError(
-                    f"optimizer.{name}={getattr(self, name)!r}", f"choose one of {', '.join(options)}"
-                )
-        for name in ("learning_rate", "epsilon"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must be above 0")
-        for name in ("warmup_steps", "final_ratio", "initial_accumulator", "weight_decay", "clip_norm"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must be 0 or more")
-        for name in ("b1", "b2", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must lie in [0, 1)")
-        if not 0 < self.decay_ratio <= 1:
-            raise UserError(f"optimizer.decay_ratio={self.decay_ratio}", "it must lie in (0, 1]")
+def check(config: OptimizerConfig) -> None:
+    """Raises UserError for an optimizer or a schedule that there is not."""
+    OPTIMIZERS.get(config.name)
+    SCHEDULES.get(config.schedule)
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """Linear warm-up to learning_rate, then the shape that the config names, up to num_steps."""
     warmup = min(config.warmup_steps, num_steps)
-    after = _SHAPES[config.schedule](config, warmup, max(1, num_steps - warmup))
+    after = SCHEDULES.get(config.schedule)(config, warmup, max(1, num_steps - warmup))
     if not warmup:
         return after
     # Step 0 already learns: it takes 1 / (warmup + 1) of the peak.
@@ -62,25 +39,30 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(start, config.learning_rate, warmup), after], [warmup])
 
 
+@SCHEDULES.register("cosine")
 def _cosine(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule:
     """Loshchilov and Hutter 2017, without restarts."""
     return optax.cosine_decay_schedule(config.learning_rate, num_steps, config.final_ratio)
 
 
+@SCHEDULES.register("linear")
 def _linear(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule:
     return optax.linear_schedule(config.learning_rate, config.learning_rate * config.final_ratio, num_steps)
 
 
+@SCHEDULES.register("constant")
 def _constant(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule:
     return optax.constant_schedule(config.learning_rate)
 
 
+@SCHEDULES.register("inverse_sqrt")
 def _inverse_sqrt(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule:
     """Vaswani et al. 2017, section 5.3, with the peak where the warm-up ends."""
     first = max(1, warmup)
     return lambda count: config.learning_rate * jnp.sqrt(first / (first + jnp.maximum(count, 0)))
 
 
+@SCHEDULES.register("wsd")
 def _wsd(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule:
     """Warm-up, stable, decay (Hu et al. 2024, section 4); linear, as Hägele et al. 2024 found to do well."""
     decay = min(num_steps, max(1, round(config.decay_ratio * (warmup + num_steps))))
@@ -89,40 +71,35 @@ def _wsd(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule
     )
 
 
-_SHAPES: dict[str, Callable[[OptimizerConfig, int, int], optax.Schedule]] = {
-    "cosine": _cosine,
-    "linear": _linear,
-    "constant": _constant,
-    "inverse_sqrt": _inverse_sqrt,
-    "wsd": _wsd,
-}
-
-
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """Clip by global norm, scale, add the weight decay, and multiply by the schedule's rate."""
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(
         *clip,
-        SCALINGS[config.name](config),
+        OPTIMIZERS.get(config.name)(config),
         optax.add_decayed_weights(config.weight_decay, _matrices),
         optax.scale_by_learning_rate(make_schedule(config, num_steps)),
     )
 
 
+@OPTIMIZERS.register("adamw")
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
     """With the decay: AdamW (Loshchilov and Hutter 2019)."""
     return optax.scale_by_adam(config.b1, config.b2, config.epsilon)
 
 
+@OPTIMIZERS.register("sgd")
 def _sgd(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.trace(config.momentum) if config.momentum else optax.identity()
 
 
+@OPTIMIZERS.register("adagrad")
 def _adagrad(config: OptimizerConfig) -> optax.GradientTransformation:
     """Duchi et al. 2011."""
     return optax.scale_by_rss(config.initial_accumulator, config.epsilon)
 
 
+@OPTIMIZERS.register("adafactor")
 def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
     """Shazeer and Stern 2018, algorithm 4, with the constants given there."""
     return optax.chain(
@@ -130,11 +107,13 @@ def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
+@OPTIMIZERS.register("lion")
 def _lion(config: OptimizerConfig) -> optax.GradientTransformation:
     """Chen et al. 2023."""
     return optax.scale_by_lion(config.b1, config.b2)
 
 
+@OPTIMIZERS.register("muon")
 def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     """Jordan et al. 2024 for matrices between layers, AdamW for embeddings, heads, biases and norms.
 
@@ -182,16 +161,6 @@ def _newton_schulz(x_NIO: jax.Array) -> jax.Array:
 
     x_NIO /= jnp.linalg.norm(x_NIO, axis=(-2, -1), keepdims=True) + 1e-7
     return jax.lax.fori_loop(0, 5, step, x_NIO)
-
-
-SCALINGS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
-    "adamw": _adam,
-    "sgd": _sgd,
-    "adagrad": _adagrad,
-    "adafactor": _adafactor,
-    "lion": _lion,
-    "muon": _muon,
-}
 
 
 def _matrices(params: optax.Params) -> optax.Params:

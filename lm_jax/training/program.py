@@ -1,25 +1,18 @@
 """A recipe's training as programs for a mesh: compiled where they run, or for devices described only."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lm_jax.batch import Batch
-from lm_jax.config import Config, make_model
+from lm_jax.config import Config
 from lm_jax.parallel.sharding import by_name, by_rows, check_batch, replicated
 from lm_jax.training import averaging
 from lm_jax.training.optimizers import make_optimizer, make_schedule
-from lm_jax.training.step import (
-    TrainState,
-    init_carry,
-    init_params,
-    make_train_step,
-    start_from,
-)
+from lm_jax.training.step import TrainState, first_state, make_train_step
 
 
 class Program:
@@ -28,67 +21,69 @@ class Program:
     Attributes:
         config: the recipe.
         mesh: the devices.
-        model: the linen module.
+        module: the linen module that is trained.
         optimizer: as optax has it.
         state: shapes, dtypes and shardings of a `TrainState`.
-        batch: those of a batch without segments, [B, T].
+        batch: those of a batch.
         key: those of the key that dropout is drawn with.
-        init_params: () -> the model's first parameters.
-        init_from: params -> the state before the first step with these, whose memory it takes.
-        rows_evaluated: how many rows `evaluate` reads: as many at a time as training does.
-        init_carry: () -> what `evaluate` starts with.
-        step: (state, batch, key) -> (state, metrics); the old state's memory holds the new one.
-        evaluate: (params, batch, carry) -> (Sums, carry).
-        observe: (state, validation loss) -> state, where the recipe averages; it may begin to.
+        init_params: () -> the module's first parameters.
+        init_from: params -> the state before the first step with these; params are donated.
+        rows_evaluated: the number of rows that `evaluate` reads: as many at a time as training does.
+        init_carry: () -> the carry that `evaluate` starts with.
+        step: (state, batch, key) -> (state, metrics); the state is donated.
+        evaluate: (params, batch, carry) -> (losses by name, carry).
+        observe: (state, validation loss) -> state, where the recipe averages; averaging may begin.
 
     Raises:
         UserError: a model that cannot be built, or a batch that the mesh cannot share.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
-        self.config, self.mesh, train = config, mesh, config.train
+        self.config, self.mesh, train, task = config, mesh, config.train, config.task
         check_batch(mesh, train.batch_size, train.accumulation)
-        self.model = make_model(config.model)
+        self.module = task.make(config.model)
         self.optimizer = make_optimizer(config.optimizer, train.num_steps)
         whole, rows = replicated(mesh), by_rows(mesh)
         self.rows_evaluated = train.batch_size // train.accumulation
-        carry = partial(init_carry, self.model, config.data.order)
-        length = config.data.sequence_length
+        carry = partial(task.init_carry, self.module, config.model, config.data)
 
         # Jitted by itself, so that it is traced once: for the shapes and for the values.
-        first_params = jax.jit(partial(init_params, self.model, train.seed, length))
+        first_params = jax.jit(
+            lambda: task.init(self.module, jax.random.key(train.seed), config.data.sequence_length)
+        )
 
-        def first_state(params: Any) -> TrainState:
-            return start_from(params, self.optimizer, carry(train.batch_size), train)
+        def start(params: Any) -> TrainState:
+            return first_state(params, self.optimizer, carry(train.batch_size), train)
 
-        shapes = jax.eval_shape(lambda: first_state(first_params()))
+        shapes = jax.eval_shape(lambda: start(first_params()))
         places = by_name(mesh, shapes)._replace(carry=jax.tree.map(lambda _: rows, shapes.carry))
         self.state = jax.tree.map(_placed, shapes, places)
-        tokens: Any = jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows)
-        self.batch = Batch(tokens, tokens, tokens.update(dtype=jnp.float32))
+        self.batch = jax.tree.map(lambda x: _placed(x, rows), task.shapes(config.data, train.batch_size))
         self.key = _placed(jax.eval_shape(lambda: jax.random.key(0)), whole)
 
-        objective = config.objective if mesh.size == 1 else partial(_by_rows, config.objective, mesh)
         self.init_params: Any = jax.jit(lambda: first_params(), out_shardings=places.params)
         self.init_from: Any = jax.jit(
-            first_state, in_shardings=(places.params,), out_shardings=places, donate_argnums=0
+            start, in_shardings=(places.params,), out_shardings=places, donate_argnums=0
         )
         self.init_carry = jax.jit(partial(carry, self.rows_evaluated), out_shardings=rows)
+        losses = partial(task.losses, self.module)
+        losses = losses if mesh.size == 1 else partial(_by_rows, losses, mesh)
+        step = make_train_step(
+            losses,
+            task.weights,
+            self.optimizer,
+            train,
+            partial(task.rate_factor, data=config.data),
+            make_schedule(config.optimizer, train.num_steps),
+        )
         self.step = jax.jit(
-            make_train_step(
-                self.model,
-                objective,
-                self.optimizer,
-                train,
-                config.data.usual_length,
-                make_schedule(config.optimizer, train.num_steps),
-            ),
+            step,
             in_shardings=(places, rows, whole),
             out_shardings=(places, whole),
             donate_argnums=0,
         )
         self.evaluate = jax.jit(
-            partial(objective, self.model),
+            losses,
             in_shardings=(places.params, rows, rows),
             out_shardings=(whole, rows),
         )
@@ -97,8 +92,8 @@ class Program:
     def init(self) -> TrainState:
         """The state before the first step.
 
-        In two programs, so that random numbers are gone before the optimizer's state is there. Both are
-        forgotten: what XLA keeps of them takes 40 MiB for 4 layers, more than the parameters.
+        In two programs, so that the memory of random numbers is free before the optimizer's state is made.
+        Both programs are dropped: XLA keeps 40 MiB for 4 layers, more than the parameters.
         """
         state = self.init_from(self.init_params())
         self.init_params.clear_cache()
@@ -114,15 +109,16 @@ def _placed(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
 
 
-def _by_rows(objective: Any, mesh: Mesh, model: nn.Module, params: Any, batch: Batch, *rest: Any) -> Any:
-    """The objective, with what every module returns for each row and position divided by rows.
+def _by_rows(losses: Callable[..., Any], mesh: Mesh, params: Any, batch: Any, *rest: Any) -> Any:
+    """The losses, with what each module returns for each row and position of the batch divided by rows.
 
     Left to itself XLA gathers the rows of all devices where parameters are shared over fsdp: with scanned
     layers five times the memory of data parallelism instead of less. How other axes lie is left to it.
     """
+    sizes = {x.shape[:2] for x in jax.tree.leaves(batch) if x.ndim >= 2}
 
     def place(x: Any) -> Any:
-        if not isinstance(x, jax.Array) or x.ndim < 3 or x.shape[:2] != batch.inputs.shape:
+        if not isinstance(x, jax.Array) or x.ndim < 3 or x.shape[:2] not in sizes:
             return x
         return jax.lax.with_sharding_constraint(x, by_rows(mesh, x.ndim))
 
@@ -130,7 +126,7 @@ def _by_rows(objective: Any, mesh: Mesh, model: nn.Module, params: Any, batch: B
         return jax.tree.map(place, method(*args, **kwargs))
 
     with nn.intercept_methods(interceptor):
-        return objective(model, params, batch, *rest)
+        return losses(params, batch, *rest)
 
 
 def _observe(state: TrainState, valid_loss: Any) -> TrainState:

@@ -1,15 +1,14 @@
-"""The training step: a pure function of its state, to be jitted, vmapped over seeds, or lowered elsewhere."""
+"""The training step: a pure function of its state and a batch, to be jitted, or lowered for other devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from lm_jax.batch import Batch
+from lm_jax.batch import Sums
 from lm_jax.config import TrainConfig
 from lm_jax.training import averaging
 from lm_jax.training.averaging import Average
@@ -17,37 +16,14 @@ from lm_jax.training.averaging import Average
 _PLAIN = TrainConfig()
 
 
-@runtime_checkable
-class Recurrent(Protocol):
-    """What a model fulfils beside `hidden` and `logits` whose state goes on from batch to batch.
-
-    Where data.order is contiguous, training starts with `init_state`, passes each batch's state to the next
-    (without its gradient: truncated back-propagation through time) and keeps it in checkpoints; validation
-    carries it through each document.
-
-    - `model.init_state(batch_size)` is what `hidden` starts from where its state is None: a pytree of arrays
-      whose first axis is the row, and which need no parameters. It is a function of the config alone.
-    - `model.hidden(tokens_BT, state, segments=..., train=...)` returns a state of the same shapes and dtypes.
-      Where `segments` [B, T] change, the state starts anew before that token is read; the state handed in
-      belongs to segment 0, so that a row whose first segment is another starts anew at once. None: one
-      segment, 0.
-    """
-
-    carries_state: ClassVar[bool]
-
-    def init_state(self, batch_size: int) -> Any:
-        """The state before anything was read."""
-        ...
-
-
 class TrainState(NamedTuple):
     """All that a training step reads and writes.
 
     Attributes:
         step: int32 [], updates so far; also the position in the data.
-        params: the model's variables.
-        opt_state: the optimizer's.
-        carry: the model's state between batches; None where rows stand alone.
+        params: the module's variables.
+        opt_state: the optimizer's state.
+        carry: what the task carries between batches, such as a model's state; None where rows stand alone.
         average: an average of the parameters; None where none is kept.
     """
 
@@ -63,62 +39,43 @@ class TrainState(NamedTuple):
         return self.params if self.average is None else self.average.params
 
 
-TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+# (params, batch, carry, rngs) -> (losses by name, carry); see `Task.losses`.
+Losses = Callable[[Any, Any, Any, Any], tuple[Mapping[str, Sums], Any]]
+Weights = Callable[[Any], Mapping[str, jax.Array]]
+TrainStep = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def init_carry(model: nn.Module, order: str, batch_size: int) -> Any:
-    """The state of a `Recurrent` model before the first batch; None where rows stand alone."""
-    if order == "contiguous" and isinstance(model, Recurrent) and model.carries_state:
-        return model.init_state(batch_size)
-    return None
-
-
-def init_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    seed: int | jax.Array,
-    length: int,
-    carry: Any = None,
-    train: TrainConfig = _PLAIN,
-) -> TrainState:
-    """A model's first parameters and an optimizer that has seen nothing; pure, so that it can be jitted."""
-    return start_from(init_params(model, seed, length), optimizer, carry, train)
-
-
-def init_params(model: nn.Module, seed: int | jax.Array, length: int) -> Any:
-    """A model's first parameters; pure, too."""
-    return model.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32))
-
-
-def start_from(
+def first_state(
     params: Any, optimizer: optax.GradientTransformation, carry: Any = None, train: TrainConfig = _PLAIN
 ) -> TrainState:
-    """The state before the first step, with these parameters."""
+    """The state before the first step, with these parameters; pure."""
     average = None if train.average == "none" else averaging.start(params, train.average_patience)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, average)
 
 
 def make_train_step(
-    model: nn.Module,
-    objective: Any,
+    losses: Losses,
+    weights: Weights,
     optimizer: optax.GradientTransformation,
     train: TrainConfig = _PLAIN,
-    usual_length: int | None = None,
+    rate_factor: Callable[[Any], float | None] = lambda batch: None,
     schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """The pure function `(state, batch, key) -> (state, metrics)`.
 
-    Metrics are scalars: loss (nats per token), grad_norm before clipping, param_norm after the update, and
-    the learning_rate of this update, where the schedule is given.
+    It minimises the sum over losses k of total_k / W_k, where W_k is the denominator of the whole batch,
+    whatever the number of parts that the batch is read in.
+
+    Metrics are scalars: loss (that sum), each loss by its name where there are several, grad_norm before
+    clipping, param_norm after the update, and the learning_rate of this update, where the schedule is given.
 
     Args:
-        model: has `hidden` and `logits`.
-        objective: what is minimised; see `objectives`.
+        losses: `Task.losses` of the module that is trained.
+        weights: `Task.weights`.
         optimizer: from the gradient to the update.
         train: its `accumulation` and `average`.
-        usual_length: where rows vary in length, as data.vary_length has it, the length to which the learning
-            rate belongs; that of other rows is in proportion (Merity et al. 2017, section 4.1).
-        schedule: the optimizer's learning rates, to be told.
+        rate_factor: the factor of the learning rate for a batch of this shape; None: 1.
+        schedule: the optimizer's learning rates, for the metrics.
     """
     averages: dict[str, Callable[..., Any]] = {
         "none": lambda average, params: None,
@@ -126,48 +83,72 @@ def make_train_step(
         "triggered": averaging.triggered,
     }
 
-    def total(params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        sums, carry = objective(model, params, batch, carry, {"dropout": key})
-        return sums.total, (sums.weight, carry)
-
-    def train_step(
-        state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        add_up = partial(_add_up, train.accumulation) if train.accumulation > 1 else _whole
-        (nats, weight, grads), carry = add_up(total, state.params, batch, state.carry, key)
-        grads = jax.tree.map(lambda g: g / weight, grads)
+        denominators = weights(batch)
+        objective = partial(_objective, losses, denominators)
+        add_up = (
+            partial(_add_up, train.accumulation, list(denominators)) if train.accumulation > 1 else _whole
+        )
+        (totals, grads), carry = add_up(objective, state.params, batch, state.carry, key)
+        main = next(iter(denominators.values()))
+        grads = jax.tree.map(lambda g: g / main, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        share = 1.0 if usual_length is None else batch.inputs.shape[1] / usual_length
-        if usual_length is not None:
-            updates = jax.tree.map(lambda u: share * u, updates)
+        factor = rate_factor(batch)
+        if factor is not None:
+            updates = jax.tree.map(lambda u: factor * u, updates)
         params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": nats / weight,
+        metrics = _metrics(totals, denominators) | {
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
         }
         if schedule is not None:
-            metrics["learning_rate"] = share * jnp.asarray(schedule(state.step))
+            rate = jnp.asarray(schedule(state.step))
+            metrics["learning_rate"] = rate if factor is None else factor * rate
         average = averages[train.average](state.average, params)
         return TrainState(state.step + 1, params, opt_state, carry, average), metrics
 
     return train_step
 
 
-def _whole(total: Callable, params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[Any, Any]:
-    """Nats, weight and the nats' gradient of a batch, and the model's next state."""
-    (nats, (weight, carry)), grads = jax.value_and_grad(total, has_aux=True)(params, batch, carry, key)
-    return (nats, weight, grads), carry
+def _objective(
+    losses: Losses, weights: Mapping[str, jax.Array], params: Any, batch: Any, carry: Any, key: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The main denominator times what is minimised, of some rows; each loss's total, and the next carry.
+
+    Not yet divided by the main denominator, so that with one loss the gradient is that of a plain sum.
+    """
+    sums, carry = losses(params, batch, carry, {"dropout": key})
+    main, *others = weights
+    total = jnp.asarray(sums[main].total)
+    for name in others:
+        ratio = jnp.where(weights[name] > 0, weights[main] / jnp.maximum(weights[name], 1e-30), 0)
+        total += sums[name].total * ratio
+    return total, ({name: sums[name].total for name in weights}, carry)
+
+
+def _metrics(totals: Mapping[str, jax.Array], weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    main, *others = weights
+    means = {main: totals[main] / weights[main]}
+    for name in others:
+        means[name] = jnp.where(weights[name] > 0, totals[name] / jnp.maximum(weights[name], 1e-30), 0)
+    loss = means[main]
+    for name in others:
+        loss += means[name]
+    return {"loss": loss, **(means if others else {})}
+
+
+def _whole(objective: Callable, params: Any, batch: Any, carry: Any, key: jax.Array) -> tuple[Any, Any]:
+    """The losses' totals and the objective's gradient of a batch, and the next carry."""
+    (_, (totals, carry)), grads = jax.value_and_grad(objective, has_aux=True)(params, batch, carry, key)
+    return (totals, grads), carry
 
 
 def _add_up(
-    parts: int, total: Callable, params: Any, batch: Batch, carry: Any, key: jax.Array
+    parts: int, names: Iterable[str], objective: Callable, params: Any, batch: Any, carry: Any, key: jax.Array
 ) -> tuple[Any, Any]:
-    """`_whole`, a part of the rows at a time.
-
-    Nats are summed, and divided by all weights once: a part counts by its tokens. Part i has the rows i,
-    i + parts, ..., so that each device keeps the rows that it has.
+    """`_whole`, a part of the rows at a time; part i has the rows i, i + parts, ..., so that devices keep
+    rows.
     """
 
     def split(x: jax.Array) -> jax.Array:
@@ -178,9 +159,9 @@ def _add_up(
 
     def add(sums: Any, part: Any) -> tuple[Any, Any]:
         number, batch, carry = part
-        of_part, carry = _whole(total, params, batch, carry, jax.random.fold_in(key, number))
+        of_part, carry = _whole(objective, params, batch, carry, jax.random.fold_in(key, number))
         return jax.tree.map(jnp.add, sums, of_part), carry
 
-    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    zeros = (dict.fromkeys(names, jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
     sums, carry = jax.lax.scan(add, zeros, (jnp.arange(parts), *jax.tree.map(split, (batch, carry))))
     return sums, jax.tree.map(join, carry)

@@ -1,0 +1,199 @@
+"""Fields of nested frozen dataclasses by dotted name: listed, described, set from text, read from JSON."""
+
+import dataclasses
+import difflib
+import inspect
+import io
+import tokenize
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lm_jax.errors import UserError
+from lm_jax.registry import Registry
+
+_NAME = "name"  # the key of a part's tag in JSON
+
+
+def choice(registry: Registry, default: Any) -> Any:
+    """A dataclass field whose value is a dataclass that a registry names; JSON holds the name beside its
+    fields.
+    """
+    return dataclasses.field(default_factory=default, metadata={"registry": registry})
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each field with its dotted name and its value."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            if registry := item.metadata.get("registry"):
+                yield f"{prefix}{item.name}", registry.name_of(value)
+            yield from flatten(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, value
+
+
+def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Each field with its dotted name, its value and the comment beside its definition."""
+    comments = _field_comments(type(config))
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            if registry := item.metadata.get("registry"):
+                yield f"{prefix}{item.name}", registry.name_of(value), f"one of {', '.join(registry.names())}"
+            yield from describe(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, value, comments.get(item.name, "")
+
+
+def _field_comments(cls: type) -> dict[str, str]:
+    """Field name -> trailing comment, read from the sources of a class and its bases."""
+    comments: dict[str, str] = {}
+    for base in cls.__mro__[:-1]:
+        try:
+            source = inspect.getsource(base)
+        except (OSError, TypeError):  # a class without a file has no comments
+            continue
+        name = ""
+        for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc("\n" + source)).readline):
+            before = token.line[: token.start[1]].strip()
+            if token.type == tokenize.NAME and not before:
+                name = token.string
+            elif token.type == tokenize.COMMENT and before:
+                comments.setdefault(name, token.string.lstrip("# "))
+    return comments
+
+
+def override(config: Any, values: Mapping[str, str]) -> Any:
+    """A copy of the config with fields set from text, as on the command line.
+
+    Args:
+        config: a nested dataclass.
+        values: dotted field name -> text, such as {"model.num_layers": "4"}. The name of a part that a
+            registry names, such as {"model": "rnn"}, gives that part with its default fields.
+
+    Raises:
+        UserError: an unknown field (with the nearest name), or a text that is not of the field's type.
+    """
+    for name in sorted(values, key=lambda name: name.count(".")):  # a part before its fields
+        config = _set(config, name, name.split("."), values[name])
+    return config
+
+
+def _set(config: Any, full_name: str, path: list[str], text: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    head, rest = path[0], path[1:]
+    value = getattr(config, head) if head in fields else None
+    if head not in fields or (rest and not dataclasses.is_dataclass(value)):
+        raise unknown_field(full_name, len(full_name.split(".")) - len(path), config)
+    if rest:
+        return dataclasses.replace(config, **{head: _set(value, full_name, rest, text)})
+    if registry := fields[head].metadata.get("registry"):
+        return dataclasses.replace(config, **{head: registry.get(text)()})
+    if dataclasses.is_dataclass(value):
+        inner = ", ".join(f"{full_name}.{f.name}" for f in dataclasses.fields(value))
+        raise UserError(f"{full_name} is a group of fields", f"set one of {inner}")
+    wanted = typing.get_type_hints(type(config))[head]
+    return dataclasses.replace(config, **{head: _parse(text, wanted, full_name)})
+
+
+def unknown_field(name: str, depth: int, config: Any) -> UserError:
+    """The error for a dotted name whose part at `depth` is no field of `config`."""
+    parents = name.split(".")[:depth]
+    names = [".".join([*parents, n]) for n, _ in flatten(config)]
+    # The last part of a name is what people remember; the group it belongs to often is not.
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]}?" if near else f"fields here are {', '.join(names)}"
+    return UserError(f"no field {name}", remedy)
+
+
+def _parse(text: str, wanted: Any, name: str) -> Any:
+    """The value of a text for a field of type `wanted`: bool, int, float, str, or a tuple of one of them."""
+    options = typing.get_args(wanted)
+    try:
+        if typing.get_origin(wanted) is tuple:
+            return tuple(
+                _parse(part.strip(), options[0], name) for part in text.strip("()[] ,").split(",") if part
+            )
+        if isinstance(wanted, types.UnionType):  # X | None
+            return None if text.lower() == "none" else _parse(text, options[0], name)
+        if wanted is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return wanted(text)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"{name}={text!r} is not {_in_words(wanted)}", f"give {name} {_in_words(wanted)}"
+        ) from None
+
+
+def _in_words(wanted: Any) -> str:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    if typing.get_origin(wanted) is tuple:
+        return "a list with commas"
+    return words.get(wanted, str(wanted))
+
+
+def as_values(config: Any) -> dict[str, Any]:
+    """The fields as a JSON object; a part that a registry names has its name as "name"."""
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            registry = item.metadata.get("registry")
+            value = {**({_NAME: registry.name_of(value)} if registry else {}), **as_values(value)}
+        values[item.name] = value
+    return values
+
+
+def from_values(config: Any, values: Any, prefix: str = "", source: str = "config.json") -> Any:
+    """The config with the fields of a JSON object, whose types must be right as they stand.
+
+    Args:
+        config: the defaults.
+        values: what `as_values` gave.
+        prefix: the dotted name of this group of fields and a dot, for errors.
+        source: the file that the values are from, for errors.
+
+    Raises:
+        UserError: an unknown name or field, or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{prefix.rstrip('.') or 'the config'} in {source} is not a group of fields", f"restore {source}"
+        )
+    items = {item.name: item for item in dataclasses.fields(config)}
+    hints, changed = typing.get_type_hints(type(config)), {}
+    for name, value in values.items():
+        if name not in items:
+            raise unknown_field(prefix + name, len(prefix.split(".")) - 1, config)
+        if registry := items[name].metadata.get("registry"):
+            changed[name] = tagged(registry, value, f"{prefix}{name}", source)
+        elif dataclasses.is_dataclass(getattr(config, name)):
+            changed[name] = from_values(getattr(config, name), value, f"{prefix}{name}.", source)
+        else:
+            changed[name] = _typed(value, hints[name], prefix + name, source)
+    return dataclasses.replace(config, **changed)
+
+
+def tagged(registry: Registry, values: Any, name: str, source: str = "config.json") -> Any:
+    """The part that a JSON object with a "name" describes; errors as for `from_values`."""
+    if not isinstance(values, dict) or not isinstance(values.get(_NAME), str):
+        raise UserError(f"{name} in {source} has no name of a {registry.what}", f"restore {source}")
+    rest = {key: value for key, value in values.items() if key != _NAME}
+    return from_values(registry.get(values[_NAME])(), rest, f"{name}.", source)
+
+
+def _typed(value: Any, wanted: Any, name: str, source: str) -> Any:
+    if typing.get_origin(wanted) is tuple and isinstance(value, list):
+        return tuple(_typed(v, typing.get_args(wanted)[0], name, source) for v in value)
+    if isinstance(wanted, types.UnionType) and value is None:
+        return None
+    if isinstance(wanted, types.UnionType):
+        wanted = typing.get_args(wanted)[0]
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise UserError(f"{name}={value!r} in {source} is not {_in_words(wanted)}", f"restore {source}")
+    return value

@@ -1,0 +1,34 @@
+"""What every language model of a trained module is made from."""
+
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from lm_jax.models.base import ModelConfig
+from lm_jax.tasks.base import Task
+from lm_jax.text.base import Tokenizer
+
+
+class Trained(NamedTuple):
+    """A module with its parameters, its tokenizer, and how it came about.
+
+    Attributes:
+        config: the model's config, resolved.
+        module: the linen module.
+        params: its variables, on the devices of `mesh`.
+        tokenizer: from text to ids.
+        task: what it was trained for; None for a published model.
+        documents: how its training text was cut into documents: file, line or paragraph.
+        step: updates behind the parameters; None for a published model.
+        mesh: the devices that share the parameters and the rows; None: one device.
+    """
+
+    config: ModelConfig
+    module: nn.Module
+    params: Any
+    tokenizer: Tokenizer
+    task: Task | None = None
+    documents: str = "file"
+    step: int | None = None
+    mesh: Mesh | None = None

@@ -1,0 +1,176 @@
+"""What a model and its config must offer, and the names of the models there are.
+
+To add a model: a frozen dataclass that extends `ModelConfig`, a linen module that fulfils `LeftToRight`, and
+`@MODELS.register("NAME")` above the config (built-in ones stand in the table below). Nothing else in the
+project asks which model it has.
+"""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+
+import jax
+from flax import linen as nn
+
+from lm_jax.errors import UserError
+from lm_jax.registry import Registry
+
+
+class Cost(NamedTuple):
+    """What a model costs, a multiplication and an addition being two operations.
+
+    Attributes:
+        parameters: how many numbers are trained.
+        forward: floating-point operations of the matrix products of a forward pass, per token.
+        training: those of a forward and a backward pass, per token.
+    """
+
+    parameters: int
+    forward: int
+    training: int
+
+
+@dataclass(frozen=True)
+class ModelConfig(abc.ABC):
+    """The shape of a model; a frozen dataclass whose fields are those of its part `model` in a recipe.
+
+    Attributes:
+        family: the model's name in recipes, run directories and reports.
+        free_fields: fields that leave the parameters as they are. A recipe that starts from the parameters of
+            another run may set them as it likes.
+        sows_output: whether `hidden` sows the last layer's output before dropout, [B, T, D], as "output" into
+            the collection "intermediates".
+        vocab_size: number of rows of the vocabulary, 0 while it is left to the tokenizer.
+        num_tokens: number of tokens that exist; rows beyond them only pad the vocabulary, and have
+            probability 0. 0 while it is left to the tokenizer.
+    """
+
+    family: ClassVar[str]
+    free_fields: ClassVar[frozenset[str]] = frozenset({"dtype"})
+    sows_output: ClassVar[bool] = False
+
+    vocab_size: int = 0  # rows of the vocabulary; 0: as many as the tokenizer has tokens
+    num_tokens: int = 0  # tokens of the tokenizer, which sets it; further rows only pad the vocabulary
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raises UserError for a value that no model can have, or two that do not go together."""
+
+    @abc.abstractmethod
+    def make(self) -> nn.Module:
+        """The linen module of a resolved config."""
+
+    @property
+    def context_length(self) -> int | None:
+        """The largest number of tokens that the model reads; None: it carries a state over any number."""
+        return None
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether a state can be carried from one row of tokens to the next."""
+        return self.context_length is None
+
+    def resolved(self, vocab_size: int, length: int) -> Self:
+        """The config with the fields filled in that it leaves to the tokenizer and the data.
+
+        Args:
+            vocab_size: number of tokens that the tokenizer has.
+            length: tokens in a row of a batch.
+
+        Raises:
+            UserError: a vocabulary smaller than the tokenizer's.
+        """
+        if 0 < self.vocab_size < vocab_size:
+            raise UserError(
+                f"model.vocab_size={self.vocab_size}, but the tokenizer has {vocab_size} tokens",
+                "set model.vocab_size=0 to take the tokenizer's",
+            )
+        return replace(self, vocab_size=self.vocab_size or vocab_size, num_tokens=vocab_size)
+
+    def check_resolved(self) -> None:
+        """Raises UserError where a size is still left to the tokenizer or the data."""
+        if self.vocab_size < 1:
+            raise UserError(f"model.vocab_size={self.vocab_size}", "a model itself needs 1 or more")
+
+    def describe_context(self) -> Mapping[str, Any]:
+        """What a token's probability depends on, for the record beside a result."""
+        return {"state": "carried through each document"}
+
+    def for_inference(self) -> Self:
+        """The config of the same parameters, in another layout perhaps, that generates text fastest."""
+        return self
+
+    def convert(self, variables: Any) -> Any:
+        """Variables of this model in any of its layouts, in the layout of this config."""
+        return variables
+
+    def convert_from_format_1(self, variables: Any) -> Any:
+        """Variables as run directories of format 1 hold them, in the layout of today."""
+        return variables
+
+    def cost(self, length: int) -> Cost | None:
+        """What the model costs with rows of `length` tokens; None where it does not say."""
+        return None
+
+
+@runtime_checkable
+class LeftToRight(Protocol):
+    """The methods of a module that predicts each token from those before it.
+
+    A state is a pytree of arrays whose first axis is the row.
+    """
+
+    def hidden(
+        self, tokens_BT: jax.Array, state: Any = None, segments: jax.Array | None = None, train: bool = False
+    ) -> tuple[jax.Array, Any]:
+        """What the head reads at each position, [B, T, D], and the state after these tokens.
+
+        Args:
+            tokens_BT: int token ids.
+            state: what is known of the tokens before these; None: these are the first.
+            segments: int [B, T]; attention and state start anew where it changes, and negative ones are
+                padding.
+            train: whether dropout is on; needs `rngs={"dropout": key}`.
+        """
+        ...
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
+        ...
+
+    def init_state(self, batch_size: int, length: int) -> Any:
+        """The state before the first token, with room for `length` tokens; needs no parameters."""
+        ...
+
+    def prefill(self, tokens_BT: jax.Array, length_B: jax.Array, capacity: int) -> tuple[jax.Array, Any]:
+        """Reads prompts padded on the right: the logits after each, float32 [B, V], and the state."""
+        ...
+
+    def step(self, state: Any, token_B: jax.Array) -> tuple[jax.Array, Any]:
+        """Reads one token a row: the logits after it, float32 [B, V], and the state."""
+        ...
+
+
+@runtime_checkable
+class Rewinds(Protocol):
+    """What a left-to-right module offers besides, to verify the tokens that another model has drafted."""
+
+    def extend(self, state: Any, tokens_BT: jax.Array) -> tuple[jax.Array, Any]:
+        """Reads several tokens a row: the logits after each, float32 [B, T, V], and the state."""
+        ...
+
+    def rewind(self, state: Any, count_B: jax.Array) -> Any:
+        """The state without the last `count_B` tokens of each row."""
+        ...
+
+
+MODELS: Registry[type[ModelConfig]] = Registry(
+    "model",
+    {
+        "gpt": "lm_jax.models.gpt:GPTConfig",
+        "nnlm": "lm_jax.models.nnlm:NNLMConfig",
+        "rnn": "lm_jax.models.rnn:RNNConfig",
+    },
+    tag="family",
+)

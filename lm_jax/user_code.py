@@ -1,0 +1,66 @@
+"""Imports files that the user names: recipes, and files that define a user's own models and tasks."""
+
+import hashlib
+import importlib
+import importlib.util
+import pathlib
+import sys
+from types import ModuleType
+
+from lm_jax.errors import UserError
+
+
+def import_part(spec: str) -> ModuleType:
+    """Imports a file `PATH.py`, or a module by its dotted name.
+
+    Raises:
+        UserError: no such file or module, or one that cannot be imported.
+    """
+    if spec.endswith(".py"):
+        return import_file(pathlib.Path(spec).expanduser())
+    try:
+        return importlib.import_module(spec)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _cannot_import(spec, error) from error
+
+
+def import_file(path: pathlib.Path) -> ModuleType:
+    """Imports a Python file, once for each file and content.
+
+    The file may import others that lie beside it. The module stands in `sys.modules`, so that the source and
+    the annotations of its classes can be found.
+
+    Raises:
+        UserError: no such file, or one that raises when it is imported.
+    """
+    path = path.resolve()
+    try:
+        digest = hashlib.sha256(bytes(path) + b"\0" + path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    name = f"lm_jax_user_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise _cannot_import(str(path), error) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _cannot_import(what: str, error: Exception) -> UserError:
+    line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+    return UserError(f"cannot import {what}{line}: {type(error).__name__}: {error}", "mend the file")
