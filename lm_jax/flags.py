@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from lm_jax import fields, user_code
 from lm_jax.errors import UserError
+from lm_jax.parallel.sharding import MeshConfig
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,8 +36,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message, f"see {self.prog} --help")
 
 
-def split_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def split_fields(argv: Sequence[str], group: str = "config") -> tuple[list[str], dict[str, str]]:
     """Takes `--config.NAME=VALUE` and `--config.NAME VALUE` out of a command line.
+
+    Args:
+        argv: the arguments.
+        group: what stands for `config`.
 
     Returns:
         The other arguments, and name -> text.
@@ -47,15 +52,34 @@ def split_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     others, values = [], {}
     arguments = iter(argv)
     for argument in arguments:
-        if not argument.startswith("--config."):
+        if not argument.startswith(f"--{group}."):
             others.append(argument)
             continue
-        name, equals, text = argument.removeprefix("--config.").partition("=")
+        name, equals, text = argument.removeprefix(f"--{group}.").partition("=")
         value = text if equals else next(arguments, None)
         if value is None:
-            raise UserError(f"--config.{name} has no value", f"type --config.{name}=VALUE")
+            raise UserError(f"--{group}.{name} has no value", f"type --{group}.{name}=VALUE")
         values[name] = value
     return others, values
+
+
+MESH_HELP = """on several devices: --mesh.data=N, --mesh.fsdp=N and --mesh.tensor=N say how they share rows
+and
+parameters (default: as the model was trained, as far as there are devices)"""
+
+
+def split_mesh(argv: Sequence[str]) -> tuple[list[str], MeshConfig | None]:
+    """Takes `--mesh.AXIS=N` out of a command line; None where there is none.
+
+    Raises:
+        UserError: an unknown axis, or a size that no mesh can have.
+    """
+    argv, values = split_fields(argv, "mesh")
+    if not values:
+        return argv, None
+    config = fields.override(MeshConfig(), values)
+    config.check()
+    return argv, config
 
 
 def field_table(config: Any) -> str:

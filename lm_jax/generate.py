@@ -1,7 +1,7 @@
 """Continues prompts with any trained or published model, on the terminal as it is written.
 
 python -m lm_jax.generate --model=runs/gpt --prompt="Return the"
-python -m lm_jax.generate --model=gpt2 --prompt="Once upon a time," --top-p=0.9 --temperature=0.8
+python -m lm_jax.generate --model=hf:gpt2 --prompt="Once upon a time," --top-p=0.9 --temperature=0.8
 python -m lm_jax.generate --model=runs/gpt --num-samples=3 --top-k=50 --seed=7
 python -m lm_jax.generate --model=runs/gpt --prompt="Return the" --stop="." --min-tokens=5
 python -m lm_jax.generate --model=runs/gpt --prompt="Return the" --num-beams=4 --max-tokens=20
@@ -89,12 +89,13 @@ _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 def main(argv: list[str]) -> None:
     """Parses the flags and writes each continuation behind its prompt."""
-    parser = flags.Parser(prog="python -m lm_jax.generate", description=__doc__)
+    argv, mesh = flags.split_mesh(argv)
+    parser = flags.Parser(prog="python -m lm_jax.generate", description=__doc__, epilog=flags.MESH_HELP)
     parser.add_argument(
         "--model",
         required=True,
         metavar="PATH",
-        help="a run directory, a directory in Hugging Face's form, a hub name, or an ARPA file",
+        help="a run directory, a directory in Hugging Face's form, hf:NAME, or an ARPA file",
     )
     parser.add_argument(
         "--prompt", action="append", help="what to continue; may repeat (default: a new text)"
@@ -108,13 +109,13 @@ def main(argv: list[str]) -> None:
             group.add_argument(f"--{name.replace('_', '-')}", default=None, **settings)
             names.append(name)
     arguments = parser.parse_args(argv)
-    model = language_model.load(arguments.model, arguments.step)
+    model = language_model.load(arguments.model, arguments.step, mesh)
     if not isinstance(model, LeftToRight):
         raise errors.UserError(
             f"a {model.family} model does not continue text", "give one that reads left to right"
         )
     if arguments.draft is not None:
-        arguments.draft = language_model.load(arguments.draft)
+        arguments.draft = language_model.load(arguments.draft, mesh=mesh)
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     _write(model, arguments.prompt or [""], arguments.max_tokens, given)
 

@@ -30,7 +30,7 @@ def repetition_rate(ids_BT: Array, n: int = 4) -> Sums:
 
     1 − distinct-n: seq-rep-n of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training".
     """
-    different, ngrams, _ = distinct_n(ids_BT, n)
+    different, ngrams = distinct_n(ids_BT, n)
     return Sums(ngrams - different, ngrams)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
+from lm_jax import runtime
 from lm_jax.errors import UserError
 from lm_jax.models.layers import Dense, Dropout
 
@@ -226,7 +227,7 @@ def fused_attention(
     if drop is not None:
         raise UserError("fused attention cannot drop probabilities", "use dropout=0, or attention=full")
     T, S, K = q_BTHK.shape[1], k_BSGK.shape[1], q_BTHK.shape[3]
-    flash = jax.default_backend() == "gpu" and q_BTHK.dtype == jnp.bfloat16 and is_causal
+    flash = runtime.platform() == "gpu" and q_BTHK.dtype == jnp.bfloat16 and is_causal
     flash = flash and K <= 128 and K % 8 == 0 and (mask_BHTS is None or T % 2 == 0)  # what cuDNN takes
     return jax.nn.dot_product_attention(
         q_BTHK,

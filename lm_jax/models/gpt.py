@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lm_jax import runtime
 from lm_jax.errors import UserError
 from lm_jax.models.attention import (
     ATTENTIONS,
@@ -380,7 +381,7 @@ class GPT(nn.Module):
         """
         head = self.token_embedding if self.config.tied_head else self.head
         few = 2 <= hidden_BD.shape[0] <= 16 and hidden_BD.dtype == jnp.float32
-        if not few or jax.default_backend() != "cpu" or self.config.vocab_size < 4 * _BLOCK:
+        if not few or runtime.platform() != "cpu" or self.config.vocab_size < 4 * _BLOCK:
             return self.logits(hidden_BD)
         head_VD, whole = head.embedding, self.config.vocab_size // _BLOCK
 
