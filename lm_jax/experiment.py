@@ -88,6 +88,7 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
     _check_same_recipe(config, workdir)
     if is_finished(config, workdir):
         return read_rows(workdir / "results.json")
+    _check_can_resume(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         if isinstance(config, CountConfig):
@@ -154,6 +155,15 @@ def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
             )
     elif workdir.exists() and any(not p.name.startswith(".") for p in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run", "give another --workdir")
+
+
+def _check_can_resume(workdir: pathlib.Path) -> None:
+    """Raises UserError for an unfinished run of format 1, whose optimizer states are laid out otherwise."""
+    if (workdir / FILE).exists() and config_module.RunParts(workdir).format_version == 1:
+        raise UserError(
+            f"{workdir} holds an unfinished run of an older version of lm_jax, which cannot be resumed",
+            f"train from its parameters: --config.init_from={workdir} and another --workdir",
+        )
 
 
 @contextlib.contextmanager
