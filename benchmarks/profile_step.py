@@ -26,10 +26,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.profiler import ProfileData, ProfileOptions  # noqa: E402
-from lm_jax.models.gpt_cost import flops_per_token  # noqa: E402
 
 from lm_jax import config as config_module  # noqa: E402
-from lm_jax import flags  # noqa: E402
+from lm_jax import fields, flags  # noqa: E402
 from lm_jax.batch import Batch  # noqa: E402
 from lm_jax.parallel.sharding import make_mesh  # noqa: E402
 from lm_jax.training.program import Program  # noqa: E402
@@ -104,8 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--operations", type=int, default=0)
     arguments = parser.parse_args(argv)
-    config = config_module.override(config_module.load(arguments.config)[1], values)
-    config = config_module.resolve(config, arguments.vocabulary)
+    config = fields.override(config_module.load(arguments.config)[1], values).resolved(arguments.vocabulary)
     program = Program(config, make_mesh(config.mesh))
     rows, length = config.train.batch_size, config.data.sequence_length
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, length + 1), np.int32)
@@ -122,7 +120,9 @@ def main() -> None:
     print(f"a step of {rows} x {length} tokens: {whole * 1e3:.1f} ms, {total * 1e3:.1f} ms when traced")
     for part, time_of in sorted(parts.items(), key=lambda item: -item[1]):
         print(f"  {part:<38} {time_of * 1e3:8.1f} ms {time_of / total:6.1%}")
-    flops, best = flops_per_token(config.model, length).training * rows * length, peak(config.model.dtype)
+    if (cost := config.model.cost(length)) is None:
+        return
+    flops, best = cost.training * rows * length, peak(config.model.dtype)
     print(
         f"model: {flops / 1e9:.2f} GFLOP a step, {flops / whole / 1e9:.0f} GFLOP/s, "
         f"{flops / whole / best:.0%} of the product's peak of {best / 1e9:.0f}"

@@ -71,12 +71,11 @@ def our_step(case: Case, dtype: str) -> Callable[[], float]:
     import jax
 
     from lm_jax.batch import Batch
-    from lm_jax.config import Config, TrainConfig
+    from lm_jax.config import Config, OptimizerConfig, TrainConfig
     from lm_jax.data.pipeline import DataConfig
     from lm_jax.models.gpt import GPTConfig
     from lm_jax.parallel.sharding import MeshConfig, make_mesh
     from lm_jax.tasks.causal import Causal
-    from lm_jax.training.optimizers import OptimizerConfig
     from lm_jax.training.program import Program
 
     model = GPTConfig(
@@ -91,7 +90,7 @@ def our_step(case: Case, dtype: str) -> Callable[[], float]:
     config = Config(
         data=DataConfig(sequence_length=case.length),
         model=model,
-        objective=Causal(chunk_length=64 if case.vocabulary > 10_000 else 0),
+        task=Causal(chunk_length=64 if case.vocabulary > 10_000 else 0),
         optimizer=OptimizerConfig(),
         train=TrainConfig(num_steps=1000, batch_size=case.batch),
         mesh=MeshConfig(),

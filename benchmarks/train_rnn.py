@@ -14,6 +14,7 @@ import argparse  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
@@ -21,11 +22,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from lm_jax.batch import Batch  # noqa: E402
-from lm_jax.config import make_model  # noqa: E402
+from lm_jax.config import OptimizerConfig  # noqa: E402
 from lm_jax.models.rnn import RNNConfig  # noqa: E402
 from lm_jax.tasks.causal import Causal  # noqa: E402
-from lm_jax.training.optimizers import OptimizerConfig, make_optimizer  # noqa: E402
-from lm_jax.training.step import init_state, make_train_step  # noqa: E402
+from lm_jax.training.optimizers import make_optimizer  # noqa: E402
+from lm_jax.training.step import first_state, make_train_step  # noqa: E402
 
 ROWS, LENGTH, LAYERS, RATE, CLIP = 20, 35, 2, 1.0, 5.0
 
@@ -75,7 +76,15 @@ def torch_step(vocab_size: int, width: int, dtype: str) -> Callable[[], float]:
 
 def our_step(vocab_size: int, width: int, dtype: str, chunk_length: int) -> Callable[[], float]:
     """The same by the training step that `train.py` runs."""
-    model = make_model(RNNConfig(vocab_size, "lstm", LAYERS, width, width, dtype=dtype))
+    module = RNNConfig(
+        vocab_size=vocab_size,
+        cell="lstm",
+        num_layers=LAYERS,
+        d_embedding=width,
+        d_hidden=width,
+        dtype=dtype,
+    ).make()
+    task = Causal(chunk_length=chunk_length)
     optimizer = make_optimizer(
         OptimizerConfig(
             "sgd", RATE, "constant", warmup_steps=0, momentum=0.0, weight_decay=0.0, clip_norm=CLIP
@@ -84,9 +93,13 @@ def our_step(vocab_size: int, width: int, dtype: str, chunk_length: int) -> Call
     )
     tokens_BT = random_tokens(vocab_size)
     batch = Batch(tokens_BT[:, :-1], tokens_BT[:, 1:], np.ones((ROWS, LENGTH), np.float32))
-    state = jax.jit(lambda: init_state(model, optimizer, 0, LENGTH, model.init_state(ROWS)))()
-    compiled = jax.jit(make_train_step(model, Causal(chunk_length=chunk_length), optimizer), donate_argnums=0)
     key = jax.random.key(0)
+    state = jax.jit(
+        lambda: first_state(task.init(module, key, LENGTH), optimizer, module.init_state(ROWS, LENGTH))
+    )()
+    compiled = jax.jit(
+        make_train_step(partial(task.losses, module), task.weights, optimizer), donate_argnums=0
+    )
 
     def step() -> float:
         nonlocal state

@@ -27,20 +27,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lm_jax import config as config_module
-from lm_jax.config import Config, TrainConfig
+from lm_jax import fields
+from lm_jax.config import Config, OptimizerConfig, TrainConfig
 from lm_jax.data import pipeline
 from lm_jax.models import attention, gpt, layers, products
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel.sharding import make_mesh
 from lm_jax.tasks.causal import Causal
-from lm_jax.training.optimizers import OptimizerConfig
 from lm_jax.training.program import Program
 
 BASE = Config(
     data=pipeline.DataConfig(corpus="python-docs", tokenizer="char", sequence_length=256),
     model=GPTConfig(num_layers=2, num_heads=4, d_model=64, attention="block_causal"),
-    objective=Causal(chunk_length=64),
+    task=Causal(chunk_length=64),
     optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50),
     train=TrainConfig(batch_size=4),
 )
@@ -68,7 +67,7 @@ def plain_values(scores: jax.Array, values: jax.Array) -> jax.Array:
 # The name of a trick -> the recipe's fields with it, and without it; what is replaced to be without it.
 TRICKS: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[Any, str, Any]]]] = {
     "causal attention by blocks": ({}, {"model.attention": "full"}, []),
-    "logits by chunks": ({}, {"objective.chunk_length": "0"}, []),
+    "logits by chunks": ({}, {"task.chunk_length": "0"}, []),
     "gradients by hand": (
         {},
         {},
@@ -101,14 +100,14 @@ def replaced(parts: list[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 def final_losses(
-    data: pipeline.Data, fields: dict[str, str], parts: list[tuple[Any, str, Any]], steps: int, seeds: int
+    data: pipeline.Data, values: dict[str, str], parts: list[tuple[Any, str, Any]], steps: int, seeds: int
 ) -> list[float]:
     """For each seed, the mean loss of the last tenth of the steps."""
     losses = []
     for seed in range(seeds):
         train = dataclasses.replace(BASE.train, num_steps=steps, seed=seed)
-        config = config_module.override(dataclasses.replace(BASE, train=train), fields)
-        config = config_module.resolve(config, data.tokenizer.vocab_size)
+        config = fields.override(dataclasses.replace(BASE, train=train), values)
+        config = config.resolved(data.tokenizer.vocab_size)
         source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, seed)
         seen = []
         with replaced(parts):

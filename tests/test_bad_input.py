@@ -9,8 +9,7 @@ import pytest
 import tiny
 
 import lm_jax
-from lm_jax import config as config_module
-from lm_jax import errors, experiment
+from lm_jax import errors, experiment, fields
 from lm_jax.config import Config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -37,7 +36,7 @@ def assert_refused(capsys, message, function, *arguments):
 
 
 def changed(config: Config, **values: str) -> Config:
-    return config_module.override(config, {k.replace("__", "."): v for k, v in values.items()})
+    return fields.override(config, {k.replace("__", "."): v for k, v in values.items()})
 
 
 @pytest.mark.parametrize(

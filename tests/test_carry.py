@@ -12,33 +12,45 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupt import stopped_after
 from test_packing import stream
 
 from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
-from lm_jax.config import resolve
 from lm_jax.data import pipeline
-from lm_jax.data.pipeline import evaluation_batches
-from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.data.pipeline import DataConfig, evaluation_batches
+from lm_jax.models.base import ModelConfig
+from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel.sharding import MeshConfig
 from lm_jax.progress import read_metrics
 from lm_jax.tasks.causal import Causal
 from lm_jax.training import loop as training
-from lm_jax.training import program
-from lm_jax.training.step import Recurrent, init_carry, init_state, make_train_step
+from lm_jax.training.step import first_state
+
+
+@dataclasses.dataclass(frozen=True)
+class DecayConfig(ModelConfig):
+    """The shape of a `Decay`."""
+
+    family: ClassVar[str] = "decay"
+
+    def check(self):
+        pass
+
+    def make(self):
+        return Decay(self)
 
 
 class Decay(nn.Module):
     """A recurrence h ← tanh(h · decay + embedding) whose state is a dictionary."""
 
     config: Any
-    carries_state: ClassVar[bool] = True
 
     def setup(self):
         self.embedding = nn.Embed(self.config.vocab_size, 8)
         self.decay = self.param("decay", nn.initializers.constant(0.9), (8,))
 
-    def init_state(self, batch_size):
+    def init_state(self, batch_size, length=0):
         return {"h": jnp.full((batch_size, 8), 0.5)}
 
     def __call__(self, tokens_BT, state=None, segments=None, train=False):
@@ -65,23 +77,25 @@ class Decay(nn.Module):
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
+def recipe(tmp_path):
     """A config that trains `Decay` on streams, and its data."""
-    monkeypatch.setattr(program, "make_model", Decay)
     config = tiny.config(tiny.write_text(tmp_path / "text.txt"), batch_size=8, num_steps=8)
     config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, order="contiguous", sequence_length=8)
+        config,
+        data=dataclasses.replace(config.data, order="contiguous", sequence_length=8),
+        model=DecayConfig(),
     )
     data = pipeline.prepare(config.data)
-    return resolve(config, data.tokenizer.vocab_size), data
+    return config.resolved(data.tokenizer.vocab_size), data
 
 
 def test_steps_that_hand_on_their_state_see_one_long_row():
-    model = Decay(GPTConfig(vocab_size=17))
+    config, task, streams = DecayConfig(vocab_size=17), Causal(), DataConfig(order="contiguous")
+    module = config.make()
     tokens = np.random.default_rng(0).integers(17, size=(4, 25)).astype(np.int32)
-    state = init_state(model, optax.sgd(0.0), 0, 8, init_carry(model, "contiguous", 4))
-    assert isinstance(model, Recurrent)
-    step = jax.jit(make_train_step(model, Causal(), optax.sgd(0.0)))
+    params, carry = task.init(module, jax.random.key(0), 8), task.init_carry(module, config, streams, 4)
+    state = first_state(params, optax.sgd(0.0), carry)
+    step = jax.jit(tiny.train_step(task, module, optax.sgd(0.0)))
     losses = []
     for start in (0, 8, 16):
         rows = tokens[:, start : start + 9]
@@ -89,31 +103,28 @@ def test_steps_that_hand_on_their_state_see_one_long_row():
         state, metrics = step(state, batch, jax.random.key(0))
         losses.append(float(metrics["loss"]))
     whole = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((4, 24), np.float32))
-    assert np.mean(losses) == pytest.approx(float(Causal()(model, state.params, whole)[0].mean), rel=1e-5)
+    expected = task.losses(module, state.params, whole)[0]["nats"].mean
+    assert np.mean(losses) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("order", ["contiguous", "shuffled"])
 def test_only_a_recurrent_model_on_streams_carries_a_state(order):
-    config = GPTConfig(vocab_size=17, max_length=8)
-    assert (init_carry(Decay(config), order, 4) is not None) == (order == "contiguous")
-    assert init_carry(GPT(config), order, 4) is None
+    data = DataConfig(order=order, sequence_length=8)
+    for config in (DecayConfig(vocab_size=17), GPTConfig(vocab_size=17, max_length=8)):
+        carry = Causal().init_carry(config.make(), config, data, 4)
+        assert (carry is not None) == (order == "contiguous" and isinstance(config, DecayConfig))
 
 
 def test_a_resumed_run_goes_on_with_the_state_it_had(recipe, tmp_path):
     config, data = recipe
-    shorter = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=4))
-    # The rate depends on the number of steps; the state does not, where nothing decays.
-    flat = {"final_ratio": 1.0, "warmup_steps": 0}
-    config, shorter = (
-        dataclasses.replace(c, optimizer=dataclasses.replace(c.optimizer, **flat)) for c in (config, shorter)
-    )
-    training.fit(training.Trainer(config), data, tmp_path)
-    training.fit(training.Trainer(shorter), data, tmp_path / "again")
-    training.fit(training.Trainer(config), data, tmp_path / "again")
     trainer, states = training.Trainer(config), []
+    assert training.fit(trainer, data, tmp_path)
+    with stopped_after(5):
+        assert not training.fit(trainer, data, tmp_path / "again")
+    assert training.fit(training.Trainer(config), data, tmp_path / "again")
     for workdir in (tmp_path, tmp_path / "again"):
         with Checkpoints(workdir, read_only=True) as checkpoints:
-            states.append(checkpoints.restore(8, trainer.program.state))
+            states.append(training._restore(checkpoints, 8, trainer.program.state))
     assert np.ptp(states[0].carry["h"], axis=0).all(), "each row has a state of its own"
     jax.tree.map(np.testing.assert_array_equal, *states)
     losses = [
@@ -142,16 +153,20 @@ def test_validation_reads_each_document_with_a_state_of_its_own(recipe):
     config, data = recipe
     trainer, split = training.Trainer(config), data.splits["valid"]
     state = trainer.program.init()
-    nats, weight = trainer.evaluate(state.params, split)
-    model, tokens, offsets = Decay(config.model), np.asarray(split.tokens), np.asarray(split.document_offsets)
+    loss, _ = trainer.validate(state.params, data)
+    module, tokens, offsets = (
+        config.model.make(),
+        np.asarray(split.tokens),
+        np.asarray(split.document_offsets),
+    )
     lengths = np.diff(offsets)
     assert len(lengths) > 10, "several documents a row"
     places = offsets[:-1, None] - 1 + np.minimum(np.arange(lengths.max() + 1), lengths[:, None])
     rows, weights = tokens[places].astype(np.int32), np.arange(lengths.max()) < lengths[:, None]
     alone = Batch(rows[:, :-1], rows[:, 1:], weights.astype(np.float32))
-    expected = float(Causal()(model, state.params, alone)[0].total)
-    assert weight == split.num_tokens
-    assert nats == pytest.approx(expected, rel=1e-5)
+    expected = Causal().losses(module, state.params, alone)[0]["nats"]
+    assert float(expected.weight) == split.num_tokens
+    assert loss.value == pytest.approx(float(expected.total) / split.num_tokens, rel=1e-5)
 
 
 @settings(max_examples=50)

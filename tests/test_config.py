@@ -7,15 +7,17 @@ import pathlib
 import pytest
 
 from lm_jax import config as config_module
-from lm_jax.config import Config
+from lm_jax import experiment, fields
+from lm_jax.config import Config, CountConfig
 from lm_jax.errors import UserError
+from lm_jax.ngram.smoothing import NGramConfig
 
 RECIPES = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
 
 
 def test_override_sets_each_type_from_text():
     values = {"model.num_layers": "7", "optimizer.learning_rate": "3e-4", "data.corpus": "text:a=b.txt"}
-    config = config_module.override(Config(), values)
+    config = fields.override(Config(), values)
     assert config.model.num_layers == 7
     assert config.optimizer.learning_rate == 3e-4
     assert config.data.corpus == "text:a=b.txt"
@@ -28,7 +30,9 @@ def test_override_sets_each_type_from_text():
         ("model.num_layer", "4", "did you mean model.num_layers?"),
         ("modle.num_layers", "4", "did you mean model.num_layers?"),
         ("num_layers", "4", "no field num_layers; did you mean model.num_layers?"),
-        ("model", "gpt", "model is a group of fields"),
+        ("data", "text:a.txt", "data is a group of fields"),
+        ("model", "gtp", "unknown model 'gtp'; known are gpt, nnlm, rnn"),
+        ("task", "casual", "unknown task 'casual'"),
         ("model.num_layers.deep", "4", "no field model.num_layers.deep"),
         ("model.num_layers", "2.5", "model.num_layers='2.5' is not a whole number"),
         ("model.num_layers", "1e3", "is not a whole number"),
@@ -37,7 +41,7 @@ def test_override_sets_each_type_from_text():
 )
 def test_a_wrong_override_names_the_remedy(name, text, message):
     with pytest.raises(UserError, match=r"^[^\n]+$") as error:
-        config_module.override(Config(), {name: text})
+        fields.override(Config(), {name: text})
     assert message in str(error.value)
 
 
@@ -46,21 +50,21 @@ def test_a_wrong_override_names_the_remedy(name, text, message):
     [
         {"train.batch_size": "0"},
         {"optimizer.learning_rate": "nan"},
-        {"objective.label_smoothing": "1"},
+        {"task.label_smoothing": "1"},
         {"optimizer.b2": "1"},
         {"model.max_length": "16", "data.sequence_length": "32"},
     ],
 )
 def test_check_refuses_what_no_run_can_use(values):
     with pytest.raises(UserError):
-        config_module.check(config_module.override(Config(), values))
+        experiment.check(fields.override(Config(), values))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_survives_json(path):
     name, config = config_module.load(str(path))
     assert name == path.stem
-    config_module.check(config)
+    experiment.check(config)
     assert config_module.from_json(config_module.to_json(config)) == config
 
 
@@ -72,8 +76,12 @@ def test_the_ngram_recipe_reads_the_tokens_of_the_gpt_recipe():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.update(format_version=2), "format 2"),
-        (lambda v: v.update(family="gtp"), "unknown family 'gtp'"),
+        (lambda v: v.update(format_version=3), "format 3; this version of lm_jax reads formats 1 and 2"),
+        (lambda v: v["model"].update(name="gtp"), "unknown model 'gtp'"),
+        (lambda v: v["model"].pop("name"), "model in config.json has no name of a model"),
+        (lambda v: v.pop("model"), "has no model"),
+        (lambda v: v["task"].update(name=1), "task in config.json has no name of a task"),
+        (lambda v: v.update(family="gpt"), "no field family"),
         (lambda v: v["model"].update(num_heds=2), "did you mean model.num_heads?"),
         (lambda v: v["model"].update(num_heads="2"), "model.num_heads='2' is not a whole number"),
         (lambda v: v["model"].update(num_heads=True), "is not a whole number"),
@@ -87,18 +95,69 @@ def test_json_of_another_kind_is_refused(change, message):
     assert message in str(error.value)
 
 
-def test_differences_leave_out_what_a_resumed_run_may_change():
-    old = Config()
-    longer = config_module.override(
-        old, {"train.num_steps": "5000", "mesh.data": "2", "train.eval_every": "7"}
-    )
-    assert config_module.differences(old, longer) == []
-    other = config_module.override(longer, {"train.seed": "3"})
-    assert config_module.differences(old, other) == ["train.seed (0 there, 3 here)"]
+def test_format_1_is_read_as_today_s():
+    """`family` stood apart and the task was an objective."""
+    config = fields.override(Config(), {"model": "rnn", "model.d_hidden": "7", "task.label_smoothing": "0.1"})
+    values = json.loads(config_module.to_json(config))
+    old = {"format_version": 1, "family": values["model"].pop("name"), "objective": values.pop("task")}
+    old = values | old
+    for text in (old, {name: value for name, value in old.items() if name != "mesh"}):
+        assert config_module.from_json(json.dumps(text)) == config
+    ngram = {"format_version": 1, "family": "ngram", "model": {"order": 3}, "seed": 4}
+    read = config_module.from_json(json.dumps(ngram))
+    assert read == CountConfig(model=NGramConfig(order=3), seed=4)
+
+
+def test_a_finished_model_s_parts_are_read_without_those_that_trained_it(tmp_path):
+    config = fields.override(Config(), {"model.d_model": "8", "mesh.data": "2"})
+    values = json.loads(config_module.to_json(config)) | {"optimizer": {"of another version": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    parts = config_module.RunParts(tmp_path)
+    assert (parts.format_version, parts.data, parts.model, parts.task, parts.mesh) == (
+        2, config.data, config.model, config.task, config.mesh,
+    )  # fmt: skip
+    (tmp_path / "config.json").write_text(config_module.to_json(CountConfig()))
+    assert config_module.RunParts(tmp_path).task is None
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "expected"),
+    [
+        ({}, {"mesh.data": "2", "train.log_every": "3", "train.checkpoint_every": "3"}, []),
+        ({}, {"train.sample_tokens": "3", "train.tensorboard": "true", "train.eval_every": "7"}, []),
+        ({}, {"train.accumulation": "2"}, []),
+        ({}, {"train.seed": "3"}, ["train.seed (0 there, 3 here)"]),
+        (
+            {},
+            {"train.num_steps": "5000"},
+            ["train.num_steps (1000 there, 5000 here, which decides the cosine schedule)"],
+        ),
+        ({"optimizer.schedule": "constant"}, {"train.num_steps": "5000"}, []),
+        ({"optimizer.schedule": "inverse_sqrt"}, {"train.num_steps": "5000"}, []),
+        (
+            {"train.average": "triggered"},
+            {"train.eval_every": "7"},
+            ["train.eval_every (250 there, 7 here, which decides when averaging begins)"],
+        ),
+        (
+            {"model.dropout": "0.1"},
+            {"train.accumulation": "2"},
+            ["train.accumulation (1 there, 2 here, which decides what is dropped)"],
+        ),
+    ],
+)
+def test_a_resumed_run_may_change_only_what_leaves_its_numbers_alone(there, here, expected):
+    old = fields.override(Config(), there)
+    assert config_module.differences(old, fields.override(old, here)) == expected
+
+
+def test_another_model_is_a_difference():
+    changed = config_module.differences(Config(), fields.override(Config(), {"model": "rnn"}))
+    assert "model ('gpt' there, 'rnn' here)" in changed
 
 
 def test_help_tells_what_every_field_means():
-    missing = [name for name, _, comment in config_module.describe(Config()) if not comment]
+    missing = [name for name, _, comment in fields.describe(Config()) if not comment]
     assert missing == []
 
 
@@ -114,5 +173,5 @@ def test_an_unknown_recipe_or_variant_says_what_there_is(tmp_path):
     with pytest.raises(UserError, match="no variant 'huge'"):
         config_module.load(f"{RECIPES[0].parent / 'gpt.py'}:huge")
     (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(UserError, match="no get_config"):
+    with pytest.raises(UserError, match=r"defines no get_config\(variant\)"):
         config_module.load(str(tmp_path / "empty.py"))

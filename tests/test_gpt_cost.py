@@ -5,7 +5,6 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from lm_jax.models.gpt_cost import flops_per_token, num_parameters
 from tiny_gpt import EVERYTHING, shapes
 
 from lm_jax.errors import UserError
@@ -37,7 +36,7 @@ def llama(num_layers, d_model, d_ff, num_kv_heads):
     ],
 )
 def test_published_sizes(config, published):
-    assert num_parameters(config) == published
+    assert config.cost(1).parameters == published
 
 
 @pytest.mark.parametrize(
@@ -45,13 +44,13 @@ def test_published_sizes(config, published):
 )
 def test_parameters_are_those_of_the_model(fields):
     model = GPT(GPTConfig(**(SMALL | fields)))
-    assert num_parameters(model.config) == sum(x.size for x in jax.tree.leaves(shapes(model)))
+    assert model.config.cost(1).parameters == sum(x.size for x in jax.tree.leaves(shapes(model)))
 
 
 def test_swiglu_has_as_many_parameters_as_gelu():
     for d_model in (48, 192, 768, 1536):
         config = {"d_model": d_model, "vocab_size": 2, "max_length": 2, "use_bias": False}
-        assert num_parameters(GPTConfig(**config)) == num_parameters(GPTConfig(**config, mlp="swiglu"))
+        assert GPTConfig(**config).cost(1).parameters == GPTConfig(**config, mlp="swiglu").cost(1).parameters
 
 
 def xla_flops(config, length):
@@ -70,14 +69,14 @@ def xla_flops(config, length):
 def test_flops_are_xlas_but_for_what_is_not_a_product(fields):
     """Within 3 %: XLA counts norms, activations and softmax too, which 128 wide are 1 to 3 %."""
     config = GPTConfig(**(SMALL | fields))
-    for counted, ours in zip(xla_flops(config, 64), flops_per_token(config, 64), strict=True):
+    for counted, ours in zip(xla_flops(config, 64), config.cost(64)[1:], strict=True):
         assert 1 < counted / ours < 1.03
 
 
 def test_what_xla_skips_and_does_twice():
     fields = SMALL | {"max_length": 512, "vocab_size": 2}
     config = GPTConfig(**fields)
-    products = flops_per_token(config, 512).forward - flops_per_token(config, 0).forward
+    products = config.cost(512).forward - config.cost(0).forward
     full, blocks = (xla_flops(GPTConfig(**fields, attention=a), 512) for a in ("full", "block_causal"))
     # Four blocks of queries meet 1, 2, 3 and 4 blocks of keys: 10 of 16. XLA counts softmax's part too.
     assert math.isclose((full[0] - blocks[0]) / products, 6 / 16, rel_tol=0.1)
@@ -91,12 +90,12 @@ def test_training_is_six_operations_a_parameter():
     """Chowdhery et al. 2022, appendix B: 6N + 12·L·H·Q·T, N without what is only looked up or added."""
     config = llama(32, 4096, 11008, 32)
     looked_up = (32000 + 2 * 32 + 1) * 4096
-    expected = 6 * (num_parameters(config) - looked_up) + 12 * 32 * 32 * 128 * 2048
-    assert flops_per_token(config, 2048).training == expected
+    expected = 6 * (config.cost(1).parameters - looked_up) + 12 * 32 * 32 * 128 * 2048
+    assert config.cost(2048).training == expected
 
 
 def test_sizes_left_open_are_an_error():
     with pytest.raises(UserError, match=r"model\.vocab_size=0"):
-        num_parameters(GPTConfig())
+        GPTConfig().cost(8)
     with pytest.raises(UserError, match=r"model\.max_length=0"):
-        flops_per_token(GPTConfig(vocab_size=5), 8)
+        GPTConfig(vocab_size=5).cost(8)

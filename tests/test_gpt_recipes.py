@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from lm_jax.models.gpt_cost import num_parameters
 
 import lm_jax
 from lm_jax import config as config_module
@@ -21,17 +20,17 @@ RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "gpt.py"
 @pytest.mark.parametrize(("variant", "published"), [("124m", 124_439_808), ("350m", 354_823_168)])
 def test_gpt_2_has_its_published_size(variant, published):
     _, config = config_module.load(f"{RECIPE}:{variant}")
-    config_module.check(config)
-    assert num_parameters(dataclasses.replace(config.model, vocab_size=50257)) == published
-    program = Program(config_module.resolve(config, 50257), make_mesh(config.mesh))
-    assert sum(x.size for x in jax.tree.leaves(program.state.params)) == num_parameters(config.model)
+    experiment.check(config)
+    assert dataclasses.replace(config.model, vocab_size=50257).cost(1024).parameters == published
+    program = Program(config.resolved(50257), make_mesh(config.mesh))
+    assert sum(x.size for x in jax.tree.leaves(program.state.params)) == config.model.cost(1024).parameters
     assert program.batch.inputs.shape == (512, 1024)
 
 
 @pytest.mark.parametrize("variant", ["124m", "350m"])
 def test_every_matrix_is_shared_by_all_of_a_mesh(variant):
     _, config = config_module.load(f"{RECIPE}:{variant}")
-    program = Program(config_module.resolve(config, 50257), make_mesh(MeshConfig(fsdp=4, tensor=2)))
+    program = Program(config.resolved(50257), make_mesh(MeshConfig(fsdp=4, tensor=2)))
     for array in jax.tree.leaves(program.state):
         if array.size > 2**20:
             whole, share = np.prod(array.shape), np.prod(array.sharding.shard_shape(array.shape))

@@ -43,7 +43,7 @@ def test_scores_equal_a_full_pass_where_the_text_fits_the_context(model):
     end, scored = [model.tokenizer.end_id], model.score(texts)
     streams = [np.concatenate([end, model.tokenizer.encode(text).ids, end]) for text in texts]
     padded = np.array([np.pad(stream, (0, 33 - len(stream))) for stream in streams])
-    logits = jax.jit(model.model.apply)(model.params, padded[:, :-1])[0]
+    logits = jax.jit(model.module.apply)(model.params, padded[:, :-1])[0]
     expected = likelihood.token_log_probs(logits, padded[:, 1:])
     for scores, stream, row in zip(scored, streams, expected, strict=True):
         np.testing.assert_allclose(scores.log_probs, row[: len(stream) - 1], atol=1e-5)

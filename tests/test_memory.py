@@ -6,12 +6,14 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny
 
 from lm_jax.batch import Batch
+from lm_jax.config import OptimizerConfig
 from lm_jax.models.gpt import GPT, GPTConfig
 from lm_jax.tasks.causal import Causal
-from lm_jax.training.optimizers import OptimizerConfig, make_optimizer
-from lm_jax.training.step import init_state, make_train_step
+from lm_jax.training.optimizers import make_optimizer
+from lm_jax.training.step import first_state
 
 ROWS, LENGTH, VOCABULARY, WIDTH, HEADS = 4, 256, 2048, 32, 2
 
@@ -20,12 +22,12 @@ def compiled_step(num_layers=1, chunk_length=0, **fields):
     """A GPT's, forward to AdamW."""
     shape = {"vocab_size": VOCABULARY, "max_length": LENGTH, "d_model": WIDTH, "num_heads": HEADS}
     model = GPT(GPTConfig(num_layers=num_layers, attention="block_causal", **shape, **fields))
-    optimizer = make_optimizer(OptimizerConfig(), 10)
-    state = jax.eval_shape(lambda: init_state(model, optimizer, 0, LENGTH))
+    optimizer, task = make_optimizer(OptimizerConfig(), 10), Causal(chunk_length=chunk_length)
+    state = jax.eval_shape(lambda: first_state(task.init(model, jax.random.key(0), LENGTH), optimizer))
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
     batch = Batch(tokens, tokens, tokens.update(dtype=jnp.float32))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = make_train_step(model, Causal(chunk_length=chunk_length), optimizer)
+    step = tiny.train_step(task, model, optimizer)
     return jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
 
 

@@ -10,14 +10,14 @@ from jax.sharding import PartitionSpec as P
 from test_training import one_batch
 
 from lm_jax.checkpoint import Checkpoints
-from lm_jax.config import resolve
+from lm_jax.config import OptimizerConfig
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel import sharding
-from lm_jax.parallel.sharding import MeshConfig, by_name, make_mesh
+from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh, make_mesh
 from lm_jax.tasks.causal import Causal
+from lm_jax.training import loop
 from lm_jax.training.loop import Trainer
-from lm_jax.training.optimizers import OptimizerConfig
 from lm_jax.training.program import Program
 
 MESHES = {
@@ -40,7 +40,7 @@ def recipe(model, mesh=MeshConfig(), optimizer=None, vocab_size=64, **train):  #
         clip_norm=0.0,
     )  # fmt: skip
     config = dataclasses.replace(config, model=model, mesh=mesh, optimizer=optimizer or plain)
-    return resolve(config, vocab_size)
+    return config.resolved(vocab_size)
 
 
 def loss_and_gradient(config):
@@ -119,11 +119,11 @@ def test_a_checkpoint_is_restored_on_another_mesh(tmp_path):
     state, _ = trainer.step(trainer.program.init(), one_batch(config))
     saved = jax.device_get(state)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state)
+        loop._save(checkpoints, state)
     for mesh in (MESHES["tensor 2 x data 4"], MeshConfig()):
         like = Program(config, make_mesh(mesh)).state
         with Checkpoints(tmp_path) as checkpoints:
-            restored = checkpoints.restore(1, like)
+            restored = loop._restore(checkpoints, 1, like)
         jax.tree.map(np.testing.assert_array_equal, restored, saved)
         assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, like)
 
@@ -138,9 +138,7 @@ def test_the_state_s_memory_is_used_again():
 def test_rows_stay_where_they_are_while_parameters_are_gathered():
     """Left to itself XLA gathers the activations of all rows: more memory than data parallelism takes."""
     model = dataclasses.replace(MODERN, num_layers=2, d_model=64, remat=True)
-    config = dataclasses.replace(
-        recipe(model, vocab_size=512, batch_size=64), objective=Causal(chunk_length=8)
-    )
+    config = dataclasses.replace(recipe(model, vocab_size=512, batch_size=64), task=Causal(chunk_length=8))
     peaks = {}
     for name in ("data 8", "fsdp 8"):
         compiled = Program(config, make_mesh(MESHES[name])).lower_step().compile()
@@ -184,3 +182,32 @@ def test_all_devices_that_are_left_share_the_rows():
     assert dict(make_mesh(MeshConfig(data=-1, tensor=2)).shape) == {"data": 4, "fsdp": 1, "tensor": 2}
     with pytest.raises(UserError, match=r"mesh.tensor=0"):
         MeshConfig(tensor=0).check()
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "shape"),
+    [
+        (MeshConfig(), 8, (1, 1, 1)),
+        (MeshConfig(data=-1), 8, (8, 1, 1)),
+        (MeshConfig(data=16), 8, (8, 1, 1)),
+        (MeshConfig(fsdp=4, tensor=2), 8, (1, 4, 2)),
+        (MeshConfig(data=2, fsdp=16), 8, (1, 8, 1)),
+        (MeshConfig(data=2, fsdp=3, tensor=2), 8, (4, 1, 2)),  # 3 does not divide
+        (MeshConfig(data=-1, fsdp=4, tensor=4), 2, (1, 1, 2)),
+        (MeshConfig(data=64, fsdp=4, tensor=2), 1, (1, 1, 1)),
+    ],
+)
+def test_a_model_that_is_only_used_has_the_recipe_s_mesh_as_far_as_there_are_devices(
+    asked, devices, shape, monkeypatch
+):
+    local = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "local_devices", lambda: local)
+    mesh = fit_mesh(asked)
+    assert tuple(mesh.shape.values()) == shape
+    assert set(mesh.devices.flat) <= set(local)
+
+
+def test_a_mesh_that_is_asked_for_is_not_fitted():
+    assert dict(fit_mesh(MeshConfig(fsdp=2), exact=True).shape) == {"data": 1, "fsdp": 2, "tensor": 1}
+    with pytest.raises(UserError, match=r"mesh.fsdp=16 .* on 8 devices"):
+        fit_mesh(MeshConfig(fsdp=16), exact=True)

@@ -9,7 +9,7 @@ import tiny
 
 import lm_jax
 from lm_jax import config as config_module
-from lm_jax import experiment
+from lm_jax import experiment, fields
 from lm_jax.config import CountConfig
 from lm_jax.data.corpora import Document
 from lm_jax.data.pipeline import DataConfig
@@ -167,7 +167,7 @@ def test_every_variant_counts(tmp_path, name):
 def test_a_wrong_field_is_named(tmp_path, values, message):
     config = recipe(tiny.write_text(tmp_path / "text.txt"))
     with pytest.raises(UserError, match=message):
-        experiment.run(config_module.override(config, values), tmp_path / "run")
+        experiment.run(fields.override(config, values), tmp_path / "run")
 
 
 def test_an_ngram_run_and_a_neural_one_do_not_mix(run, tmp_path):

@@ -9,11 +9,13 @@ import optax
 import optax.contrib
 import pytest
 
+from lm_jax.config import OptimizerConfig
 from lm_jax.errors import UserError
 from lm_jax.training.optimizers import (
-    SCALINGS,
-    OptimizerConfig,
+    OPTIMIZERS,
+    SCHEDULES,
     _orthogonalise,
+    check,
     make_optimizer,
     make_schedule,
 )
@@ -123,7 +125,7 @@ def test_matrices_of_all_shapes_are_orthogonalised_as_optax_does_one_by_one():
             np.testing.assert_allclose(made, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SCALINGS)
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_stacked_layers_learn_as_layers_on_their_own(name):
     config = OptimizerConfig(**(PLAIN | {"name": name, "weight_decay": 0.1}))
     params = [jax.tree.map(lambda p, i=i: p + i, PARAMS["block"]) for i in range(2)]
@@ -137,7 +139,7 @@ def test_stacked_layers_learn_as_layers_on_their_own(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stacked, stack(alone))
 
 
-@pytest.mark.parametrize("name", SCALINGS)
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_only_matrices_decay(name):
     config = OptimizerConfig(**(PLAIN | {"name": name, "weight_decay": 0.5, "learning_rate": 1.0}))
     params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
@@ -160,7 +162,7 @@ def rates(**fields):
     return np.array([float(schedule(step)) for step in range(101)])
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "inverse_sqrt", "wsd"])
+@pytest.mark.parametrize("schedule", SCHEDULES.names())
 def test_schedules_warm_up_and_end_where_they_should(schedule):
     values = rates(schedule=schedule, warmup_steps=10)
     assert 0 < values[0] < values[5] < values[10] == 1.0
@@ -188,8 +190,18 @@ def test_the_optimizer_is_pure_in_its_state():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("name", "adam"), ("schedule", "step"), ("decay_ratio", 0.0), ("momentum", 1.0)]
+    ("field", "value", "message"),
+    [
+        ("name", "adam", "unknown optimizer 'adam'.*adamw"),
+        ("schedule", "step", "unknown schedule 'step'.*wsd"),
+    ],
 )
+def test_an_unknown_name_lists_the_known_ones(field, value, message):
+    with pytest.raises(UserError, match=message):
+        check(OptimizerConfig(**{field: value}))
+
+
+@pytest.mark.parametrize(("field", "value"), [("decay_ratio", 0.0), ("momentum", 1.0)])
 def test_a_value_that_no_run_can_use_is_named(field, value):
     with pytest.raises(UserError, match=f"optimizer.{field}="):
         OptimizerConfig(**{field: value}).check()

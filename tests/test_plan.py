@@ -13,16 +13,20 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lm_jax import config as config_module
+from lm_jax import fields, runtime
 from lm_jax.config import Config, TrainConfig
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel.sharding import MeshConfig, make_mesh
 from lm_jax.plan import __main__ as plan
-from lm_jax.plan import hlo
+from lm_jax.plan import hlo, report
+from lm_jax.plan.devices import find_devices
+from lm_jax.plan.flops import model_flops, unrolled_flops
 from lm_jax.plan.hlo import Collective
+from lm_jax.plan.recipe import fit_accumulation, resolve
 from lm_jax.tasks.causal import Causal
+from lm_jax.training.program import Program
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = f"--config={ROOT}/configs/gpt.py"
@@ -130,25 +134,25 @@ def test_operations_are_counted_in_every_round_of_every_loop():
     plain = small()
     looped = dataclasses.replace(
         small(scan_layers=True),
-        objective=Causal(chunk_length=16),
+        task=Causal(chunk_length=16),
         train=dataclasses.replace(plain.train, accumulation=4),
     )
-    counted = plan.unrolled_flops(looped)
-    assert counted == plan.unrolled_flops(plain)
-    assert counted == pytest.approx(plan.model_flops(plain), rel=0.1)
-    assert plan.model_flops(looped) == plan.model_flops(plain)
+    counted = unrolled_flops(looped)
+    assert counted == unrolled_flops(plain)
+    assert counted == pytest.approx(model_flops(plain), rel=0.1)
+    assert model_flops(looped) == model_flops(plain)
 
 
 def test_the_vocabulary_is_known_without_a_corpus():
     data = {"corpus": "text:/no/such/file"}
-    for fields, tokens in (({"tokenizer": "bpe", "vocab_size": 300}, 300), ({"tokenizer": "byte"}, 257)):
-        resolved = plan.resolve(Config(data=DataConfig(**data, **fields)))
+    for given, tokens in (({"tokenizer": "bpe", "vocab_size": 300}, 300), ({"tokenizer": "byte"}, 257)):
+        resolved = resolve(Config(data=DataConfig(**data, **given)))
         assert (resolved.model.vocab_size, resolved.model.max_length) == (
             tokens,
             resolved.data.sequence_length,
         )
     with pytest.raises(UserError, match=r"only the corpus tells .*set --config.model.vocab_size"):
-        plan.resolve(Config(data=DataConfig(**data, tokenizer="word", vocab_size=0)))
+        resolve(Config(data=DataConfig(**data, tokenizer="word", vocab_size=0)))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_the_vocabulary_is_known_without_a_corpus():
 )
 def test_a_batch_has_no_more_parts_than_leave_each_device_a_row(mesh, devices, rows, parts, capsys):
     config = Config(mesh=mesh, train=TrainConfig(batch_size=rows, accumulation=16))
-    assert plan.fit_accumulation(config, devices).train.accumulation == parts
+    assert fit_accumulation(config, devices).train.accumulation == parts
     assert ("note:" in capsys.readouterr().out) == (parts != 16)
 
 
@@ -175,7 +179,7 @@ def test_a_step_lowers_for_cuda(capsys):
 
 
 def test_a_program_is_traced_for_the_devices_that_it_is_for():
-    with plan._traced_for("tpu"):
+    with runtime.traced_for("tpu"):
         assert jax.default_backend() == "tpu"
     assert jax.default_backend() == "cpu"
 
@@ -207,15 +211,15 @@ def test_mistakes_are_one_line(arguments, words, monkeypatch):
     ],
 )
 def test_what_does_not_fit_says_what_would_help(message, capsys):
-    config = config_module.override(small(), {"train.batch_size": "64", "mesh.data": "8"})
-    program = plan.Program(config, make_mesh(config.mesh))
-    plan._print_misfit(program, message)
+    config = fields.override(small(), {"train.batch_size": "64", "mesh.data": "8"})
+    program = Program(config, make_mesh(config.mesh))
+    report._print_misfit(program, message)
     out = capsys.readouterr().out
     assert "does not fit: it needs 20.1G of 15.75G a device." in out
     for field in ("model.remat=true", "model.scan_layers=true", "mesh.fsdp=4", "train.batch_size=32"):
         assert f"--config.{field}" in out
-    config = config_module.override(config, {"model.remat": "true"})
-    plan._print_misfit(plan.Program(config, make_mesh(config.mesh)), "no numbers")
+    config = fields.override(config, {"model.remat": "true"})
+    report._print_misfit(Program(config, make_mesh(config.mesh)), "no numbers")
     assert "model.remat" not in capsys.readouterr().out
 
 
@@ -232,7 +236,7 @@ def command(*arguments):
 def test_an_axis_may_be_part_of_a_slice_s(topology, mesh):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install 'lm_jax[tpu]'")
-    devices = plan.find_devices(topology)
+    devices = find_devices(topology)
     assert sorted(d.id for d in make_mesh(mesh, devices).devices.flat) == sorted(d.id for d in devices)
 
 

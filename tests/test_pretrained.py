@@ -11,11 +11,9 @@ import pytest
 import safetensors.numpy
 import tiny
 import tiny_gpt
-from lm_jax.models.gpt_cost import num_parameters
 
 import lm_jax
-from lm_jax import config as config_module
-from lm_jax import experiment
+from lm_jax import experiment, fields
 from lm_jax.errors import UserError
 from lm_jax.export import export, main
 from lm_jax.models.gpt import GPTConfig, convert_layers
@@ -44,13 +42,14 @@ def write_golden(directory, changed=(), arrays=GOLDEN):
 
 
 def logits(lm, tokens):
-    return tiny_gpt.apply(lm.model, lm.params, tokens)[0]
+    return tiny_gpt.apply(lm.module, lm.params, tokens)[0]
 
 
 def test_an_imported_model_is_the_golden_one(tmp_path):
     lm = lm_jax.load(write_golden(tmp_path / "model"))
     np.testing.assert_allclose(logits(lm, RESULTS["tokens"]), RESULTS["logits"], atol=1e-4)
-    assert lm.config.model == GPTConfig(37, 24, num_layers=2, num_heads=2, d_model=16, dropout=0.1)
+    shape = {"num_layers": 2, "num_heads": 2, "d_model": 16, "dropout": 0.1}
+    assert lm.config == GPTConfig(vocab_size=37, num_tokens=37, max_length=24, **shape)
     prompts = [lm.tokenizer.decode(tokens[1:10]) for tokens in RESULTS["tokens"]]
     [scores] = lm.score(prompts[:1])
     assert scores.complete
@@ -110,7 +109,7 @@ def test_the_published_size():
         {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_layer": 12, "n_head": 12,
          "n_embd": 768}, "config.json",
     )  # fmt: skip
-    assert num_parameters(config) == 124_439_808
+    assert config.cost(1024).parameters == 124_439_808
     names = weights.expand(huggingface.gpt2.rules(config), 12)
     assert len(set(names.values())) == len(names) == 148
 
@@ -178,7 +177,7 @@ def test_a_name_that_is_nowhere_fails_at_once(monkeypatch):
     with pytest.raises(
         UserError, match=r"nobody/nothing is not a run directory, and the hub cannot be reached"
     ):
-        lm_jax.load("nobody/nothing")
+        lm_jax.load("hf:nobody/nothing")
 
 
 def test_what_the_machine_has_of_the_hub_needs_no_network(tmp_path, monkeypatch):
@@ -191,7 +190,7 @@ def test_what_the_machine_has_of_the_hub_needs_no_network(tmp_path, monkeypatch)
         return str(directory)
 
     monkeypatch.setattr(hub, "snapshot_download", cached)
-    assert lm_jax.load("someone/small").config.model.d_model == 16
+    assert lm_jax.load("hf:someone/small").config.d_model == 16
 
 
 def test_training_goes_on_from_an_imported_model_and_is_exported(tmp_path, capsys):
@@ -216,7 +215,7 @@ def test_training_goes_on_from_an_imported_model_and_is_exported(tmp_path, capsy
     with pytest.raises(UserError, match="exported exists; give a new directory"):
         export(ours, tmp_path / "exported")
     with pytest.raises(UserError, match=r"another shape: model.num_layers \(2 there, 3 here\)"):
-        experiment.run(config_module.override(tuned, {"model.num_layers": "3"}), tmp_path / "other")
+        experiment.run(fields.override(tuned, {"model.num_layers": "3"}), tmp_path / "other")
 
 
 def make_theirs(directory, vocab_size, **fields):

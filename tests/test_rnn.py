@@ -107,8 +107,8 @@ def test_probabilities_sum_to_one_and_chunks_change_nothing(model):
         np.testing.assert_allclose(jnp.exp(logits_BTV).sum(axis=-1), 1, rtol=1e-5)
     batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((3, 7), np.float32))
 
-    def loss(params, objective):
-        return objective(model, params, batch)[0].mean
+    def loss(params, task):
+        return task.losses(model, params, batch)[0]["nats"].mean
 
     values = [
         jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, Causal(chunk_length=n)) for n in (0, 3)
@@ -203,19 +203,18 @@ def test_penalties_are_those_of_awd_lstm():
     params, tokens, key = random_params(model), random_tokens(3, 9), jax.random.key(0)
     batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((3, 8), np.float32))
     rngs = {"dropout": key}
-    plain, _ = Causal()(model, params, batch, None, rngs)
+    plain, _ = Causal().losses(model, params, batch, None, rngs)
     dropped_BTD, _ = model.apply(params, batch.inputs, train=True, rngs=rngs, method="hidden")
     raw_BTD, _ = model.apply(params, batch.inputs, method="hidden")
     activation, temporal = jnp.square(dropped_BTD).mean(), jnp.square(raw_BTD[:, 1:] - raw_BTD[:, :-1]).mean()
     for alpha, beta in ((2.0, 0.0), (0.0, 3.0), (2.0, 3.0)):
-        objective = Causal(activation_penalty=alpha, temporal_penalty=beta)
-        sums, _ = objective(model, params, batch, None, rngs)
-        expected = plain.mean + alpha * activation + beta * temporal
-        assert float(sums.mean) == pytest.approx(float(expected), rel=1e-5)
-        np.testing.assert_allclose(sums.extras["nats"].mean, plain.mean, rtol=1e-6)
-        np.testing.assert_array_equal(
-            objective(model, params, batch)[0].mean, Causal()(model, params, batch)[0].mean
-        )
+        task = Causal(activation_penalty=alpha, temporal_penalty=beta)
+        sums, _ = task.losses(model, params, batch, None, rngs)
+        expected = {"activation_penalty": alpha * activation, "temporal_penalty": beta * temporal}
+        expected = {"nats": plain["nats"].mean} | {n: x for n, x in expected.items() if x}
+        assert sums.keys() == task.weights(batch).keys()
+        assert {n: float(s.mean) for n, s in sums.items()} == pytest.approx(expected, rel=1e-5)
+        assert task.losses(model, params, batch)[0].keys() == {"nats"}, "evaluation has no penalties"
 
 
 def test_a_tied_last_layer_is_as_wide_as_the_embedding():

@@ -11,7 +11,6 @@ import tensorflow_datasets as tfds
 import tiny
 
 from lm_jax import config as config_module
-from lm_jax import runtime
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -66,7 +65,6 @@ def test_it_trains_from_the_command_line(make, tmp_path, monkeypatch):
     recipe, config = tmp_path / "recipe.py", tiny.config(tmp_path / "replaced", num_steps=4, sample_tokens=0)
     text = config_module.to_json(config)
     recipe.write_text(f"from lm_jax import config\nget_config = lambda _: config.from_json({text!r})\n")
-    monkeypatch.setattr(runtime, "prepare", lambda: None)  # too late for it here
     main = runpy.run_path(str(ROOT / "train.py"))["main"]
     flags = make(tmp_path, monkeypatch)
     main([f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *flags])

@@ -11,25 +11,34 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from test_carry import Decay
+from test_carry import DecayConfig
 
 from lm_jax import experiment
 from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
-from lm_jax.config import TrainConfig, resolve
+from lm_jax.config import TrainConfig
 from lm_jax.data import pipeline
+from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.metrics.chunked import chunked_cross_entropy
 from lm_jax.metrics.likelihood import cross_entropy
-from lm_jax.models.gpt import GPTConfig
 from lm_jax.progress import MetricWriter, read_metrics
 from lm_jax.tasks.causal import Causal
 from lm_jax.training import averaging
 from lm_jax.training import loop as training
-from lm_jax.training.step import init_carry, init_state, make_train_step
+from lm_jax.training.step import first_state
 
-MODEL = Decay(GPTConfig(vocab_size=17))
+CONFIG = DecayConfig(vocab_size=17)
+MODULE = CONFIG.make()
+STREAMS = DataConfig(order="contiguous", vary_length=True, sequence_length=6)
 SGD = optax.sgd(1.0)
+
+
+# The factor of the rate where rows do not vary in length, and where they do.
+FACTORS = [
+    partial(Causal().rate_factor, data=data)
+    for data in (dataclasses.replace(STREAMS, vary_length=False), STREAMS)
+]
 
 
 def batch_of(weights_B, seed=0, length=6):
@@ -39,38 +48,40 @@ def batch_of(weights_B, seed=0, length=6):
     return Batch(tokens[:, :-1], tokens[:, 1:], weights)
 
 
-def first_state(train=TrainConfig(), rows=8):  # noqa: B008 (frozen)
-    return init_state(MODEL, SGD, 0, 6, init_carry(MODEL, "contiguous", rows), train)
+def start(train=TrainConfig(), optimizer=SGD):  # noqa: B008 (frozen)
+    task = Causal()
+    params = task.init(MODULE, jax.random.key(0), 6)
+    return first_state(params, optimizer, task.init_carry(MODULE, CONFIG, STREAMS, 8), train)
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_parts_of_a_batch_add_up_to_the_whole_by_their_tokens(parts):
     batches = [batch_of([6, 1, 1, 1, 0, 0, 3, 6], seed) for seed in range(2)]
-    whole, in_parts = first_state(), first_state()
+    whole, in_parts = start(), start()
     for batch in batches:
-        whole, told = jax.jit(make_train_step(MODEL, Causal(), SGD))(whole, batch, jax.random.key(0))
-        step = make_train_step(MODEL, Causal(), SGD, TrainConfig(batch_size=8, accumulation=parts))
+        whole, told = jax.jit(tiny.train_step(Causal(), MODULE, SGD))(whole, batch, jax.random.key(0))
+        step = tiny.train_step(Causal(), MODULE, SGD, TrainConfig(batch_size=8, accumulation=parts))
         in_parts, told_of_parts = jax.jit(step)(in_parts, batch, jax.random.key(0))
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), in_parts, whole)
     assert told_of_parts == pytest.approx(jax.tree.map(float, told), rel=1e-5)
 
 
 def test_the_rate_is_in_proportion_to_a_length_that_varies():
-    short, first, key = batch_of([4] * 8, length=4), first_state(), jax.random.key(0)
+    short, first, key = batch_of([4] * 8, length=4), start(), jax.random.key(0)
     plain, scaled = (
-        jax.jit(make_train_step(MODEL, Causal(), SGD, usual_length=length))(first, short, key)[0]
-        for length in (None, 6)
+        jax.jit(tiny.train_step(Causal(), MODULE, SGD, rate_factor=factor))(first, short, key)[0]
+        for factor in FACTORS
     )
     updates = [jax.tree.map(jnp.subtract, state.params, first.params) for state in (plain, scaled)]
     jax.tree.map(lambda p, s: np.testing.assert_allclose(s, 4 / 6 * p, atol=1e-6), *updates)
     assert max(float(jnp.abs(u).max()) for u in jax.tree.leaves(updates[0])) > 1e-3
 
 
-@pytest.mark.parametrize("usual_length", [None, 6])
-def test_a_step_tells_the_rate_of_its_own_update(usual_length):
+@pytest.mark.parametrize("factor", FACTORS, ids=["fixed", "varied"])
+def test_a_step_tells_the_rate_of_its_own_update(factor):
     optimizer = optax.sgd(lambda updates: 0.1 / (1 + updates))
-    step = make_train_step(MODEL, Causal(), optimizer, TrainConfig(), usual_length, lambda n: 0.1 / (1 + n))
-    state = init_state(MODEL, optimizer, 0, 6, init_carry(MODEL, "contiguous", 8), TrainConfig())
+    step = tiny.train_step(Causal(), MODULE, optimizer, TrainConfig(), factor, lambda n: 0.1 / (1 + n))
+    state = start(optimizer=optimizer)
     for _ in range(2):
         before = state.params
         state, told = jax.jit(step)(state, batch_of([4] * 8, length=4), jax.random.key(0))
@@ -80,9 +91,9 @@ def test_a_step_tells_the_rate_of_its_own_update(usual_length):
 
 def test_a_mean_of_the_parts_means_would_be_another_update():
     """The batch of the test above tells a weighting by tokens from one by parts."""
-    batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), first_state().params
+    batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), start().params
     halves = [Batch(*(x[i::2] for x in batch[:3])) for i in range(2)]
-    losses = [float(Causal()(MODEL, params, b)[0].mean) for b in (batch, *halves)]
+    losses = [float(Causal().losses(MODULE, params, b)[0]["nats"].mean) for b in (batch, *halves)]
     assert abs(losses[0] - np.mean(losses[1:])) > 1e-3
 
 
@@ -93,8 +104,8 @@ def test_accumulation_must_divide_the_batch():
 
 def steps(train, number, state=None):
     """The parameters after each step, and the last state."""
-    step = jax.jit(make_train_step(MODEL, Causal(), SGD, train))
-    state, params = state or first_state(train), []
+    step = jax.jit(tiny.train_step(Causal(), MODULE, SGD, train))
+    state, params = state or start(train), []
     for i in range(number):
         state, _ = step(state, batch_of([6] * 8, seed=i), jax.random.key(0))
         params.append(state.params)
@@ -104,7 +115,7 @@ def steps(train, number, state=None):
 def test_an_exponential_average_is_its_formula():
     train = TrainConfig(average="ema", average_decay=0.3)
     params, state = steps(train, 6)
-    expected = first_state().params
+    expected = start().params
     for n, p in enumerate(params):
         decay = min(0.3, (1 + n) / (10 + n))
         expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, p)
@@ -148,9 +159,9 @@ def test_z_loss_is_its_formula_also_in_chunks_and_only_in_training():
     assert float(got.total) == pytest.approx(float(expected), rel=1e-5)
     chunked = chunked_cross_entropy(lambda p, h: h, {}, logits, targets, weights, chunk_length=2, z_loss=0.1)
     assert float(chunked.total) == pytest.approx(float(expected), rel=1e-5)
-    params, batch = first_state().params, batch_of([6, 2])
+    params, batch = start().params, batch_of([6, 2])
     values = [
-        float(Causal(z_loss=z)(MODEL, params, batch, rngs=rngs)[0].total)
+        float(Causal(z_loss=z).losses(MODULE, params, batch, rngs=rngs)[0]["nats"].total)
         for z in (0.0, 0.1)
         for rngs in (None, {})
     ]
@@ -174,13 +185,13 @@ def averaged(tmp_path_factory):
 def test_the_trigger_and_the_average_survive_an_interruption(averaged, tmp_path):
     config, workdir = averaged
     data = pipeline.prepare(config.data)
-    resolved = resolve(config, data.tokenizer.vocab_size)
+    resolved = config.resolved(data.tokenizer.vocab_size)
     saved = []
     real = Checkpoints.save
 
-    def save_then_stop(self, state, valid_loss=None):
-        real(self, state, valid_loss)
-        saved.append(int(state.step))
+    def save_then_stop(self, step, *rest):
+        real(self, step, *rest)
+        saved.append(step)
         self._manager.wait_until_finished()
         if len(saved) in (2, 4):
             raise RuntimeError("interrupted")
@@ -195,7 +206,7 @@ def test_the_trigger_and_the_average_survive_an_interruption(averaged, tmp_path)
     states = []
     for directory in (workdir, tmp_path):
         with Checkpoints(directory, read_only=True) as checkpoints:
-            states.append(checkpoints.restore(12, trainer.program.state))
+            states.append(training._restore(checkpoints, 12, trainer.program.state))
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert int(states[0].average.size) > 1, "it was triggered before the end"
 
@@ -203,17 +214,17 @@ def test_the_trigger_and_the_average_survive_an_interruption(averaged, tmp_path)
 def test_the_finished_model_is_the_average(averaged):
     config, workdir = averaged
     data = pipeline.prepare(config.data)
-    trainer = training.Trainer(resolve(config, data.tokenizer.vocab_size))
+    trainer = training.Trainer(config.resolved(data.tokenizer.vocab_size))
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        state = checkpoints.restore(12, trainer.program.state)
+        state = training._restore(checkpoints, 12, trainer.program.state)
         params = checkpoints.restore_params(12, trainer.program.state.params)
     jax.tree.map(np.testing.assert_array_equal, params, state.average.params)
     assert not np.array_equal(jax.tree.leaves(params)[0], jax.tree.leaves(state.params)[0])
-    nats, weight = trainer.evaluate(params, data.splits["valid"])
+    loss, _ = trainer.validate(params, data)
     last = [line["valid_loss"] for line in read_metrics(workdir / "metrics.jsonl") if "valid_loss" in line][
         -1
     ]
-    assert last == pytest.approx(nats / weight, rel=1e-6)
+    assert last == pytest.approx(loss.value, rel=1e-6)
     assert json.loads((workdir / "results.json").read_text())
 
 

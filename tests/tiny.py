@@ -3,11 +3,13 @@
 import dataclasses
 import pathlib
 import random
+from functools import partial
+from typing import Any
 
-from lm_jax.config import Config, TrainConfig
+from lm_jax.config import Config, OptimizerConfig, TrainConfig
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.gpt import GPTConfig
-from lm_jax.training.optimizers import OptimizerConfig
+from lm_jax.training.step import TrainStep, make_train_step
 
 _WORDS = "the a model language data reads learns writes old new text byte café and of with it".split()  # noqa: SIM905
 
@@ -44,3 +46,8 @@ def config(text: pathlib.Path, **train: int) -> Config:
             **train,
         ),
     )
+
+
+def train_step(task: Any, module: Any, optimizer: Any, *rest: Any, **named: Any) -> TrainStep:
+    """`make_train_step` for a task's losses of a module."""
+    return make_train_step(partial(task.losses, module), task.weights, optimizer, *rest, **named)
