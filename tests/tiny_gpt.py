@@ -10,7 +10,7 @@ from lm_jax.decoding.decoder import Decoder, Limits, Prompts
 from lm_jax.decoding.sampling import generate
 from lm_jax.decoding.settings import Sampling
 from lm_jax.decoding.text import Generated
-from lm_jax.models.gpt import GPT, GPTConfig, rewind
+from lm_jax.models.gpt import GPT, GPTConfig
 
 # Every field that is not GPT-2's, all at once.
 EVERYTHING = {
@@ -59,7 +59,7 @@ def _extend(model):
 def decoder(model, params, context_length=None):
     """Any left-to-right model as a decoder; a GPT also verifies drafts."""
     made = Decoder(**_functions(model), params=params, context_length=context_length)
-    return made._replace(extend=_extend(model), rewind=rewind) if isinstance(model, GPT) else made
+    return made._replace(extend=_extend(model), rewind=model.rewind) if isinstance(model, GPT) else made
 
 
 def continue_greedily(model, params, prompts, lengths, num_tokens) -> Generated:
