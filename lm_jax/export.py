@@ -43,7 +43,7 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> None:
         if not path.name.endswith((".arpa", ".arpa.gz")):
             raise UserError(f"{path} is no name for an n-gram model", "end it with .arpa or .arpa.gz")
         arpa.write(model.model, path)
-    elif isinstance(model, CausalLanguageModel) and model.family == GPTConfig.family:
+    elif isinstance(model, CausalLanguageModel) and isinstance(model.config, GPTConfig):
         huggingface.write(path, Pretrained(model.config, model.params, model.tokenizer))
     else:
         raise UserError(f"a {model.family} model cannot be exported", "give a GPT or an n-gram model")
