@@ -142,9 +142,11 @@ def test_a_wrong_way_to_sample(finished, capsys, options, message):
     assert_refused(capsys, message, lambda: model.generate(["a"], **options))
 
 
-@pytest.mark.parametrize("name", ["nowhere", "."])
-def test_a_model_that_is_none(tmp_path, capsys, name):
-    assert_refused(capsys, "is not a run directory", lm_jax.load, tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere", "there is no directory"), (".", "is not a run directory")]
+)
+def test_a_model_that_is_none(tmp_path, capsys, name, message):
+    assert_refused(capsys, message, lm_jax.load, tmp_path / name)
 
 
 @pytest.mark.slow
@@ -159,8 +161,8 @@ def test_a_model_that_is_none(tmp_path, capsys, name):
         (["train.py", "--wrkdir=x"], "unrecognized arguments: --wrkdir=x; see train.py --help"),
         (["train.py", "--workdir=/dev/null/x"], "/dev/null/x: Not a directory"),
         (["eval.py"], "--model"),
-        (["eval.py", "--model=runs/nowhere"], "runs/nowhere is not a run directory"),
-        (["-m", "lm_jax.generate", "--model=runs/nowhere"], "runs/nowhere is not a run directory"),
+        (["eval.py", "--model=runs/nowhere"], "there is no directory runs/nowhere"),
+        (["-m", "lm_jax.generate", "--model=runs/nowhere"], "there is no directory runs/nowhere"),
         (["-m", "lm_jax.generate", "--model=x", "--seed=one"], "--seed: invalid int value: 'one'"),
     ],
 )

@@ -175,9 +175,14 @@ def test_a_name_that_is_nowhere_fails_at_once(monkeypatch):
 
     monkeypatch.setattr(hub.HfApi, "model_info", refuse)
     with pytest.raises(
-        UserError, match=r"nobody/nothing is not a run directory, and the hub cannot be reached"
+        UserError, match=r"the hub cannot be reached for nobody/nothing \(ConnectionError\); check the name"
     ):
         lm_jax.load("hf:nobody/nothing")
+
+
+def test_a_path_is_never_looked_up_on_the_hub():
+    with pytest.raises(UserError, match=r"there is no directory gpt2; check the path, or type hf:gpt2"):
+        lm_jax.load("gpt2")
 
 
 def test_what_the_machine_has_of_the_hub_needs_no_network(tmp_path, monkeypatch):
