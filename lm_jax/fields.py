@@ -195,5 +195,5 @@ def _typed(value: Any, wanted: Any, name: str, source: str) -> Any:
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        raise UserError(f"{name}={value!r} in {source} is not {_in_words(wanted)}", f"restore {source}")
+        raise UserError(f"{name}={value!r} is not {_in_words(wanted)}, in {source}", f"restore {source}")
     return value
