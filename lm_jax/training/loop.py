@@ -14,6 +14,7 @@ from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.data import pipeline
+from lm_jax.data.prefetch import Prefetch
 from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
 from lm_jax.parallel.distributed import Rows, StopVote, is_writer
@@ -83,7 +84,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         state, first = _start(trainer, checkpoints, params)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
         look = Looks(config, checkpoints, workdir, first, line)
-        batches: pipeline.prefetch[Batch] = pipeline.prefetch(
+        batches: Prefetch[Batch] = Prefetch(
             lambda step: source.batch(step, rows.index, rows.count), first, train.num_steps
         )
         vote = StopVote(trainer.mesh)
