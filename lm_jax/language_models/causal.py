@@ -13,7 +13,7 @@ import numpy as np
 from lm_jax.config import Config, context_length
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
-from lm_jax.language_models.base import LeftToRight, Scores
+from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.metrics import likelihood
 from lm_jax.models.gpt import GPT, rewind
 from lm_jax.models.nnlm import NNLMConfig
@@ -42,7 +42,7 @@ class NeuralLanguageModel(LeftToRight):
     step: int | None = None
 
     def __post_init__(self) -> None:
-        self.family, self.objective = self.config.model.family, self.config.objective.name
+        self.family, self.task = self.config.model.family, self.config.objective.name
         self.documents = self.config.data.documents
         self._scorer = jax.jit(partial(_log_probs, self.model))
         # The same objects at each call: decoders compile a program for each function.
@@ -68,7 +68,7 @@ class NeuralLanguageModel(LeftToRight):
             return {"order": self.config.model.order}
         return {"state": "carried through each document"}
 
-    def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
+    def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
         """Log-probabilities of each text after an end-of-text token, each token scored once.
 
         A text longer than the context is read in windows that overlap: each starts `stride` tokens after the
