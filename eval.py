@@ -10,14 +10,18 @@ import sys
 
 from lm_jax import runtime
 
-runtime.prepare()
+if __name__ == "__main__":
+    runtime.prepare()
 
-from lm_jax import errors, experiment, files, flags  # noqa: E402 (see train.py)
-from lm_jax.data import corpora  # noqa: E402
-from lm_jax.evaluation import causal as evaluation  # noqa: E402 (see train.py)
-from lm_jax.language_models import load as language_model  # noqa: E402 (see train.py)
-from lm_jax.progress import Reporter, read_metrics  # noqa: E402
-from lm_jax.report import html, table  # noqa: E402
+from lm_jax import errors, files, flags
+from lm_jax.data.documents import DOCUMENTS
+from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation import texts
+from lm_jax.evaluation.compare import compare
+from lm_jax.evaluation.row import write_rows
+from lm_jax.language_models import load as language_model
+from lm_jax.progress import Reporter, read_metrics
+from lm_jax.report import html, table
 
 
 def main(argv: list[str]) -> None:
@@ -30,9 +34,11 @@ def main(argv: list[str]) -> None:
         metavar="PATH",
         help="a run directory, an ARPA file, a directory in Hugging Face's form or a hub name; may repeat",
     )
-    parser.add_argument("--text", metavar="FILE", help="the text to score (default: the run's own test part)")
     parser.add_argument(
-        "--documents", choices=corpora.DOCUMENTS, help="how to cut FILE (default: the first model's way)"
+        "--text", metavar="FILE", help="the text to evaluate on (default: the run's own test part)"
+    )
+    parser.add_argument(
+        "--documents", choices=DOCUMENTS, help="how to cut FILE (default: the first model's way)"
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     parser.add_argument("--stride", type=int, help="tokens from window to window (default: half the context)")
@@ -45,13 +51,13 @@ def main(argv: list[str]) -> None:
     evaluations = []
     with Reporter() as report:
         for path, model in zip(arguments.model, models, strict=True):
-            text = experiment.choose_text(path, arguments.text, arguments.documents or models[0].documents)
+            text = texts.choose(path, arguments.text, arguments.documents or models[0].documents)
             evaluations.append(evaluation.evaluate(model, text, path, arguments.stride, report))
-    evaluation.compare(evaluations)
+    compare(evaluations)
 
     rows, out = [e.row for e in evaluations], pathlib.Path(arguments.out)
     curves = {path: read_metrics(pathlib.Path(path) / "metrics.jsonl") for path in arguments.model}
-    files.write_json(out / "results.json", [row.as_json() for row in rows])
+    write_rows(out / "results.json", rows)
     files.write_text(out / "report.html", html.render(rows, curves, shlex.join(["python", "eval.py", *argv])))
     table.print_rows(rows)
     print(f"written: {out / 'results.json'}, {out / 'report.html'}")

@@ -1,7 +1,7 @@
 """How fast text becomes batches: `python benchmarks/pipeline.py`, about a minute.
 
 Batches of 16 windows of 512 tokens out of 50 million on disk, in random order: `Windows`, also behind
-`prefetch`, beside the two usual ways. Then text to ids, beside plain Python for characters and transformers
+`Prefetch`, beside the two usual ways. Then text to ids, beside plain Python for characters and transformers
 for GPT-2's own vocabulary where it is at hand. All take turns in rounds; shown are the median and the best
 rate, and how many times faster the first is (the median over rounds).
 """
@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from lm_jax.data import corpora
-from lm_jax.data.pipeline import Streams, Windows, prefetch
+from lm_jax.data.batches import Streams, Windows
+from lm_jax.data.prefetch import Prefetch
 from lm_jax.text import load as tokenizers
 
 BATCH_SIZE, LENGTH, NUM_TOKENS, STEPS, ROUNDS = 16, 512, 50_000_000, 500, 9
@@ -66,7 +67,7 @@ def ahead(source: Windows) -> Callable[[], object]:
     """The same made by a thread."""
 
     def batches() -> None:
-        with prefetch(source, 0, STEPS) as made:
+        with Prefetch(source, 0, STEPS) as made:
             for _ in made:
                 pass
 
@@ -103,7 +104,7 @@ def race_batches() -> None:
         runs = {
             "Windows.batch": (ours(windows), work),
             "Streams.batch": (ours(Streams(split, BATCH_SIZE, LENGTH)), work),
-            "prefetch(Windows)": (ahead(windows), work),
+            "Prefetch(Windows)": (ahead(windows), work),
             "a loop in Python": (plain_python(tokens), work / 10),
         }
         try:

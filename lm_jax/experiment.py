@@ -12,13 +12,14 @@ from lm_jax import config as config_module
 from lm_jax import fields, files
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import FILE, AnyConfig, Config, CountConfig
-from lm_jax.data import corpora, pipeline
-from lm_jax.data.corpora import Document
+from lm_jax.data import pipeline
 from lm_jax.errors import UserError
-from lm_jax.evaluation import causal as evaluation
-from lm_jax.evaluation.causal import Row, Text
+from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation.row import Row, read_rows, write_rows
+from lm_jax.evaluation.texts import read_held_out
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram
+from lm_jax.language_models.base import Generates
 from lm_jax.language_models.options import Options
 from lm_jax.models.base import ModelConfig
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
@@ -106,43 +107,6 @@ def is_finished(config: AnyConfig, workdir: pathlib.Path) -> bool:
         return True
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return (checkpoints.latest_step() or 0) >= config.train.num_steps
-
-
-def read_rows(path: pathlib.Path) -> list[Row]:
-    """The rows of a results.json."""
-    return [Row(**values) for values in files.read_json(path)]
-
-
-def read_held_out(workdir: pathlib.Path, split: str) -> Text:
-    """The text that a run held out and keeps, "valid" or "test".
-
-    Raises:
-        UserError: the run held none out.
-    """
-    path = workdir / f"{split}.jsonl"
-    if not path.exists():
-        raise UserError(f"no held-out text {path}", "give a text with --text=FILE")
-    with path.open(encoding="utf-8") as lines:
-        documents = [Document(**json.loads(line)) for line in lines]
-    return Text(split, documents, files.read_json(workdir / "data.json"))
-
-
-def choose_text(path: str, text: str | None, documents: str) -> Text:
-    """What a model is evaluated on.
-
-    Args:
-        path: the model's run directory, whose test part (else its validation part) is the default.
-        text: a UTF-8 file to score instead.
-        documents: what one document of `text` is: file, line or paragraph.
-
-    Raises:
-        UserError: no such file, one that is not UTF-8 or holds no text, or a run without a held-out part.
-    """
-    if text is not None:
-        parts = corpora.cut(corpora.read_text(pathlib.Path(text)), documents)
-        return Text(text, [Document(f"{text}:{i}", part) for i, part in enumerate(parts)])
-    split = "test" if (pathlib.Path(path) / "test.jsonl").exists() else "valid"
-    return read_held_out(pathlib.Path(path), split)
 
 
 def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
@@ -275,12 +239,12 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
             if (workdir / f"{split}.jsonl").exists():
                 text = read_held_out(workdir, split)
                 rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
-    if config.sample_tokens:
+    if config.sample_tokens and isinstance(model, Generates):
         options: Options = {"temperature": 0.8, "top_k": 50, "seed": config.seed}
         options["min_tokens"] = config.sample_tokens // 4  # a text may end at once, and would show nothing
         [sample] = model.generate([""], config.sample_tokens, **options)
         if is_writer():
             files.write_text(workdir / "sample.txt", sample.text + "\n")
     if is_writer():
-        files.write_json(workdir / "results.json", [row.as_json() for row in rows])
+        write_rows(workdir / "results.json", rows)
     return rows

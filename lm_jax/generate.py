@@ -25,9 +25,9 @@ if __name__ == "__main__":
 
 from lm_jax import errors, flags
 from lm_jax.language_models import load as language_model
-from lm_jax.language_models.base import LeftToRight
+from lm_jax.language_models.base import Generates, require
 
-# Options of `LeftToRight.generate` in groups: name, type, metavar or None for what may be repeated, help.
+# Options of `generate` in groups: name, type, metavar or None for what may be repeated, help.
 _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "what is drawn from": [
         ("temperature", {"type": float, "help": "divides the logits; 0 is greedy (default: 1)"}),
@@ -109,18 +109,14 @@ def main(argv: list[str]) -> None:
             group.add_argument(f"--{name.replace('_', '-')}", default=None, **settings)
             names.append(name)
     arguments = parser.parse_args(argv)
-    model = language_model.load(arguments.model, arguments.step, mesh)
-    if not isinstance(model, LeftToRight):
-        raise errors.UserError(
-            f"a {model.family} model does not continue text", "give one that reads left to right"
-        )
+    model = require(language_model.load(arguments.model, arguments.step, mesh), Generates, "continue text")
     if arguments.draft is not None:
         arguments.draft = language_model.load(arguments.draft, mesh=mesh)
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     _write(model, arguments.prompt or [""], arguments.max_tokens, given)
 
 
-def _write(model: LeftToRight, prompts: list[str], max_tokens: int, options: dict[str, Any]) -> None:
+def _write(model: Generates, prompts: list[str], max_tokens: int, options: dict[str, Any]) -> None:
     num_samples = options.get("num_samples", 1)
     if len(prompts) * num_samples * options.get("num_beams", 1) == 1:
         for text in itertools.chain(prompts, model.stream(prompts[0], max_tokens, **options)):

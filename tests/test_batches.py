@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_jax.batch import Batch
-from lm_jax.data.pipeline import Streams, Windows, evaluation_batches
+from lm_jax.data.batches import Streams, Windows, evaluation_batches
 from lm_jax.errors import UserError
 
 

@@ -1,21 +1,32 @@
 """Rows of results: sums of the right things, and null with a reason where a number would mislead."""
 
 import hashlib
+import json
 import math
+import pathlib
 
+import jax
 import numpy as np
 import pytest
+from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 
-from lm_jax.data.corpora import Document
+from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
-from lm_jax.evaluation import causal as evaluation
-from lm_jax.language_models.base import Scores
+from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation.base import EVALUATORS, Evaluation, Statistics
+from lm_jax.evaluation.compare import compare, difference
+from lm_jax.evaluation.row import Difference, Metric, Row, read_rows, write_rows
+from lm_jax.evaluation.texts import Text
+from lm_jax.language_models.base import Embeds, Fills, Generates, Labels, ScoredText, Scores, require
+from lm_jax.metrics import likelihood, overlap, significance
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Uniform:
-    """Every byte has probability 2^-bits; the word "?" is unknown."""
+    """Every byte has probability 2^-bits; the byte "?" is unknown."""
 
-    family, objective, documents, step = "uniform", "causal", "file", None
+    family, task, evaluator, documents, step = "uniform", "causal", "causal", "file", None
 
     def __init__(self, bits: float, complete: bool = True, noise: float = 0.0):
         self.bits, self.complete, self.noise = bits, complete, noise
@@ -29,76 +40,303 @@ class Uniform:
             bits = self.bits + self.noise * self.random.standard_normal()
             log_probs = np.append(np.full(len(data), -bits * math.log(2)), 0.0)
             unknown = np.array([c == ord("?") for c in data] + [False])
-            scores.append(
-                Scores(data, spans, log_probs, unknown, "nothing", self.complete and not unknown.any())
-            )
+            complete = self.complete and not unknown.any()
+            scores.append(ScoredText(data, spans, log_probs, unknown, "nothing", complete))
         return scores
 
     def describe_context(self, stride=None):
-        return {}
+        return {"order": 1}
 
 
 def text(*documents):
-    return evaluation.Text("test", [Document(str(i), d) for i, d in enumerate(documents)])
+    return Text("test", [Document(str(i), d) for i, d in enumerate(documents)])
+
+
+def evaluate(model, *documents):
+    return evaluation.evaluate(model, text(*documents), "m").row
+
+
+def values(row):
+    return {name: metric.value for name, metric in row.metrics.items()}
 
 
 def test_bits_per_byte_of_a_uniform_model_is_its_bits():
-    row = evaluation.evaluate(Uniform(3.0), text("one two\n", "drei café\n", "x" * 50), "m").row
-    assert row.bits_per_byte == pytest.approx(3.0, abs=1e-12)
-    assert row.bits_per_byte_ci == pytest.approx([3.0, 3.0], abs=1e-5)
-    assert (row.documents, row.words, row.bytes, row.oov) == (3, 5, 8 + 11 + 50, 0)
-    assert row.tokens == row.bytes + row.documents
-    assert row.perplexity == pytest.approx(math.exp(row.nats / row.tokens))
-    assert row.word_perplexity == pytest.approx(math.exp(row.nats / 5))
+    row = evaluate(Uniform(3.0), "one two\n", "drei café\n" + "x" * 50)
+    num_bytes = 8 + 11 + 50
+    assert row.counts == {"tokens": num_bytes + 2, "words": 5, "bytes": num_bytes, "oov": 0}
+    assert row.documents == 2
+    nats = 3.0 * math.log(2) * num_bytes
+    assert row.sums == {"nats": pytest.approx(nats)}
+    assert row.headline == "bits_per_byte"
+    assert values(row) == pytest.approx(
+        {
+            "bits_per_byte": 3.0,
+            "nats_per_token": nats / (num_bytes + 2),
+            "perplexity": math.exp(nats / (num_bytes + 2)),
+            "word_perplexity": math.exp(nats / 5),
+            "perplexity_without_oov": math.exp(nats / (num_bytes + 2)),
+        }
+    )
+    assert row.metrics["bits_per_byte"].interval == pytest.approx((3.0, 3.0), abs=1e-5)
     assert row.text_sha256 == hashlib.sha256("one two\ndrei café\n".encode() + b"x" * 50).hexdigest()
+    assert (row.conditioned_on, row.context) == ("nothing", {"order": 1})
+
+
+def test_each_metric_has_the_interval_that_its_own_bootstrap_gives():
+    made = evaluation.evaluate(Uniform(3.0, noise=0.3), text(*("word " * n for n in range(1, 21))), "m")
+    for name, statistics in made.statistics.items():
+        alone = significance.bootstrap_interval(*statistics.arrays, metric=statistics.metric)
+        assert made.row.metrics[name].interval == pytest.approx((alone.low, alone.high), rel=1e-6)
+        assert alone.low < made.row.metrics[name].value < alone.high
+    nats, num_bytes = made.statistics["bits_per_byte"].arrays
+    alone = significance.bootstrap_interval(nats, num_bytes, metric=likelihood.bits_per_byte)
+    assert made.row.metrics["bits_per_byte"].interval == (alone.low, alone.high), "bit for bit"
+
+
+def test_words_are_parted_by_ascii_white_space_alone():
+    row = evaluate(Uniform(1.0), "a\u00a0b c\u2003d\te")
+    assert row.counts["words"] == 3, "a no-break space and an em space are part of a word"
 
 
 def test_what_was_not_paid_for_has_no_bits_per_byte():
-    row = evaluation.evaluate(Uniform(3.0), text("a ?", "b"), "m").row
-    assert row.bits_per_byte is None
-    assert "1 unknown" in row.why
-    assert row.oov == 1
+    row = evaluate(Uniform(3.0), "a ?", "b")
+    bits = row.metrics["bits_per_byte"]
+    assert bits[:2] == (None, None)
+    assert "1 unknown" in bits.why
+    assert row.counts["oov"] == 1
     tokens_known, nats_known = 3 + 1 + 2 - 1, 3 * 3.0 * math.log(2)
-    assert row.perplexity_without_oov == pytest.approx(math.exp(nats_known / tokens_known))
-    row = evaluation.evaluate(Uniform(3.0, complete=False), text("a", "b"), "m").row
-    assert row.bits_per_byte is None
-    assert "white space" in row.why
+    expected = math.exp(nats_known / tokens_known)
+    assert row.metrics["perplexity_without_oov"].value == pytest.approx(expected)
+    bits = evaluate(Uniform(3.0, complete=False), "a", "b").metrics["bits_per_byte"]
+    assert bits.value is None
+    assert "white space" in bits.why
 
 
 def test_one_document_has_no_interval():
-    row = evaluation.evaluate(Uniform(2.0), text("alone"), "m").row
-    assert row.bits_per_byte == pytest.approx(2.0)
-    assert row.bits_per_byte_ci is None
-    assert "there is one" in row.why
+    row = evaluate(Uniform(2.0), "alone")
+    for metric in row.metrics.values():
+        assert metric.value is not None
+        assert metric.interval is None
+        assert "there is one" in metric.why
 
 
-def test_impossible_text_is_written_as_null_with_the_reason():
-    row = evaluation.evaluate(Uniform(math.inf), text("a", "b"), "m").row
-    values = row.as_json()
-    assert values["perplexity"] is None
-    assert values["bits_per_byte"] is None
+def test_impossible_text_is_null_with_the_reason(tmp_path):
+    row = evaluate(Uniform(math.inf), "a", "b")
+    for metric in row.metrics.values():
+        assert metric.value is None
+        assert "probability 0" in metric.why
+    write_rows(tmp_path / "results.json", [row])
+    [values] = json.loads((tmp_path / "results.json").read_text())
+    assert [values[name] for name in ("nats", "perplexity", "bits_per_byte")] == [None] * 3
     assert "probability 0" in values["why"]
 
 
+def test_a_text_without_words_has_no_word_perplexity():
+    metric = evaluate(Uniform(1.0), " \n", "\t\t").metrics["word_perplexity"]
+    assert metric.value is None
+    assert "no words" in metric.why
+
+
+def test_a_resample_without_words_leaves_no_interval():
+    metric = evaluate(Uniform(1.0), " \n", "a").metrics["word_perplexity"]
+    assert metric.value > 1
+    assert metric.interval is None
+    assert "some samples" in metric.why
+
+
 def test_models_are_compared_document_by_document():
-    texts = text(*("word " * n for n in range(1, 60)))
+    texts = text(*("word " * n for n in range(1, 21)))
     noisy, better, same = Uniform(3.0, noise=0.1), Uniform(2.0, noise=0.1), Uniform(3.0, noise=0.1)
     evaluations = [evaluation.evaluate(m, texts, str(i)) for i, m in enumerate((noisy, better, same))]
-    evaluation.compare(evaluations)
+    compare(evaluations)
     first, second, third = (e.row.difference for e in evaluations)
     assert first is None
-    assert second["bits_per_byte"] == pytest.approx(-1.0, abs=0.1)
-    assert second["p_value"] < 0.01
-    assert third == {"to": "0", "bits_per_byte": 0.0, "p_value": 1.0}
+    assert second.metric == "bits_per_byte"
+    assert second.value == pytest.approx(-1.0, abs=0.1)
+    assert second.p_value < 0.01
+    assert third == ("0", "bits_per_byte", 0.0, 1.0)
+    assert third.as_json() == {
+        "to": "0", "bits_per_byte": 0.0, "p_value": 1.0, "metric": "bits_per_byte", "value": 0.0,
+    }  # fmt: skip
+    by_perplexity = difference(evaluations[1], evaluations[0], "perplexity")
+    assert by_perplexity.value < 0
+    assert by_perplexity.p_value < 0.01
 
 
-def test_models_of_other_texts_are_not_compared():
+@pytest.mark.parametrize("documents", [("a", "c"), ("ab",), ("a", "b", "")])
+def test_models_of_other_documents_are_not_compared(documents):
     one = evaluation.evaluate(Uniform(3.0), text("a", "b"), "m")
-    other = evaluation.evaluate(Uniform(2.0), text("a", "c"), "n")
-    evaluation.compare([one, other])
+    other = evaluation.evaluate(Uniform(2.0), text(*documents), "n")
+    compare([one, other])
     assert other.row.difference is None
+
+
+def test_nats_per_token_compare_where_the_tokens_are_as_many():
+    documents = [("word " * n).strip() for n in range(1, 21)]
+    made = [evaluation.evaluate(Uniform(b, complete=False), text(*documents), "m") for b in (3.0, 2.0)]
+    compare(made)
+    assert made[1].row.difference.metric == "nats_per_token"
+    assert made[1].row.difference.value < -0.5
+    made[1].row.difference = None
+    made[1].row.counts["tokens"] += 1
+    compare(made)
+    assert made[1].row.difference is None
+
+
+def test_one_comparison_serves_bleu_and_accuracy():
+    """Metrics of other tasks, from per-document statistics of any shape."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    references = rng.integers(0, 5, (200, 12))
+    count = jax.jit(overlap.bleu_statistics)
+    made = []
+    for quality in (0.6, 0.9):
+        keep = rng.random((200, 12)) < quality
+        bleu = count(np.where(keep, references, 7), references)
+        right = (np.where(rng.random(200) < quality, labels, 1 - labels) == labels).astype(float)
+        statistics = {
+            "accuracy": Statistics((right, np.ones(200)), significance.ratio, less_is_better=False),
+            "bleu": Statistics(tuple(map(np.asarray, bleu)), overlap.bleu, less_is_better=False),
+        }
+        metrics = evaluation.measure(statistics, {})
+        row = Row("m", "any", "any", None, "test", 200, "0", "", {}, {"examples": 200}, {}, metrics)
+        made.append(Evaluation(row, statistics))
+    compare(made)
+    assert made[1].row.difference.metric == "accuracy"
+    for name in ("accuracy", "bleu"):
+        value, (low, high), *_ = made[1].row.metrics[name]
+        assert low < value < high
+        assert not made[1].row.metrics[name].less_is_better
+        found = difference(made[1], made[0], name)
+        assert found.value == pytest.approx(value - made[0].row.metrics[name].value)
+        assert found.p_value < 0.01
 
 
 def test_no_document_is_an_error():
     with pytest.raises(UserError, match="nothing to score"):
-        evaluation.evaluate(Uniform(1.0), evaluation.Text("test", []), "m")
+        evaluation.evaluate(Uniform(1.0), Text("test", []), "m")
+
+
+def test_a_users_evaluator_is_chosen_by_its_name():
+    @EVALUATORS.register("tests-count")
+    def count(model, text, name, stride, report):
+        n = np.array([len(d.text) for d in text.documents], float)
+        statistics = {"length": Statistics((n, np.ones(len(n))), significance.ratio, less_is_better=False)}
+        row = Row(
+            name, model.family, model.task, None, text.name, len(n), text.sha256(), "", {}, {}, {},
+            evaluation.measure(statistics, {}),
+        )  # fmt: skip
+        return Evaluation(row, statistics)
+
+    model = Uniform(1.0)
+    model.evaluator = "tests-count"
+    assert evaluate(model, "abc", "a").metrics["length"].value == 2
+    model.evaluator = "tests-cuont"
+    with pytest.raises(UserError, match="unknown evaluator 'tests-cuont'"):
+        evaluate(model, "a")
+
+
+def test_a_capability_is_asked_for_and_never_a_family():
+    model = Uniform(1.0)
+    assert require(model, Scores, "give a text a probability") is model
+    for capability, verb in ((Generates, "continue text"), (Embeds, "x"), (Fills, "y"), (Labels, "z")):
+        with pytest.raises(UserError, match=f"^a uniform model does not {verb}; give one that"):
+            require(model, capability, verb)
+    model = type("Encoder", (), {"family": "bert", "task": "masked", "evaluator": "causal", "step": 0})()
+    with pytest.raises(UserError, match="a bert model does not give whole texts a probability; give"):
+        evaluate(model, "a")
+
+
+# What an earlier version wrote: flat keys, and an interval of bits per byte alone.
+VERSION_1 = {
+    "model": "runs/a", "family": "gpt", "objective": "causal", "step": 7, "split": "test", "documents": 3,
+    "tokens": 1234, "words": 300, "bytes": 4000, "oov": 0, "nats": 2468.0, "perplexity": 7.389,
+    "perplexity_without_oov": 7.389, "word_perplexity": 3700.0, "bits_per_byte": 0.8901,
+    "bits_per_byte_ci": [0.85, 0.93], "why": "", "conditioned_on": "<|endoftext|>",
+    "context": {"window": 128, "stride": 64}, "text_sha256": "0" * 64,
+    "difference": {"to": "runs/b", "bits_per_byte": -0.1, "p_value": 0.02}, "data": {"corpus": "text:a"},
+}  # fmt: skip
+
+
+def written(tmp_path, *rows):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    texts = text(*("word " * n for n in range(1, 21)))
+    made = [evaluation.evaluate(Uniform(b, noise=0.1), texts, str(b)) for b in (3.0, 2.0)]
+    rows = [m.row for m in made] + [evaluate(Uniform(math.inf), "a", "b"), evaluate(Uniform(3.0), "a ?")]
+    compare(made)
+    write_rows(tmp_path / "results.json", rows)
+    assert read_rows(tmp_path / "results.json") == rows
+
+
+def test_results_keep_the_keys_of_version_1(tmp_path):
+    write_rows(tmp_path / "results.json", [evaluate(Uniform(3.0), "one two", "three")])
+    [values] = json.loads((tmp_path / "results.json").read_text())
+    assert VERSION_1.keys() <= values.keys()
+    assert values.keys() - VERSION_1.keys() == {
+        "format_version", "task", "counts", "sums", "metrics", "nats_per_token",
+    }  # fmt: skip
+    assert (values["format_version"], values["task"], values["objective"]) == (2, "causal", "causal")
+    assert values["bits_per_byte"] == values["metrics"]["bits_per_byte"]["value"]
+    assert values["bits_per_byte_ci"] == values["metrics"]["bits_per_byte"]["interval"]
+    assert {name: values[name] for name in values["counts"]} == values["counts"]
+
+
+def test_version_1_is_read(tmp_path):
+    old = {n: v for n, v in VERSION_1.items() if n not in ("data", "difference")}
+    [row, older] = read_rows(written(tmp_path, VERSION_1, old))
+    assert (row.task, row.step, row.documents) == ("causal", 7, 3)
+    assert row.counts == {"tokens": 1234, "words": 300, "bytes": 4000, "oov": 0}
+    assert row.metrics["bits_per_byte"] == Metric(0.8901, (0.85, 0.93), "", True)
+    assert row.metrics["nats_per_token"].value == 2.0
+    assert "format 1" in row.metrics["perplexity"].why
+    assert row.difference == Difference("runs/b", "bits_per_byte", -0.1, 0.02)
+    assert (older.data, older.difference) == ({}, None)
+    known = {n: v for n, v in row.as_json().items() if n in VERSION_1 and n != "difference"}
+    assert known == {n: v for n, v in VERSION_1.items() if n != "difference"} | {
+        "bits_per_byte_ci": (0.85, 0.93)
+    }
+
+
+def test_unknown_keys_are_ignored(tmp_path):
+    row = evaluate(Uniform(3.0), "a", "b")
+    values = row.as_json() | {"new": [1]}
+    values["metrics"]["bits_per_byte"] |= {"unit": "bits"}
+    assert read_rows(written(tmp_path, values, VERSION_1 | {"new": 1}))[0] == row
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, r"row 0: model=None is not a text"),
+        ({"counts": {"tokens": 1.5}}, r"row 0, counts: tokens=1.5 is not a whole number"),
+        ({"documents": True}, r"documents=True is not a whole number"),
+        ({"metrics": {}}, "row 0, metrics is empty"),
+        ({"metrics": {"x": 1}}, "row 0, metrics: x=1 is not an object"),
+        ({"metrics": {"x": {"value": 1}}}, "row 0, metrics, x has no field 'interval'"),
+        (
+            {"metrics": {"x": {"value": 1, "interval": [1], "why": "", "less_is_better": True}}},
+            "is not two numbers",
+        ),
+        ({"format_version": 3}, "has format 3; this version of lm_jax reads 1 to 2"),
+        ({"difference": {"to": "a"}}, "row 0, difference has no field 'bits_per_byte'"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(tmp_path, change, message):
+    values = evaluate(Uniform(3.0), "a", "b").as_json()
+    with pytest.raises(UserError, match=message) as error:
+        read_rows(written(tmp_path, values | change))
+    assert str(tmp_path / "results.json") in str(error.value)
+
+
+def test_a_missing_field_is_named(tmp_path):
+    values = {n: v for n, v in VERSION_1.items() if n != "words"}
+    with pytest.raises(UserError, match=r"results.json, row 0 has no field 'words'"):
+        read_rows(written(tmp_path, values))
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a list of rows"):
+        read_rows(tmp_path / "results.json")

@@ -19,6 +19,8 @@ import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment, fields
 from lm_jax.errors import UserError
+from lm_jax.evaluation.row import read_rows
+from lm_jax.evaluation.texts import read_held_out
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -45,14 +47,15 @@ def test_a_run_says_how_good_it_is(finished):
     _, workdir, rows = finished
     assert [row.split for row in rows] == ["valid", "test"]
     for row in rows:
-        documents = experiment.read_held_out(workdir, row.split).documents
-        assert row.bytes == sum(len(d.text.encode()) for d in documents)
+        documents = read_held_out(workdir, row.split).documents
+        assert row.counts["bytes"] == sum(len(d.text.encode()) for d in documents)
         assert row.documents == len(documents)
-        assert row.tokens == row.bytes + row.documents, "a byte model pays for each byte and each end"
-        low, high = row.bits_per_byte_ci
-        assert low < row.bits_per_byte < high
+        tokens = row.counts["bytes"] + row.documents
+        assert row.counts["tokens"] == tokens, "a byte model scores each byte and each end"
+        value, (low, high), *_ = row.metrics["bits_per_byte"]
+        assert low < value < high
         assert row.data["sha256"]
-    assert rows == experiment.read_rows(workdir / "results.json")
+    assert rows == read_rows(workdir / "results.json")
 
 
 def test_a_finished_run_is_not_trained_again(finished):
@@ -174,9 +177,9 @@ def test_a_run_directory_is_all_that_is_needed(finished, tmp_path):
     _, workdir, rows = finished
     moved = shutil.copytree(workdir, tmp_path / "elsewhere")
     model = lm_jax.load(moved)
-    texts = [d.text for d in experiment.read_held_out(moved, "test").documents]
+    texts = [d.text for d in read_held_out(moved, "test").documents]
     nats = -sum(float(s.log_probs.sum()) for s in model.score(texts))
-    assert nats == pytest.approx(rows[1].nats, rel=1e-9)
+    assert nats == pytest.approx(rows[1].sums["nats"], rel=1e-9)
 
 
 def test_two_processes_do_not_train_in_one_directory(finished, tmp_path):

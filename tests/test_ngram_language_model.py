@@ -14,7 +14,8 @@ from lm_jax.config import CountConfig
 from lm_jax.data.corpora import Document
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
-from lm_jax.evaluation import causal as evaluation
+from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import ngram
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.ngram import arpa, counts, smoothing
@@ -78,8 +79,8 @@ def test_a_stream_has_a_sentence_for_each_document_and_each_line_of_words():
 def test_a_run_is_scored_like_any_other(run):
     _, workdir, rows = run
     assert [row.family for row in rows] == ["ngram", "ngram"]
-    assert rows[1].tokens == rows[1].bytes + rows[1].documents
-    assert 0 < rows[1].bits_per_byte < 1, "there is much order in this text"
+    assert rows[1].counts["tokens"] == rows[1].counts["bytes"] + rows[1].documents
+    assert 0 < rows[1].metrics["bits_per_byte"].value < 1, "there is much order in this text"
     assert rows[1].context == {"order": 3}
     assert (workdir / "sample.txt").read_text().strip()
     assert experiment.run(run[0], workdir) == rows, "a finished run prints its results again"
@@ -128,10 +129,10 @@ def test_words_are_written_with_spaces_between():
 def test_a_word_model_has_perplexities_but_no_bits_per_byte(tmp_path):
     config = recipe(tiny.write_text(tmp_path / "text.txt"), tokenizer="word", order=2)
     row = experiment.run(config, tmp_path / "run")[1]
-    assert row.bits_per_byte is None
-    assert "white space" in row.why
-    assert row.perplexity > 1
-    assert row.tokens == row.words + row.documents
+    assert row.metrics["bits_per_byte"].value is None
+    assert "white space" in row.metrics["bits_per_byte"].why
+    assert row.metrics["perplexity"].value > 1
+    assert row.counts["tokens"] == row.counts["words"] + row.documents
 
 
 def test_an_arpa_file_is_a_model_like_any_other(tmp_path):
@@ -141,8 +142,8 @@ def test_an_arpa_file_is_a_model_like_any_other(tmp_path):
     loaded = lm_jax.load(tmp_path / "m.arpa")
     text = "I love coding\nlanguage models love unheard\n"
     np.testing.assert_allclose(loaded.score([text])[0].log_probs, model.score([text])[0].log_probs, atol=1e-5)
-    row = evaluation.evaluate(loaded, evaluation.Text("t", [Document("0", text)]), "m").row
-    assert (row.oov, row.tokens) == (1, 9)
+    row = evaluation.evaluate(loaded, Text("t", [Document("0", text)]), "m").row
+    assert (row.counts["oov"], row.counts["tokens"]) == (1, 9)
 
 
 @pytest.mark.parametrize("name", ["", "word", "char", "bigram_mle", *smoothing.SMOOTHINGS])
@@ -152,7 +153,8 @@ def test_every_variant_counts(tmp_path, name):
     small = dataclasses.replace(config.data, corpus=f"text:{text}", documents="line", vocab_size=300)
     config = dataclasses.replace(config, data=small, sample_tokens=4)
     for row in experiment.run(config, tmp_path / "run"):
-        assert row.perplexity is None or row.perplexity > 1
+        perplexity = row.metrics["perplexity"].value
+        assert perplexity is None or perplexity > 1
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,15 @@ def test_plain_text_is_taken_as_it_stands_in_its_readers_code(small):
 
 def test_prepare_records_what_was_read_and_reads_it_again_when_it_changed(small, tmp_path):
     config = DataConfig(corpus="nltk:brown", tokenizer="byte", split="tail:0.2")
-    first = pipeline.prepare(config, tmp_path / "cache")
+    first = pipeline.prepare(config, cache_dir=tmp_path / "cache")
     assert first.provenance["sources"] == {"train": {"corpus": "brown", "nltk_version": nltk.__version__}}
-    assert pipeline.prepare(config, tmp_path / "cache").provenance == first.provenance
+    assert pipeline.prepare(config, cache_dir=tmp_path / "cache").provenance == first.provenance
     assert len(list((tmp_path / "cache").glob("texts-*"))) == 1
     write(small / "corpora/brown/cb02", b"B/at b/nn\n")
-    assert pipeline.prepare(config, tmp_path / "cache").provenance["sha256"] != first.provenance["sha256"]
+    assert (
+        pipeline.prepare(config, cache_dir=tmp_path / "cache").provenance["sha256"]
+        != first.provenance["sha256"]
+    )
 
 
 def test_progress_is_told_in_bytes(small):

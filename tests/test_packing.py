@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_jax.data import pipeline
-from lm_jax.data.pipeline import Windows, evaluation_batches
+from lm_jax.data.batches import Windows, evaluation_batches
 from lm_jax.models.gpt import GPT, GPTConfig
 
 END = 0
@@ -64,7 +64,7 @@ def test_documents_are_told_apart_by_where_they_lie_not_by_a_token(tmp_path):
     config = dataclasses.replace(
         tiny.config(tmp_path / "a.txt").data, documents="paragraph", tokenizer="word", separate_documents=True
     )
-    split = pipeline.prepare(config, tmp_path / "cache").splits["train"]
+    split = pipeline.prepare(config, cache_dir=tmp_path / "cache").splits["train"]
     batch = pipeline.make_source(split, config, 2, 0).batch(0)
     beginnings = [np.flatnonzero(np.diff(row)) for row in batch.segments]
     assert {gap for places in beginnings for gap in np.diff(places).tolist()} == {6}  # a b </s> c </s> </s>

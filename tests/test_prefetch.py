@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 from test_batches import circle
 
-from lm_jax.data.pipeline import Windows, prefetch
+from lm_jax.data.batches import Windows
+from lm_jax.data.prefetch import Prefetch
 from lm_jax.errors import UserError
 
 
 def test_prefetch_gives_the_batches_of_the_steps_in_order():
     windows = Windows(circle(100), 2, 5, 0)
-    with prefetch(windows, 3, 20) as batches:
+    with Prefetch(windows, 3, 20) as batches:
         for step, batch in enumerate(batches, 3):
             assert np.array_equal(batch.inputs, windows.batch(step).inputs)
     assert step == 19
-    assert list(prefetch(lambda step: step * step, 2, 5, depth=1)) == [4, 9, 16]
-    assert list(prefetch(lambda step: step, 5, 5)) == []
+    assert list(Prefetch(lambda step: step * step, 2, 5, depth=1)) == [4, 9, 16]
+    assert list(Prefetch(lambda step: step, 5, 5)) == []
 
 
 def test_prefetch_runs_ahead_no_further_than_asked():
@@ -29,7 +30,7 @@ def test_prefetch_runs_ahead_no_further_than_asked():
         consumed.set()
         return step
 
-    with prefetch(make, 0, 100, depth=3) as batches:
+    with Prefetch(make, 0, 100, depth=3) as batches:
         assert next(batches) == 0
         consumed.clear()
         while consumed.wait(0.2):
@@ -43,7 +44,7 @@ def test_prefetch_raises_what_the_thread_raised_after_what_came_before():
             raise UserError("no batch 2")
         return step
 
-    batches = prefetch(make, 0, 9)
+    batches = Prefetch(make, 0, 9)
     assert [next(batches), next(batches)] == [0, 1]
     with pytest.raises(UserError, match="no batch 2"):
         next(batches)
@@ -52,7 +53,7 @@ def test_prefetch_raises_what_the_thread_raised_after_what_came_before():
 
 def test_prefetch_ends_its_thread_when_closed():
     before = threading.active_count()
-    with prefetch(lambda step: step, 0, 10**9) as batches:
+    with Prefetch(lambda step: step, 0, 10**9) as batches:
         assert next(batches) == 0
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
@@ -61,10 +62,10 @@ def test_prefetch_ends_its_thread_when_closed():
 
 
 def test_prefetch_measures_how_long_the_consumer_waited():
-    with prefetch(lambda step: time.sleep(0.05), 0, 4, depth=1) as slow:
+    with Prefetch(lambda step: time.sleep(0.05), 0, 4, depth=1) as slow:
         list(slow)
     assert 0.1 < slow.waited_seconds < 5
-    with prefetch(lambda step: step, 0, 3) as fast:
+    with Prefetch(lambda step: step, 0, 3) as fast:
         time.sleep(0.2)
         list(fast)
     assert fast.waited_seconds < 0.1

@@ -209,7 +209,7 @@ def test_training_goes_on_from_an_imported_model_and_is_exported(tmp_path, capsy
     assert tuned.model.scan_layers
     [valid, _] = experiment.run(tuned, tmp_path / "run")
     before = lm_jax.load(source).score(["abcdefgh\n"])[0].log_probs.sum()
-    assert valid.nats / valid.documents < -0.5 * before
+    assert valid.sums["nats"] / valid.documents < -0.5 * before
 
     main([str(tmp_path / "run"), str(tmp_path / "exported")])
     assert "exported" in capsys.readouterr().out

@@ -8,28 +8,80 @@ import xml.etree.ElementTree
 import pytest
 from rich.console import Console
 
-from lm_jax.evaluation.causal import Row
+from lm_jax.evaluation.row import Difference, Metric, Row
 from lm_jax.progress import LiveLine, MetricWriter, Reporter, read_metrics
 from lm_jax.report import html, table
 
 ROW = Row(
-    model="runs/<gpt>", family="gpt", objective="causal", step=7, split="test", documents=3, tokens=1234,
-    words=300,
-    bytes=4000, oov=0, nats=2468.0, perplexity=7.389, perplexity_without_oov=7.389, word_perplexity=3700.0,
-    bits_per_byte=0.8901, bits_per_byte_ci=[0.85, 0.93], why="", conditioned_on="<|endoftext|>",
-    context={"window": 128, "stride": 64}, text_sha256="0" * 64,
+    model="runs/<gpt>", family="gpt", task="causal", step=7, split="test", documents=3,
+    text_sha256="0" * 64, conditioned_on="<|endoftext|>", context={"window": 128, "stride": 64},
+    counts={"tokens": 1234, "words": 300, "bytes": 4000, "oov": 0}, sums={"nats": 2468.0},
+    metrics={
+        "bits_per_byte": Metric(0.8901, (0.85, 0.93)),
+        "nats_per_token": Metric(2.0, (1.9, 2.1)),
+        "perplexity": Metric(7.389, (6.7, 8.2)),
+        "word_perplexity": Metric(3700.0, (3600.0, 3800.0)),
+        "perplexity_without_oov": Metric(7.389, (6.7, 8.2)),
+    },
+)  # fmt: skip
+LABELLED = Row(
+    model="runs/bert", family="bert", task="classification", step=9, split="valid", documents=50,
+    text_sha256="1" * 64, conditioned_on="", context={}, counts={"examples": 50}, sums={},
+    metrics={
+        "accuracy": Metric(0.875, (0.8, 0.95), "", less_is_better=False),
+        "macro_f1": Metric(0.8125, (0.7, 0.9), "", less_is_better=False),
+    },
 )  # fmt: skip
 
 
 def test_the_table_fits_a_terminal_and_shows_every_number():
     console = Console(width=80, file=io.StringIO())
-    other = dataclasses.replace(ROW, difference={"to": "runs/a", "bits_per_byte": -0.125, "p_value": 0.04})
+    other = dataclasses.replace(ROW, difference=Difference("runs/a", "bits_per_byte", -0.125, 0.04))
     table.print_rows([ROW, other], console)
     text = console.file.getvalue()
     assert all(len(line) <= 80 for line in text.splitlines()[:3])
     assert "-0.1250 bits/byte beside runs/a (paired bootstrap over documents, p = 0.04)" in text
+    heads = ["docs", "tokens", "nats/token", "perplexity", "bits/byte", "95", "%", "interval"]
+    assert text.splitlines()[0].split()[2:] == heads
     for number in ("1,234", "2.0000", "7.39", "0.8901", "0.8500–0.9300"):
         assert number in text
+
+
+def test_rows_of_another_task_show_their_own_headline(tmp_path):
+    console = Console(width=80, file=io.StringIO())
+    missing = dataclasses.replace(
+        LABELLED, metrics=LABELLED.metrics | {"accuracy": Metric(None, None, "no labels", False)}
+    )
+    table.print_rows([ROW, LABELLED, missing], console)
+    text = console.file.getvalue()
+    for shown in (
+        "bits/byte",
+        "0.8901",
+        "examples",
+        "accuracy",
+        "0.8750",
+        "0.8000–0.9500",
+        "macro f1",
+        "0.8125",
+    ):
+        assert shown in text
+    assert "runs/bert, valid: no labels" in text
+    page = html.render([ROW, LABELLED], {}, "")
+    assert page.count("<table>") == page.count("<svg") == 2
+    assert "Accuracy; the lines are 95 % intervals over documents. More is better." in page
+
+
+def test_nothing_is_cut_where_the_output_is_not_a_terminal(capsys, tmp_path):
+    name = "runs/" + "a-very-long-name-of-a-directory/" * 8
+    row = dataclasses.replace(ROW, model=name, split=name)
+    table.print_rows([row])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "1,234" in line]
+    assert line.count(name) == 2
+    (tmp_path / "sample.txt").write_text("x " * 300)
+    table.print_run(tmp_path, [row])
+    lines = capsys.readouterr().out.splitlines()
+    assert ("x " * 300).rstrip() in lines
+    assert "·" * 80 in lines
 
 
 def test_the_report_is_one_page_that_needs_nothing_else():
@@ -42,6 +94,8 @@ def test_the_report_is_one_page_that_needs_nothing_else():
     assert "<gpt>" not in page, "names are escaped"
     assert "src=" not in page
     assert 'href="http' not in page
+    for shown in ("1,234", "4,000", "3700.00", "0.8500–0.9300", "window 128", "perplexity 6.70–8.20"):
+        assert shown in page
     for part in page.split("<svg")[1:]:
         xml.etree.ElementTree.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
 

@@ -45,14 +45,14 @@ def test_a_sweep_compares_settings_says_what_failed_and_is_not_done_twice(
 
     sweep.print_cells(cells)
     shown = capsys.readouterr().out
-    scores = [cell.scores("test") for cell in cells[:2]]
+    scores = [cell.scores("test", "bits_per_byte") for cell in cells[:2]]
     differences = [scores[1][seed] - scores[0][seed] for seed in (0, 1)]
     assert f"{np.mean(differences):+.4f} ± {mean_interval(np.array(differences)).half_width:.4f}" in shown
     assert "model.d_model=15" in shown
 
     monkeypatch.setattr(experiment, "_train", None)  # nothing is left to be trained
     again = sweep.run(recipe, {"model.d_model": ["16", "24"]}, 2, tmp_path / "sweep")
-    assert [cell.scores("test") for cell in again] == scores
+    assert [cell.scores("test", "bits_per_byte") for cell in again] == scores
 
 
 def test_ngrams_are_swept_without_seeds(recipe, tmp_path):
@@ -60,7 +60,7 @@ def test_ngrams_are_swept_without_seeds(recipe, tmp_path):
     cells = sweep.run(config, {"model.order": ["2", "3"]}, 3, tmp_path / "sweep")
     assert [cell.error for cell in cells] == ["", ""]
     assert [list(cell.rows) for cell in cells] == [[0], [0]]
-    assert cells[0].scores("test") != cells[1].scores("test")
+    assert cells[0].scores("test", "perplexity") != cells[1].scores("test", "perplexity")
 
 
 def test_mistakes_are_named_before_anything_is_trained(recipe, tmp_path):

@@ -149,7 +149,7 @@ def test_prepare_records_what_was_read_and_knows_it_again(tmp_path):
         tokenizer="byte",
         split="hash:0",
     )
-    data = pipeline.prepare(config, tmp_path)
+    data = pipeline.prepare(config, cache_dir=tmp_path)
     found = {name: [d.text for d in split.documents()] for name, split in data.splits.items()}
     assert found == {"train": TRAIN[:50], "valid": ["A test.", "Another test."], "test": TRAIN[-5:]}
     assert data.provenance["sources"]["valid"] == {
@@ -158,7 +158,7 @@ def test_prepare_records_what_was_read_and_knows_it_again(tmp_path):
         "field": "text",
     }
     assert data.provenance["sources"]["train"]["split"] == "train[:50]"
-    pipeline.prepare(config, tmp_path)
+    pipeline.prepare(config, cache_dir=tmp_path)
     assert len(list(tmp_path.glob("texts-*"))) == 1
 
 

@@ -1,8 +1,8 @@
-"""A stream of tokens -> batches: functions from step to batch, which any number of processes shares."""
+"""Batches of a stream of tokens: functions from step to batch, shared by any number of processes."""
 
 import functools
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -10,31 +10,33 @@ from lm_jax.batch import Batch
 from lm_jax.data.store import Split
 from lm_jax.errors import UserError
 
+B_co = TypeVar("B_co", covariant=True)
 
-class Source(Protocol):
-    """What training reads: a function from step to batch."""
+
+class Source(Protocol[B_co]):
+    """A function from step to batch, read by training."""
 
     steps_per_epoch: int
 
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """The rows that one of several processes holds of the batch of a step."""
+    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> B_co:
+        """The rows of one of several processes in the batch of a step."""
         ...
 
 
 class Windows:
-    """Every epoch all windows of the stream, in another order and from another starting point.
+    """A `Source` of all windows of the stream in every epoch, each time in another order with another offset.
 
-    The stream is read as a circle, for it ends with the token it begins with. An epoch begins at a random
-    place of it, so that the edges of windows move, and leaves out less than a window. Rows follow each other
-    across epochs: a batch may hold the last windows of one and the first of the next.
+    The stream is read as a circle, since its last token equals its first. An epoch starts at a random place,
+    so that the edges of windows move, and leaves out less than one window. A batch may hold the last windows
+    of an epoch and the first of the next.
 
     Args:
-        split: what to read.
+        split: the part that is read.
         batch_size: rows in a batch, over all processes.
         sequence_length: tokens in a row.
         seed: 0 or more.
-        separate_documents: whether batches have segments, which change where a document begins: its inputs
-            are the end token before it and its own, as if it stood alone.
+        separate_documents: whether batches have segments. They change where a document begins, so that its
+            inputs are the end token before it and its own tokens.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Windows:
         Raises:
             UserError: a batch that the processes cannot share evenly.
         """
-        rows = _share(self._batch_size, process_index, process_count)
+        rows = share(self._batch_size, process_index, process_count)
         epochs, places = np.divmod(step * self._batch_size + rows, self._num_windows)
         starts = np.empty_like(places)
         for epoch in range(epochs[0], epochs[-1] + 1):
@@ -76,23 +78,24 @@ class Windows:
 
 
 class Streams:
-    """Rows that go on: row b of a step begins where row b of the step before ended, for a carried state.
+    """A `Source` of contiguous rows, for a carried state: row b continues row b of the step before.
 
-    The stream of tokens is read as a circle, for it ends with the token it begins with; the rows start at
-    even distances and go round it for ever. After `steps_per_epoch` steps each has reached where the next
-    one started (on average, where lengths vary), and no state ever meets a text that does not follow.
+    The stream of tokens is read as a circle, since its last token equals its first. The rows start at even
+    distances and go round it. After `steps_per_epoch` steps each row has reached the start of the next one
+    (on average, where lengths vary).
 
     Args:
-        split: what to read.
+        split: the part that is read.
         batch_size: rows in a batch, over all processes.
         sequence_length: tokens in a row of a step.
-        vary_seed: 0 or more, and rows have other lengths in other steps, see `varied_lengths`; None: one.
+        vary_seed: 0 or more: the length of rows varies from step to step, see `varied_lengths`. None: it is
+            constant.
     """
 
     def __init__(self, split: Split, batch_size: int, sequence_length: int, vary_seed: int | None = None):
         self._tokens = np.asarray(split.tokens)
         self._batch_size, self._length, self._seed = batch_size, sequence_length, vary_seed
-        self._block_starts = [0]  # tokens of each row before each block of varied lengths, as far as known
+        self._block_starts = [0]  # tokens of each row before each block of varied lengths, computed on demand
         self.steps_per_epoch = -(-split.num_tokens // (batch_size * sequence_length))
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
@@ -101,13 +104,13 @@ class Streams:
         Raises:
             UserError: a batch that the processes cannot share evenly.
         """
-        rows, circle = _share(self._batch_size, process_index, process_count), len(self._tokens) - 1
+        rows, circle = share(self._batch_size, process_index, process_count), len(self._tokens) - 1
         start, length = self._place(step)
         starts = (rows * circle // self._batch_size + start) % circle
         return _read_circle(self._tokens, starts, length)
 
     def _place(self, step: int) -> tuple[int, int]:
-        """How many tokens of each row lie before a step, and how many it has."""
+        """The number of tokens of each row before a step, and in it."""
         if self._seed is None:
             return step * self._length, self._length
         block, place = divmod(step, _BLOCK)
@@ -122,10 +125,10 @@ _BLOCK = 256
 
 
 def varied_lengths(sequence_length: int, seed: int, block: int) -> np.ndarray:
-    """Lengths of the rows of the 256 steps of a block: about `sequence_length`, once in twenty half of it.
+    """The row lengths of the 256 steps of a block: about `sequence_length`, in 1 of 20 about half of it.
 
     Merity et al. 2017, section 4.1, whose normal distribution has a deviation of 5 at a length of 70. Here
-    they are whole deviations, up to two, so that a program is compiled for ten lengths and no more.
+    draws are rounded to whole deviations, at most two, so that a program is compiled for only ten lengths.
     """
     random = np.random.default_rng([seed, block])
     middle = np.where(random.random(_BLOCK) < 0.95, sequence_length, sequence_length // 2)
@@ -142,19 +145,19 @@ def evaluation_batches(
     separate_documents: bool = False,
     carried: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of one shape whose weights are 1 once for each token and end of the split, and else 0.
+    """Batches of one shape in which each token and end of the split has weight 1 once; other weights are 0.
 
-    Row b of a batch begins where row b of the batch before ended. Segments are those of `Windows`; positions
-    that pad a row have segment -1.
+    Row b of a batch continues row b of the batch before. Segments are those of `Windows`; positions that pad
+    a row have segment -1.
 
-    With `carried` they serve a state that goes on from batch to batch and starts anew with each document:
-    segments change at each beginning, a row's first place included (its state comes from segment 0), and no
-    document lies in two rows but one that is longer than the text's share for a row, which is cut there.
+    With `carried` they are for a state that is carried from batch to batch and restarts with each document.
+    Segments change at each beginning, the first position of a row included (the carried state belongs to
+    segment 0). Only a document longer than a row's share of the text is divided between rows.
 
     Raises:
         UserError: a batch that the processes cannot share evenly.
     """
-    rows = _share(batch_size, process_index, process_count)
+    rows = share(batch_size, process_index, process_count)
     num_tokens, tokens_N = split.num_tokens, np.asarray(split.tokens)
     edges = _document_edges(split, batch_size) if carried else _even_edges(split, batch_size, sequence_length)
     beginnings = _beginnings(split) if separate_documents or carried else None
@@ -173,24 +176,28 @@ def evaluation_batches(
 
 
 def _even_edges(split: Split, batch_size: int, sequence_length: int) -> np.ndarray:
-    """Where rows begin, and the last ends, with as many whole batches for each: int64 [B + 1]."""
+    """The edges of the rows in the stream, with equally many batches for each row: int64 [B + 1]."""
     num_batches = -(-split.num_tokens // (sequence_length * batch_size))
     return np.minimum(np.arange(batch_size + 1) * num_batches * sequence_length, split.num_tokens)
 
 
 def _document_edges(split: Split, batch_size: int) -> np.ndarray:
-    """Where rows begin, and the last ends, each at the first document after its share: int64 [B + 1]."""
-    share = -(-split.num_tokens // batch_size)
+    """The edges of the rows in the stream, each at the first document after its share: int64 [B + 1]."""
+    tokens_per_row = -(-split.num_tokens // batch_size)
     first, length = _beginnings(split), np.diff(np.asarray(split.document_offsets))
-    pieces = -(-length // share)
+    pieces = -(-length // tokens_per_row)
     number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    begins = np.append(np.repeat(first, pieces) + number * share, split.num_tokens)
-    shares = np.minimum(np.arange(batch_size + 1) * share, split.num_tokens)
+    begins = np.append(np.repeat(first, pieces) + number * tokens_per_row, split.num_tokens)
+    shares = np.minimum(np.arange(batch_size + 1) * tokens_per_row, split.num_tokens)
     return begins[np.searchsorted(begins, shares)]
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
-    """The numbers of a process's rows."""
+def share(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """The numbers of a process's rows in a batch: int64 [batch_size / process_count].
+
+    Raises:
+        UserError: a batch that the processes cannot share evenly.
+    """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
             f"train.batch_size={batch_size} cannot be shared evenly by {process_count} processes",
@@ -201,25 +208,25 @@ def _share(batch_size: int, process_index: int, process_count: int) -> np.ndarra
 
 
 def _read_circle(tokens_N: np.ndarray, starts_B: np.ndarray, length: int) -> Batch:
-    """Rows from their starts on, round a stream whose last token is its first."""
+    """Rows from their starts on, in a stream that is a circle."""
     rows_BT = tokens_N[:-1].take(starts_B[:, None] + np.arange(length + 1), mode="wrap")
     inputs, targets = rows_BT[:, :-1].astype(np.int32), rows_BT[:, 1:].astype(np.int32)
     return Batch(inputs, targets, np.ones(inputs.shape, np.float32))
 
 
 def _beginnings(split: Split) -> np.ndarray:
-    """Where in the stream each document's inputs begin: at the end token before it."""
+    """The place in the stream where each document's inputs begin, the end token before it: int64 [D]."""
     return np.asarray(split.document_offsets[:-1]) - 1
 
 
 def _segments(beginnings_D: np.ndarray, starts_B: np.ndarray, length: int, circle: int) -> np.ndarray:
-    """How many documents have begun since each row did, at each of its places: int32 [B, T]."""
+    """The number of documents that have begun in the row up to each position: int32 [B, T]."""
 
     def begun(places: np.ndarray) -> np.ndarray:
         laps, places = np.divmod(places, circle)
         return laps * len(beginnings_D) + np.searchsorted(beginnings_D, places, side="right")
 
-    # Only where documents begin is looked up: to search for each place would take ten times as long.
+    # Only the places where documents begin are looked up, much faster than a search for each position.
     begun_B = begun(starts_B)
     counts_B = begun(starts_B + length - 1) - begun_B
     rows = np.repeat(np.arange(len(starts_B)), counts_B)

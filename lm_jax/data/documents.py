@@ -88,6 +88,37 @@ class Document(NamedTuple):
         )
 
 
+class Fields(NamedTuple):
+    """The fields of documents that a task reads beside their text.
+
+    Attributes:
+        texts: names of further texts, which become tokens.
+        labels: names of fields whose values are classes, which become integers.
+        numbers: names of numbers.
+    """
+
+    texts: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+
+    def select(self, document: Document) -> dict[str, Value]:
+        """The values of these fields.
+
+        Raises:
+            UserError: the document lacks one of them, or has one of another kind.
+        """
+        for name in self.texts:
+            document.text_field(name)
+        for name in self.labels:
+            document.label(name)
+        for name in self.numbers:
+            document.number(name)
+        return {name: document.fields[name] for name in (*self.texts, *self.labels, *self.numbers)}
+
+
+NO_FIELDS = Fields()
+
+
 class File(Protocol):
     """One of the files of a corpus.
 

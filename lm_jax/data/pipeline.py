@@ -1,32 +1,29 @@
-"""Documents -> token store, built once -> a source of batches, made ahead by a thread."""
+"""The data of a run: the config, and the path from documents to a token store and a source of batches."""
 
-import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any
 
-from lm_jax.data import corpora, splits, store
+from lm_jax.data import cache, corpora, splits, store
 from lm_jax.data.batches import Source, Streams, Windows
 from lm_jax.data.batches import evaluation_batches as evaluation_batches  # part of this module's interface
-from lm_jax.data.corpora import Corpus, Document, Progress
+from lm_jax.data.corpora import Corpus, Progress
+from lm_jax.data.documents import NO_FIELDS, Document, Fields
 from lm_jax.data.store import Split
 from lm_jax.errors import UserError
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import Tokenizer
 
-Item = TypeVar("Item")
 _ORDERS = ("shuffled", "contiguous")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which text, what of it is held out, and how it becomes tokens and batches."""
+    """The text, the parts of it that are held out, and how it becomes tokens and batches."""
 
     corpus: str = "python-docs"  # or text:, jsonl:, tsv:, csv:GLOB[#FIELD], tfds:NAME, nltk:NAME
     documents: str = "file"  # what one document is: file, line or paragraph
@@ -39,11 +36,11 @@ class DataConfig:
     sequence_length: int = 128  # tokens in a row of a batch
     order: str = "shuffled"  # shuffled windows, or contiguous streams for models that carry a state
     vary_length: bool = False  # contiguous: ten lengths about sequence_length, and rates in proportion
-    separate_documents: bool = False  # attention and state start anew where a document begins within a row
+    separate_documents: bool = False  # attention and state restart where a document begins within a row
 
     @property
     def usual_length(self) -> int | None:
-        """The length about which those of rows vary; None where all have the same."""
+        """The typical length where the lengths of rows vary; None where all rows have the same length."""
         return self.sequence_length if self.vary_length else None
 
     def check(self) -> None:
@@ -76,7 +73,7 @@ class Data:
     Attributes:
         tokenizer: trained on the training part alone, or loaded.
         splits: train, valid, and test where there is one.
-        provenance: what the text was, for the record: sources, versions, hashes, sizes.
+        provenance: the identity of the text, for the record: sources, versions, hashes, sizes.
     """
 
     tokenizer: Tokenizer
@@ -85,41 +82,50 @@ class Data:
 
 
 def prepare(
-    config: DataConfig, cache_dir: str | Path | None = None, progress: Progress | None = None
+    config: DataConfig,
+    fields: Fields = NO_FIELDS,
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Data:
     """Reads, splits, trains the tokenizer and encodes, unless an earlier call did; then opens the result.
 
-    What is cached is found again by the bytes of the source files (hashed at every start: about a second a
-    gigabyte), the split and the tokenizer's settings.
+    The cache is keyed by the bytes of the source files (hashed at every start: about a second a gigabyte),
+    the split, the fields and the tokenizer's settings.
 
     Args:
-        config: what to prepare.
-        cache_dir: where stores lie; by default $LM_JAX_CACHE, else ~/.cache/lm_jax.
-        progress: told of reading, training and encoding.
+        config: the source and its treatment.
+        fields: what the task reads of a document beside its text. The tokenizer is trained on the text fields
+            too; with any field a tail begins with a whole document.
+        cache_dir: the directory of the cache; by default $LM_JAX_CACHE, else ~/.cache/lm_jax.
+        progress: called while sources are read, the tokenizer is trained and texts are encoded.
 
     Raises:
-        UserError: missing or unreadable sources, a part without a document, a tokenizer that cannot be made,
-            no room or no permission for the store.
+        UserError: missing or unreadable sources, a part without a document, a document without a field, a
+            label that is not in the training part, a tokenizer that cannot be made, or no room or no
+            permission for the cache.
     """
     config.check()
-    cache = Path(cache_dir or os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
+    root = Path(cache_dir or os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
     sources = _sources(config, progress)
-    texts_key = store.key("texts", config.split, {n: c.fingerprint() for n, c in sources.items()})
-    texts = cache / f"texts-{texts_key}"
-    facts = store.build(texts, lambda to: _write_texts(config, sources, to))
+    fingerprints = {name: corpus.fingerprint() for name, corpus in sources.items()}
+    texts_key = cache.key("texts", config.split, fingerprints, fields)
+    texts = root / f"texts-{texts_key}"
+    facts = cache.build(texts, lambda to: _write_texts(config, fields, sources, to))
     parts = [part for part in splits.PARTS if part in facts["parts"]]
-    tokens = cache / f"tokens-{store.key('tokens', texts_key, *_tokenizer_key(config))}"
-    store.build(
-        tokens,
-        lambda to: store.write_tokens(texts, parts, _make_tokenizer(config, texts, progress), to, progress),
-    )
+
+    def write_tokens(directory: Path) -> dict[str, Any]:
+        tokenizer = _make_tokenizer(config, fields, texts, progress)
+        return store.write_tokens(texts, parts, fields, tokenizer, directory, progress)
+
+    tokens = root / f"tokens-{cache.key('tokens', texts_key, *_tokenizer_key(config))}"
+    cache.build(tokens, write_tokens)
     tokenizer = tokenizers.load(tokens)
     read = {part: Split(part, texts, tokens) for part in parts}
-    return Data(tokenizer, read, _provenance(config, sources, facts["sha256"], tokenizer, read))
+    return Data(tokenizer, read, _provenance(config, fields, sources, facts, tokenizer, read))
 
 
 def _sources(config: DataConfig, progress: Progress | None) -> dict[str, Corpus]:
-    """The corpus, as "train"; validation and test where they have sources of their own."""
+    """The corpus under "train", and the sources of validation and test where they have their own."""
     named = {"train": config.corpus, "valid": config.valid, "test": config.test}
     return {
         part: corpora.read(corpora.with_kind(source, config.corpus), config.documents, progress)
@@ -128,19 +134,21 @@ def _sources(config: DataConfig, progress: Progress | None) -> dict[str, Corpus]
     }
 
 
-def _write_texts(config: DataConfig, sources: dict[str, Corpus], directory: Path) -> dict[str, Any]:
+def _write_texts(
+    config: DataConfig, fields: Fields, sources: dict[str, Corpus], directory: Path
+) -> dict[str, Any]:
     holdout, digest = splits.parse(config.split), hashlib.sha256()
 
     def assigned() -> Iterator[tuple[str, Document]]:
-        for part, document in splits.assign(holdout, sources["train"]):
+        for part, document in splits.assign(holdout, sources["train"], whole=any(fields)):
             digest.update(document.text.encode())
-            # What a part with a source of its own leaves is trained on, and the other part stays as it is.
+            # The training part includes what the split assigns to a part that has its own source.
             yield ("train" if part in sources else part), document
         for part in ("valid", "test"):
             for document in sources.get(part, ()):
                 yield part, document
 
-    parts = store.write_texts(assigned(), directory)
+    parts = store.write_texts(assigned(), fields, directory)
     wanted = {"train", "valid", *sources} | ({"test"} if holdout.test else set())
     if missing := [part for part in splits.PARTS if part in wanted and part not in parts]:
         total = sum(facts["documents"] for facts in parts.values())
@@ -148,16 +156,19 @@ def _write_texts(config: DataConfig, sources: dict[str, Corpus], directory: Path
             f"data.split={config.split!r} gives none of {total} documents in {config.corpus} to {missing[0]}",
             "hold out a tail (data.split=tail:0.1), or let data.documents be smaller (line, paragraph)",
         )
-    return {"sha256": digest.hexdigest(), "parts": parts}
+    labels = store.write_columns(directory, parts, fields)
+    return {"sha256": digest.hexdigest(), "parts": parts, "labels": labels}
 
 
-def _make_tokenizer(config: DataConfig, texts: Path, progress: Progress | None) -> Tokenizer:
-    training = store.read_texts(texts, "train", progress, "training the tokenizer")
+def _make_tokenizer(config: DataConfig, fields: Fields, texts: Path, progress: Progress | None) -> Tokenizer:
+    main = store.read_texts(texts, "train", progress, "training the tokenizer")
+    others = (store.read_field_texts(texts, "train", field) for field in fields.texts)
+    training = itertools.chain(main, *others)
     return tokenizers.train(config.tokenizer, training, config.vocab_size, config.min_count)
 
 
 def _tokenizer_key(config: DataConfig) -> list[Any]:
-    """What decides the tokenizer, beside the training text."""
+    """All that decides the tokenizer, beside the training text."""
     if config.tokenizer in tokenizers.KINDS:
         return [config.tokenizer, config.vocab_size, config.min_count]
     return [tokenizers.load(tokenizers.named_file(config.tokenizer)).fingerprint()]
@@ -165,22 +176,26 @@ def _tokenizer_key(config: DataConfig) -> list[Any]:
 
 def _provenance(
     config: DataConfig,
+    fields: Fields,
     sources: dict[str, Corpus],
-    sha256: str,
+    facts: dict[str, Any],
     tokenizer: Tokenizer,
     parts: dict[str, Split],
 ) -> dict[str, Any]:
-    facts = ("num_documents", "num_bytes", "num_words", "num_tokens", "sha256")
+    names = ("num_documents", "num_bytes", "num_words", "num_tokens", "sha256")
+    hashes = {part: facts["parts"][part]["fields_sha256"] for part in parts}
+    read = {kind: list(asked) for kind, asked in fields._asdict().items()}
     return {
         **{name: getattr(config, name) for name in ("corpus", "documents", "split", "valid", "test")},
-        "sha256": sha256,
+        "sha256": facts["sha256"],
+        **({"fields": read | {"classes": facts["labels"], "sha256": hashes}} if any(fields) else {}),
         "sources": {part: corpus.facts for part, corpus in sources.items()},
         "tokenizer": {
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "sha256": tokenizer.fingerprint(),
         },
-        "splits": {name: {fact: getattr(part, fact) for fact in facts} for name, part in parts.items()},
+        "splits": {part: {name: getattr(split, name) for name in names} for part, split in parts.items()},
     }
 
 
@@ -200,65 +215,3 @@ def make_source(split: Split, config: DataConfig, batch_size: int, seed: int) ->
         seed_of_lengths = seed if config.vary_length else None
         return Streams(split, batch_size, config.sequence_length, seed_of_lengths)
     return Windows(split, batch_size, config.sequence_length, seed, config.separate_documents)
-
-
-class prefetch(Generic[Item]):  # noqa: N801 (a verb where it is used: `with prefetch(source, 0, 9) as batches`)
-    """Iterates over the batches of steps that a thread makes ahead; an error in it is raised here.
-
-    Args:
-        source: a `Source`, or any function of the step.
-        first_step: the first step.
-        last_step: the step after the last.
-        depth: how many batches are made ahead.
-
-    Attributes:
-        waited_seconds: how long the consumer has waited for batches so far.
-    """
-
-    def __init__(
-        self, source: Source | Callable[[int], Item], first_step: int, last_step: int, depth: int = 2
-    ):
-        self._make: Callable[[int], Any] = source if callable(source) else source.batch
-        self._steps = range(first_step, last_step)
-        self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
-        self._stopped = threading.Event()
-        self.waited_seconds = 0.0
-        self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
-        self._thread.start()
-
-    def _fill(self) -> None:
-        try:
-            for step in self._steps:
-                self._queue.put((self._make(step), None))
-                if self._stopped.is_set():
-                    return
-            self._queue.put((None, StopIteration()))
-        except BaseException as error:  # the consumer's to handle, whatever it is
-            self._queue.put((None, error))
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        if self._stopped.is_set():
-            raise StopIteration
-        start = time.perf_counter()
-        item, error = self._queue.get()
-        self.waited_seconds += time.perf_counter() - start
-        if error is not None:
-            self.close()
-            raise error
-        return item
-
-    def close(self) -> None:
-        """Ends the thread; what it made ahead is dropped."""
-        self._stopped.set()
-        while self._thread.is_alive():  # perhaps waiting for room in the queue
-            with contextlib.suppress(queue.Empty):
-                self._queue.get(timeout=0.01)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

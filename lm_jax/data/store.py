@@ -1,37 +1,53 @@
-"""Texts and tokens on disk: built once, whole or not at all, and read through memory maps.
+"""Texts, fields and tokens of a corpus on disk, read through memory maps.
 
-A text store holds the documents of each part, a token store their tokens under one tokenizer. Each lies in
-a directory named by a hash of all that decides its content: it cannot be out of date, and runs share it.
+The text store holds the documents of each part and the fields that a task asks for; the token store holds
+their tokens under one tokenizer. Each is a directory of `cache`.
 """
 
 import contextlib
 import hashlib
 import itertools
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import urllib.parse
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax import files
+from lm_jax.data import cache
 from lm_jax.data.corpora import Progress
-from lm_jax.data.documents import Document
+from lm_jax.data.documents import Document, Fields
 from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer, grouped
 from lm_jax.text.words import count_words
 
-_FORMAT_VERSION = 2  # raise it when the same sources and settings come to give other texts or tokens
-_FACTS = "facts.json"
+
+class TokenStream(NamedTuple):
+    """One text of each document as a stream of tokens, `end d1 end d2 end ...`.
+
+    Attributes:
+        tokens: uint16 or uint32 [N], memory-mapped.
+        offsets: int64 [D + 1]; document i is tokens[offsets[i] : offsets[i + 1] - 1].
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of each document, int64 [D]."""
+        return np.diff(self.offsets) - 1
+
+    def document(self, index: int) -> np.ndarray:
+        """The tokens of a document without special tokens, int32 [T]."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1] - 1].astype(np.int32)
 
 
 class Split:
-    """A part of the corpus as one stream of tokens, `end d1 end d2 end ...`, with its documents.
+    """A part of the corpus: its documents, and their main text as a stream of tokens.
 
-    The stream begins with the end token and each document is followed by one: windows of T + 1 tokens that
+    The stream begins with the end token, and each document is followed by one: windows of T + 1 tokens that
     overlap by one have T inputs and T targets, and score every token and every end once.
 
     Attributes:
@@ -40,103 +56,80 @@ class Split:
         document_offsets: int64 [D + 1]; document i is tokens[offsets[i] : offsets[i + 1] - 1].
         end_id: the end token.
         num_documents: D.
-        num_tokens: N - 1, what is predicted: the documents' tokens and their ends.
+        num_tokens: N - 1, the number of targets: the documents' tokens and their ends.
         num_bytes: of the documents' UTF-8.
         num_words: of the documents, by white space.
         sha256: of the documents' bytes, one document after the other.
     """
 
     def __init__(self, name: str, texts: Path, tokens: Path):
-        facts, encoded = _read_facts(texts)["parts"][name], _read_facts(tokens)
+        facts, encoded = cache.read_facts(texts), cache.read_facts(tokens)
         self.name, self.end_id = name, encoded["end_id"]
-        self.tokens = np.memmap(tokens / f"{name}.tokens", encoded["dtype"], mode="r")
-        self.document_offsets = np.memmap(tokens / f"{name}.offsets", np.int64, mode="r")
+        self._texts, self._tokens, self._dtype = texts, tokens, encoded["dtype"]
+        self._label_names: dict[str, list[str]] = facts["labels"]
+        self.tokens, self.document_offsets = self._stream(name)
         self.num_tokens = len(self.tokens) - 1
-        self.num_documents: int = facts["documents"]
-        self.num_bytes: int = facts["bytes"]
-        self.num_words: int = facts["words"]
-        self.sha256: str = facts["sha256"]
-        self._texts = texts
+        part = facts["parts"][name]
+        self.num_documents: int = part["documents"]
+        self.num_bytes: int = part["bytes"]
+        self.num_words: int = part["words"]
+        self.sha256: str = part["sha256"]
+
+    @property
+    def stream(self) -> TokenStream:
+        """The main text of the documents."""
+        return TokenStream(self.tokens, self.document_offsets)
+
+    def field_tokens(self, field: str) -> TokenStream:
+        """A further text of the documents, one of `Fields.texts` of `pipeline.prepare`."""
+        return self._stream(_stem(self.name, field))
+
+    def labels(self, field: str) -> np.ndarray:
+        """The class of each document, one of `Fields.labels`: int32 [D], places in `label_names`."""
+        return np.fromfile(self._texts / f"{_stem(self.name, field)}.labels", np.int32)
+
+    def label_names(self, field: str) -> list[str]:
+        """The classes that the training part has, sorted."""
+        return self._label_names[field]
+
+    def numbers(self, field: str) -> np.ndarray:
+        """A number of each document, one of `Fields.numbers`: float64 [D]."""
+        return np.fromfile(self._texts / f"{_stem(self.name, field)}.numbers", np.float64)
 
     def documents(self) -> Iterator[Document]:
-        """The documents themselves, in order."""
-        with (self._texts / f"{self.name}.names").open(encoding="utf-8") as names:
-            for line, text in zip(names, read_texts(self._texts, self.name), strict=True):
-                yield Document(json.loads(line), text)
+        """The documents in order, with the fields that were asked for."""
+        texts = read_texts(self._texts, self.name)
+        for text, record in zip(texts, _read_records(self._texts, self.name), strict=True):
+            yield record._replace(text=text)
+
+    def _stream(self, stem: str) -> TokenStream:
+        return TokenStream(
+            np.memmap(self._tokens / f"{stem}.tokens", self._dtype, mode="r"),
+            np.memmap(self._tokens / f"{stem}.offsets", np.int64, mode="r"),
+        )
 
 
-def key(*facts: Any) -> str:
-    """A name for a store: a hash of what decides its content."""
-    return hashlib.sha256(json.dumps([_FORMAT_VERSION, *facts]).encode()).hexdigest()[:20]
-
-
-def build(directory: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Fills a store unless it is there and whole; returns the facts that `fill` returned, then or now.
-
-    It is filled beside its place and renamed: whatever is killed leaves no half store, and of two processes
-    that build the same one, one wins and both go on.
-
-    Raises:
-        UserError: no permission, a full disk; or what `fill` raises.
-    """
-    if _is_whole(directory):
-        return _read_facts(directory)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-        try:
-            facts = fill(temporary)
-            sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-            files.write_json(temporary / _FACTS, {"sizes": sizes, "facts": facts})
-            _rename(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the store of tokens in {directory.parent}: {error.strerror or error}",
-            "make room or get permission there, or set LM_JAX_CACHE to another directory",
-        ) from None
-    return facts
-
-
-def _rename(temporary: Path, directory: Path) -> None:
-    os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide it from others who share the cache
-    if not _is_whole(directory):
-        shutil.rmtree(directory, ignore_errors=True)  # a damaged one
-    try:
-        temporary.rename(directory)
-    except OSError:
-        if not _is_whole(directory):  # otherwise another process was faster
-            raise
-
-
-def _is_whole(directory: Path) -> bool:
-    """Every file there in its full size: a crash of the machine can cut files that were renamed in time."""
-    try:
-        sizes = json.loads((directory / _FACTS).read_text())["sizes"]
-        return all((directory / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _read_facts(directory: Path) -> dict[str, Any]:
-    return files.read_json(directory / _FACTS)["facts"]
+def _stem(part: str, field: str) -> str:
+    """The name of a field's files without their suffix."""
+    return f"{part}.{urllib.parse.quote(field, safe='')}"
 
 
 class _TextWriter:
-    """Writes a part's documents: their text, their ends in it, and their names, a JSON string a line."""
+    """Writes a part's documents: texts, their offsets, and for each a line of JSON [name, fields]."""
 
-    def __init__(self, directory: Path, part: str, stack: contextlib.ExitStack):
+    def __init__(self, directory: Path, part: str, fields: Fields, stack: contextlib.ExitStack):
         self._text = stack.enter_context((directory / f"{part}.txt").open("wb"))
-        self._names = stack.enter_context((directory / f"{part}.names").open("w", encoding="utf-8"))
-        self._digest, self._num_words = hashlib.sha256(), 0
+        self._records = stack.enter_context((directory / f"{part}.records").open("w", encoding="utf-8"))
+        self._digest, self._fields_digest, self._num_words = hashlib.sha256(), hashlib.sha256(), 0
+        self._fields = fields
         self.ends = [0]
 
     def add(self, document: Document) -> None:
-        data = document.text.encode()
+        data, fields = document.text.encode(), json.dumps(self._fields.select(document))
         self._text.write(data)
-        self._names.write(json.dumps(document.name) + "\n")
+        self._records.write(f"[{json.dumps(document.name)}, {fields}]\n")
         self._digest.update(data)
+        self._fields_digest.update(fields.encode())
         self._num_words += count_words(data)
         self.ends.append(self.ends[-1] + len(data))
 
@@ -146,26 +139,65 @@ class _TextWriter:
             "bytes": self.ends[-1],
             "words": self._num_words,
             "sha256": self._digest.hexdigest(),
+            "fields_sha256": self._fields_digest.hexdigest(),
         }
 
 
-def write_texts(assigned: Iterable[tuple[str, Document]], directory: Path) -> dict[str, Any]:
-    """Writes documents to their parts; returns facts of each part that has any."""
+def write_texts(
+    assigned: Iterable[tuple[str, Document]], fields: Fields, directory: Path
+) -> dict[str, dict[str, Any]]:
+    """Writes documents to their parts; returns facts of each part that has any.
+
+    Raises:
+        UserError: a document without one of the fields, or with one of another kind.
+    """
     writers: dict[str, _TextWriter] = {}
     with contextlib.ExitStack() as stack:
         for part, document in assigned:
             if part not in writers:
-                writers[part] = _TextWriter(directory, part, stack)
+                writers[part] = _TextWriter(directory, part, fields, stack)
             writers[part].add(document)
     for part, writer in writers.items():
         np.array(writer.ends, np.int64).tofile(directory / f"{part}.ends")
     return {part: writer.facts() for part, writer in writers.items()}
 
 
+def write_columns(directory: Path, parts: Iterable[str], fields: Fields) -> dict[str, list[str]]:
+    """Writes the labels and numbers of the parts of a text store; returns the names of each label's classes.
+
+    Raises:
+        UserError: a label that no training document has.
+    """
+    classes: dict[str, list[str]] = {}
+    for field in fields.labels:
+        classes[field] = sorted({record.label(field) for record in _read_records(directory, "train")})
+        for part in parts:
+            ids = list(_class_ids(_read_records(directory, part), field, classes[field], part))
+            np.array(ids, np.int32).tofile(directory / f"{_stem(part, field)}.labels")
+    for field, part in itertools.product(fields.numbers, parts):
+        numbers = [record.number(field) for record in _read_records(directory, part)]
+        np.array(numbers, np.float64).tofile(directory / f"{_stem(part, field)}.numbers")
+    return classes
+
+
+def _class_ids(records: Iterable[Document], field: str, classes: list[str], part: str) -> Iterator[int]:
+    ids = {name: number for number, name in enumerate(classes)}
+    for record in records:
+        label = record.label(field)
+        if label not in ids:
+            shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+            raise UserError(
+                f"document {record.name} of the {part} part has the label {label!r} in the field {field!r}, "
+                f"which no training document has (they have {shown})",
+                "correct the label, or hold out other documents by data.split",
+            )
+        yield ids[label]
+
+
 def read_texts(
     directory: Path, part: str, progress: Progress | None = None, description: str = ""
 ) -> Iterator[str]:
-    """The texts of a part, in order; `progress` hears how many bytes are behind us."""
+    """The main texts of a part, in order; `progress` is called with the bytes that have been read."""
     data = np.memmap(directory / f"{part}.txt", np.uint8, mode="r")
     edges = np.fromfile(directory / f"{part}.ends", np.int64).tolist()
     for first, last in itertools.pairwise(edges):
@@ -174,19 +206,45 @@ def read_texts(
             progress(description, last, len(data))
 
 
+def read_field_texts(directory: Path, part: str, field: str) -> Iterator[str]:
+    """A further text of each document of a part, in order."""
+    return (record.text_field(field) for record in _read_records(directory, part))
+
+
+def _read_records(directory: Path, part: str) -> Iterator[Document]:
+    """The documents of a part without their main text."""
+    with (directory / f"{part}.records").open(encoding="utf-8") as lines:
+        for line in lines:
+            name, fields = json.loads(line)
+            yield Document(name, "", fields)
+
+
 def write_tokens(
-    texts: Path, parts: Iterable[str], tokenizer: Tokenizer, directory: Path, progress: Progress | None = None
+    texts: Path,
+    parts: Iterable[str],
+    fields: Fields,
+    tokenizer: Tokenizer,
+    directory: Path,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Writes the tokens of each part of a text store, and the tokenizer beside them."""
+    """Writes the tokens of the parts of a text store and of its text fields, and the tokenizer."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     for part in parts:
-        offsets = [1]
-        with (directory / f"{part}.tokens").open("wb") as file:
-            file.write(np.array([tokenizer.end_id], dtype).tobytes())
-            for group in grouped(read_texts(texts, part, progress, f"encoding the {part} part"), len):
-                for ids in tokenizer.encode_ids(group):
-                    file.write(np.append(ids, tokenizer.end_id).astype(dtype).tobytes())
-                    offsets.append(offsets[-1] + len(ids) + 1)
-        np.array(offsets, np.int64).tofile(directory / f"{part}.offsets")
+        main = read_texts(texts, part, progress, f"encoding the {part} part")
+        _write_stream(main, tokenizer, dtype, directory / part)
+        for field in fields.texts:
+            others = read_field_texts(texts, part, field)
+            _write_stream(others, tokenizer, dtype, directory / _stem(part, field))
     tokenizer.save(directory)
     return {"dtype": dtype.name, "end_id": tokenizer.end_id}
+
+
+def _write_stream(texts: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype, stem: Path) -> None:
+    offsets = [1]
+    with stem.with_name(f"{stem.name}.tokens").open("wb") as file:
+        file.write(np.array([tokenizer.end_id], dtype).tobytes())
+        for group in grouped(texts, len):
+            for ids in tokenizer.encode_ids(group):
+                file.write(np.append(ids, tokenizer.end_id).astype(dtype).tobytes())
+                offsets.append(offsets[-1] + len(ids) + 1)
+    np.array(offsets, np.int64).tofile(stem.with_name(f"{stem.name}.offsets"))

@@ -1,208 +1,110 @@
-"""Any models, any text: how well each predicts it, in numbers that compare."""
+"""The evaluator of models that give a text a probability, left to right: n-grams, RNNs, GPTs."""
 
-import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.data.corpora import Document
-from lm_jax.errors import UserError
-from lm_jax.language_models.base import LanguageModel, Scores
+from lm_jax.data.corpora import Progress
+from lm_jax.evaluation.base import Evaluation, Statistics, measure
+from lm_jax.evaluation.row import Row
+from lm_jax.evaluation.texts import Text
+from lm_jax.language_models.base import LanguageModel, ScoredText, Scores, require
 from lm_jax.metrics import likelihood, significance
+from lm_jax.text.base import grouped
+from lm_jax.text.words import count_words
 
-_CHARACTERS_PER_GROUP = 1 << 20  # scored at a time, so that memory stays bounded whatever the corpus
+_CHARACTERS_PER_GROUP = 1 << 20  # scored at a time, so that memory does not grow with the text
 
 
-@dataclass
-class Row:
-    """What one model makes of one text; a row of results.json.
+def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, report: Progress) -> Evaluation:
+    """Scores a text; see `evaluation.base.evaluate`.
 
-    Sums are over the documents; each document counts an end-of-text token among its tokens.
+    The metrics are bits per byte = nats / (bytes ln 2), nats per token, perplexity = exp(nats / tokens), word
+    perplexity = exp(nats / words), and the perplexity of the tokens inside the vocabulary. Each document
+    counts an end-of-text token among its tokens. A word is a run of bytes between ASCII white space.
     """
-
-    model: str  # the path it was loaded from
-    family: str
-    objective: str
-    step: int | None  # the checkpoint, where training goes by steps
-    split: str  # "valid" or "test" of the model's own corpus, or the file that was scored
-    documents: int
-    tokens: int
-    words: int  # white-space separated
-    bytes: int  # of UTF-8
-    oov: int  # tokens that stand for something outside the vocabulary
-    nats: float | None  # the sum of -ln p; null where some of the text has probability 0
-    perplexity: float | None  # exp(nats / tokens)
-    perplexity_without_oov: float | None  # the same over tokens inside the vocabulary
-    word_perplexity: float | None  # exp(nats / words)
-    bits_per_byte: float | None  # nats / (bytes ln 2), where every byte was paid for
-    bits_per_byte_ci: list[float] | None  # 95 %, by bootstrap over documents
-    why: str  # why a value is null; "" where none is
-    conditioned_on: str  # what precedes the first token of a document
-    context: dict[str, Any]  # length and stride of the windows that were scored
-    text_sha256: str  # of the documents' bytes, one after the other
-    difference: dict[str, Any] | None = None  # bits per byte less the first row's, with the paired p-value
-    data: dict[str, Any] = field(default_factory=dict)  # where the text comes from
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as a JSON object."""
-        return asdict(self)
-
-
-class Text(NamedTuple):
-    """What models are evaluated on.
-
-    Attributes:
-        name: "valid" or "test" of a run's corpus, or a file.
-        documents: each is scored on its own; their bytes, one after the other, are the text.
-        data: where it comes from, for the record.
-    """
-
-    name: str
-    documents: Sequence[Document]
-    data: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default, never written to)
-
-
-class Evaluation(NamedTuple):
-    """A row with the sums of each document behind it: nats [D] and bytes [D], float64."""
-
-    row: Row
-    nats_D: np.ndarray
-    bytes_D: np.ndarray
-
-
-def evaluate(
-    model: LanguageModel,
-    text: Text,
-    name: str,
-    stride: int | None = None,
-    report: Callable[[str, int, int], None] = lambda description, done, total: None,
-) -> Evaluation:
-    """Scores a text.
-
-    Args:
-        model: any family.
-        text: its documents.
-        name: what to call the model in the row.
-        stride: see `LanguageModel.score`.
-        report: called with (description, documents done, documents in all).
-
-    Raises:
-        UserError: no documents, or a text that the model cannot read.
-    """
-    if not text.documents:
-        raise UserError(f"nothing to score in {text.name}", "give a text with at least one document")
-    digest, found, complete, conditioned_on = hashlib.sha256(), [], True, ""
-    for group in _groups(text.documents):
-        for document, scores in zip(group, model.score([d.text for d in group], stride), strict=True):
-            digest.update(scores.text)
-            found.append(_count(document, scores))
-            complete, conditioned_on = complete and scores.complete, scores.conditioned_on
-        report(f"scoring {text.name}", len(found), len(text.documents))
-    nats_D, bytes_D = (np.array([getattr(c, name) for c in found], float) for name in ("nats", "bytes"))
-    total = _Counts(*(sum(values) for values in zip(*found, strict=True)))
-    bits, interval, why = _bits_per_byte(nats_D, bytes_D, complete, total.oov)
-    known_nats, known = total.nats - total.unknown_nats, total.tokens - total.oov
+    scorer = require(model, Scores, "give whole texts a probability")
+    scored, complete, conditioned_on = [], True, ""
+    for group in grouped(text.documents, lambda document: len(document.text), _CHARACTERS_PER_GROUP):
+        for one in scorer.score([document.text for document in group], stride):
+            scored.append(_count(one))
+            complete, conditioned_on = complete and one.complete, one.conditioned_on
+        report(f"scoring {text.name}", len(scored), len(text.documents))
+    sums_D = _Sums(*(np.array(column, float) for column in zip(*scored, strict=True)))
+    statistics = _statistics(sums_D)
+    nats = float(sums_D.nats.sum())
     row = Row(
         model=name,
         family=model.family,
-        objective=model.objective,
+        task=model.task,
         step=model.step,
         split=text.name,
-        documents=len(found),
-        tokens=total.tokens,
-        words=total.words,
-        bytes=total.bytes,
-        oov=total.oov,
-        nats=_finite(total.nats),
-        perplexity=_finite(likelihood.perplexity(total.nats, total.tokens)),
-        perplexity_without_oov=_finite(likelihood.perplexity(known_nats, known)),
-        word_perplexity=_finite(likelihood.perplexity(total.nats, total.words)),
-        bits_per_byte=bits,
-        bits_per_byte_ci=interval,
-        why=why,
+        documents=len(scored),
+        text_sha256=text.sha256(),
         conditioned_on=conditioned_on,
-        context=model.describe_context(stride),
-        text_sha256=digest.hexdigest(),
+        context=scorer.describe_context(stride),
+        counts={count: int(getattr(sums_D, count).sum()) for count in ("tokens", "words", "bytes", "oov")},
+        sums={"nats": nats if np.isfinite(nats) else None},
+        metrics=measure(statistics, _reasons(sums_D, complete)),
         data=text.data,
     )
-    return Evaluation(row, nats_D, bytes_D)
+    return Evaluation(row, statistics)
 
 
-class _Counts(NamedTuple):
-    """What is added up over documents."""
+class _Sums(NamedTuple):
+    """Sums over the tokens of one document, as numbers; or of each document, as float64 arrays [D]."""
 
-    nats: float
-    bytes: int
-    tokens: int
-    words: int
-    oov: int
-    unknown_nats: float  # of the tokens that are out of vocabulary
+    nats: Any
+    bytes: Any
+    tokens: Any
+    words: Any
+    oov: Any
+    known_nats: Any  # of the tokens inside the vocabulary
+    known_tokens: Any
 
 
-def _count(document: Document, scores: Scores) -> _Counts:
-    return _Counts(
-        nats=-float(scores.log_probs.sum()),
-        bytes=len(scores.text),
-        tokens=len(scores.log_probs),
-        words=len(document.text.split()),
-        oov=int(scores.unknown.sum()),
-        unknown_nats=-float(scores.log_probs[scores.unknown].sum()),
+def _count(scored: ScoredText) -> _Sums:
+    return _Sums(
+        nats=-scored.log_probs.sum(),
+        bytes=len(scored.text),
+        tokens=len(scored.log_probs),
+        words=count_words(scored.text),
+        oov=scored.unknown.sum(),
+        known_nats=-scored.log_probs[~scored.unknown].sum(),
+        known_tokens=(~scored.unknown).sum(),
     )
 
 
-def compare(evaluations: Sequence[Evaluation], seed: int = 0) -> None:
-    """Writes into each row its difference to the first in bits per byte, by paired bootstrap over documents.
+def _statistics(sums_D: _Sums) -> dict[str, Statistics]:
+    """The statistics of each metric, the headline first.
 
-    Rows without bits per byte, of other documents, or of a single document have none.
+    Bits per byte compare whatever the tokens. The other metrics compare between models with the same number
+    of tokens of which the same number is unknown: otherwise one may have paid for more of the text.
     """
-    first = evaluations[0]
-    for other in evaluations[1:]:
-        rows = (first.row, other.row)
-        same = first.row.text_sha256 == other.row.text_sha256 and len(first.nats_D) == len(other.nats_D)
-        if not same or len(first.nats_D) < 2 or any(row.bits_per_byte is None for row in rows):
-            continue
-        test = significance.paired_bootstrap(
-            (other.nats_D, other.bytes_D),
-            (first.nats_D, first.bytes_D),
-            metric=likelihood.bits_per_byte,
-            seed=seed,
-        )
-        other.row.difference = {
-            "to": first.row.model,
-            "bits_per_byte": float(test.difference),
-            "p_value": float(test.p_value),
-        }
+    same = ("tokens", "oov")
+    nats, tokens = sums_D.nats, sums_D.tokens
+    known = (sums_D.known_nats, sums_D.known_tokens)
+    return {
+        "bits_per_byte": Statistics((nats, sums_D.bytes), likelihood.bits_per_byte),
+        "nats_per_token": Statistics((nats, tokens), significance.ratio, same=same),
+        "perplexity": Statistics((nats, tokens), likelihood.perplexity, same=same),
+        "word_perplexity": Statistics((nats, sums_D.words), likelihood.perplexity, same=same),
+        "perplexity_without_oov": Statistics(known, likelihood.perplexity, same=same),
+    }
 
 
-def _groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
-    group, size = [], 0
-    for document in documents:
-        group.append(document)
-        size += len(document.text)
-        if size >= _CHARACTERS_PER_GROUP:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-def _bits_per_byte(
-    nats_D: np.ndarray, bytes_D: np.ndarray, complete: bool, oov: int
-) -> tuple[float | None, list[float] | None, str]:
+def _reasons(sums_D: _Sums, complete: bool) -> dict[str, str]:
+    """Why a metric has no value, for those that have none."""
+    reasons = {}
+    for metric in ("bits_per_byte", "nats_per_token", "perplexity", "word_perplexity"):
+        if not np.isfinite(sums_D.nats).all():
+            reasons[metric] = f"no {metric.replace('_', ' ')}: some of the text has probability 0"
+    if not np.isfinite(sums_D.known_nats).all():
+        reasons["perplexity_without_oov"] = "no perplexity without oov: some of the text has probability 0"
+    if not sums_D.words.any():
+        reasons["word_perplexity"] = "no word perplexity: the text has no words"
     if not complete:
+        oov = int(sums_D.oov.sum())
         unpaid = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
-        return None, None, f"no bits per byte: {unpaid} was not paid for"
-    if not math.isfinite(nats_D.sum()):
-        return None, None, "no perplexity: some of the text has probability 0"
-    bits = float(likelihood.bits_per_byte(float(nats_D.sum()), float(bytes_D.sum())))
-    if len(nats_D) < 2:
-        return bits, None, "no interval: it is over documents, and there is one"
-    interval = significance.bootstrap_interval(nats_D, bytes_D, metric=likelihood.bits_per_byte)
-    return bits, [float(interval.low), float(interval.high)], ""
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+        reasons["bits_per_byte"] = f"no bits per byte: {unpaid} was not paid for"
+    return reasons

@@ -1,9 +1,9 @@
-"""What every family of language models speaks, and what the left-to-right ones share."""
+"""What language models can do (their capabilities), and what the left-to-right ones share."""
 
 import abc
 import codecs
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, Unpack
+from typing import Any, NamedTuple, Protocol, TypeVar, Unpack, runtime_checkable
 
 import numpy as np
 
@@ -14,20 +14,22 @@ from lm_jax.errors import UserError
 from lm_jax.language_models.options import Options, Request
 from lm_jax.text.base import END, Encoding, Tokenizer
 
+Capability = TypeVar("Capability")
 
-class Scores(NamedTuple):
-    """How probable a model finds one text.
 
-    The last token is the end of the text, with an empty span: a distribution over strings pays for where
-    they end.
+class ScoredText(NamedTuple):
+    """The probability that a model gives to one text.
+
+    The last token is the end of the text, with an empty span: the probabilities of all texts add up to one
+    only if the end is scored too.
 
     Attributes:
         text: the UTF-8 bytes that were scored.
-        spans: int64 [T, 2], where in `text` each token lies.
-        log_probs: float64 [T], natural log of each token's probability given those before it.
-        unknown: bool [T], tokens that stand for something the vocabulary does not have.
+        spans: int64 [T, 2], the first byte of each token in `text` and the byte after its last.
+        log_probs: float64 [T], natural log of each token's probability, given the tokens before it.
+        unknown: bool [T], tokens that stand for text outside the vocabulary.
         conditioned_on: what precedes the first token.
-        complete: every byte of the text was paid for, so that bits per byte can be compared.
+        complete: every byte of the text is part of a scored token. Only complete scores have bits per byte.
     """
 
     text: bytes
@@ -57,22 +59,70 @@ class Generation(NamedTuple):
     log_probs: np.ndarray
 
 
+class EmbeddedText(NamedTuple):
+    """The vectors of one text's tokens.
+
+    Attributes:
+        spans: int64 [T, 2], the first byte of each token in the UTF-8 text and the byte after its last.
+            Special tokens that the model adds have empty spans.
+        layers_LTD: float32 [L, T, D], one vector for each layer and token; layer 0 is the input embedding.
+    """
+
+    spans: np.ndarray
+    layers_LTD: np.ndarray
+
+
+class Candidate(NamedTuple):
+    """A text that may stand in place of a mask, with the natural log of its probability."""
+
+    text: str
+    log_prob: float
+
+
+class LabelledText(NamedTuple):
+    """The labels that a model gives to one text, or to each of its words.
+
+    Attributes:
+        names: the K labels.
+        probabilities: float32 [K] for a label of the whole text, [W, K] for one of each word. Sums to 1 over
+            the labels.
+        spans: int64 [W, 2], the bytes of each word in the UTF-8 text; None for a label of the whole text.
+    """
+
+    names: tuple[str, ...]
+    probabilities: np.ndarray
+    spans: np.ndarray | None = None
+
+
 class LanguageModel(Protocol):
-    """What evaluation, reports and the command line know of a model."""
+    """What every model has. What it can do besides is told by its capabilities, such as `Scores`.
+
+    Attributes:
+        family: the name of its kind, such as "gpt".
+        task: the name of the task that it was trained for, such as "causal".
+        evaluator: the name of the evaluator of that task, a key of `evaluation.base.EVALUATORS`.
+        documents: how its training text was cut into documents: file, line or paragraph.
+        step: the checkpoint's step; None where the parameters do not come from steps of training.
+    """
 
     family: str
-    objective: str
-    documents: str  # how its training text was cut: file, line or paragraph
-    step: int | None  # the checkpoint, where training goes by steps
+    task: str
+    evaluator: str
+    documents: str
+    step: int | None
 
-    def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
-        """Log-probabilities of each text, each on its own."""
-        ...
 
-    def generate(
-        self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]
-    ) -> list[Generation]:
-        """Continuations of each prompt."""
+@runtime_checkable
+class Scores(Protocol):
+    """The capability of giving a text a probability."""
+
+    def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
+        """The probability of each text. Texts do not influence each other.
+
+        Args:
+            texts: the texts.
+            stride: tokens from one window to the next, for models that read windows of limited length.
+        """
         ...
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
@@ -80,30 +130,104 @@ class LanguageModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Generates(Protocol):
+    """The capability of continuing text."""
+
+    def generate(
+        self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]
+    ) -> list[Generation]:
+        """Continuations of each prompt."""
+        ...
+
+    def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
+        """The continuation of one prompt, in pieces as they are made."""
+        ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """The capability of turning a text's tokens into vectors."""
+
+    def embed(self, texts: Sequence[str]) -> list[EmbeddedText]:
+        """The vectors of each text, of every layer."""
+        ...
+
+
+@runtime_checkable
+class Fills(Protocol):
+    """The capability of predicting masked tokens from both sides."""
+
+    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Candidate]]]:
+        """The `top_k` most probable tokens for each mask of each text, the most probable first.
+
+        A mask is written as the tokenizer writes it, such as [MASK].
+        """
+        ...
+
+
+@runtime_checkable
+class Labels(Protocol):
+    """The capability of classifying texts, pairs of texts, or words."""
+
+    def label(self, texts: Sequence[str | tuple[str, str]]) -> list[LabelledText]:
+        """The labels of each text, or pair of texts, with their probabilities."""
+        ...
+
+
+_REMEDIES: dict[type, str] = {
+    Scores: "give one that gives whole texts a probability, such as an n-gram model or a GPT",
+    Generates: "give one that reads left to right",
+    Embeds: "give one that has a vector for each token, such as a BERT",
+    Fills: "give one that was trained on masked text, such as a BERT",
+    Labels: "give one that was trained to classify",
+}
+
+
+def require(model: LanguageModel, capability: type[Capability], what_for: str) -> Capability:
+    """The model, if it has a capability.
+
+    Args:
+        model: any model.
+        capability: `Scores`, `Generates`, `Embeds`, `Fills`, `Labels`, or a runtime-checkable protocol.
+        what_for: what the caller needs it for, as a verb with its object: "continue text".
+
+    Raises:
+        UserError: it does not have it.
+    """
+    if not isinstance(model, capability):
+        raise UserError(f"a {model.family} model does not {what_for}", _REMEDIES.get(capability, ""))
+    return model
+
+
 class LeftToRight(abc.ABC):
     """A model that continues text: writes with the decoders that all families share.
 
     Attributes:
         family: its name.
+        task: the task that it was trained for.
+        evaluator: see `LanguageModel`.
         tokenizer: from text to ids.
     """
 
     family: str
+    task: str
+    evaluator: str = "causal"
     tokenizer: Tokenizer
 
     @abc.abstractmethod
     def _decoder(self) -> Decoder:
         """The model as functions, the same objects at each call, so that nothing is compiled again."""
 
-    def _scores(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> Scores:
-        """Scores of a text from the log-probabilities of its tokens and of its end."""
+    def _scores(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> ScoredText:
+        """The scored text, from the log-probabilities of its tokens and of its end."""
         data = text.encode()
         spans = np.concatenate([encoding.spans, [[len(data), len(data)]]])
         no_id = -1  # for a vocabulary that lacks nothing
         unknown_id = no_id if self.tokenizer.unknown_id is None else self.tokenizer.unknown_id
         unknown = np.append(encoding.ids == unknown_id, False)
         complete = self.tokenizer.lossless and not unknown.any()
-        return Scores(data, spans, log_probs, unknown, END, complete)
+        return ScoredText(data, spans, log_probs, unknown, END, complete)
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
-from lm_jax.language_models.base import LeftToRight, Scores
+from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.language_models.trained import Trained
 from lm_jax.metrics import likelihood
 from lm_jax.models.base import Rewinds
@@ -32,7 +32,8 @@ class CausalLanguageModel(LeftToRight):
         self.trained, self.tokenizer = trained, trained.tokenizer
         self.config, self.module, self.params = trained.config, trained.module, trained.params
         self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
-        self.objective = Causal.name if trained.task is None else trained.task.name
+        task = Causal if trained.task is None else trained.task
+        self.task, self.evaluator = task.name, task.evaluator
         self._scorer = jax.jit(partial(_log_probs, self.module))
         # The same objects at each call: decoders compile a program for each function.
         self._prefill, self._step, self._extend = (
@@ -50,7 +51,7 @@ class CausalLanguageModel(LeftToRight):
         strides = {} if self.context is None else {"stride": stride or _default_stride(self.context)}
         return {**self.config.describe_context(), **strides}
 
-    def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
+    def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
         """Log-probabilities of each text after an end-of-text token, each token scored once.
 
         A text longer than the context is read in windows that overlap: each starts `stride` tokens after the

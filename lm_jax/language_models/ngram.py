@@ -11,7 +11,7 @@ import numpy as np
 from lm_jax.data.corpora import Progress
 from lm_jax.data.pipeline import Data
 from lm_jax.decoding.decoder import Decoder
-from lm_jax.language_models.base import LeftToRight, Scores
+from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.smoothing import NGramConfig
@@ -74,7 +74,7 @@ class NGramLanguageModel(LeftToRight):
     documents: str = "line"
 
     def __post_init__(self) -> None:
-        self.family, self.objective = "ngram", "causal"
+        self.family, self.task = "ngram", "causal"
         self.step: int | None = None
         self._word_of = word_ids(self.tokenizer, self.model.vocabulary)
         # Kept: each access to a bound method gives a new object, for which decoders would compile again.
@@ -84,7 +84,7 @@ class NGramLanguageModel(LeftToRight):
         """How many tokens the longest n-grams have."""
         return {"order": self.model.order} | ({} if self.model.normalised else {"normalised": False})
 
-    def score(self, texts: Sequence[str], stride: int | None = None) -> list[Scores]:
+    def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
         """Log-probabilities of each text after a beginning of sentence; the stride means nothing here.
 
         Args:

@@ -14,7 +14,9 @@ Resampling runs in one jit, in bounded memory; the same seed gives the same resu
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +65,10 @@ def mean_interval(values_N: np.ndarray, level: float = 0.95) -> Mean:
 
 
 class Interval(NamedTuple):
-    """A metric's value on the whole, and the ends of its confidence interval."""
+    """A metric's value on the whole, and the ends of its confidence interval.
+
+    The ends are NaN where the metric is not a finite number on some of the draws.
+    """
 
     estimate: float
     low: float
@@ -100,13 +105,48 @@ def bootstrap_interval(
         seed: of `jax.random`.
         resamples: [R, D] row numbers in place of the seed's.
     """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is {confidence}", "give a probability between 0 and 1, such as 0.95")
     stacked = _stack(metric, statistics)
     draws = _draws(resamples, num_resamples, seed, len(stacked[0]))
     values_R1 = _evaluate(metric, _rows_sum, stacked, draws)
-    low, high = np.quantile(values_R1[:, 0], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(_on_the_whole(metric, stacked)[0]), float(low), float(high))
+    return _interval(_on_the_whole(metric, stacked)[0], values_R1[:, 0], confidence)
+
+
+def bootstrap_intervals(
+    statistics: Mapping[str, tuple[Sequence[Array], Metric]],
+    *,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """`bootstrap_interval` of several metrics of the same documents, with the same numbers in less time.
+
+    The documents are drawn once for all metrics, an array that several metrics read is summed once, and one
+    program is compiled.
+
+    Args:
+        statistics: by name, the arrays [D, ...] that a metric takes, and the metric.
+        num_resamples: R.
+        confidence: the probability between the ends.
+        seed: of `jax.random`.
+    """
+    arrays: list[np.ndarray] = []
+    metrics, places, estimates = [], [], []
+    for of_metric, metric in statistics.values():
+        stacked = _stack(metric, list(of_metric))
+        metrics.append(metric)
+        places.append(tuple(_place(x, arrays) for x in stacked))
+        estimates.append(_on_the_whole(metric, stacked)[0])
+    if len({len(x) for x in arrays}) > 1:
+        raise UserError("statistics of different documents", "give all of them one row for each document")
+    if not arrays:
+        return {}
+    together = _Together(tuple(metrics), tuple(places))
+    values_R1M = _evaluate(
+        together, _rows_sum, tuple(arrays), _draws(None, num_resamples, seed, len(arrays[0]))
+    )
+    return {
+        name: _interval(estimates[m], values_R1M[:, 0, m], confidence) for m, name in enumerate(statistics)
+    }
 
 
 def paired_bootstrap(
@@ -221,6 +261,36 @@ def holm(p_values: Array) -> np.ndarray:
     return adjusted
 
 
+@dataclass(frozen=True)
+class _Together:
+    """Several metrics as one, of the sums that are at their places; equal ones compile once."""
+
+    metrics: tuple[Callable[..., Any], ...]
+    places: tuple[tuple[int, ...], ...]
+
+    def __call__(self, *sums: Array) -> Array:
+        values = [metric(*(sums[i] for i in at)) for metric, at in zip(self.metrics, self.places)]
+        return jnp.stack(values)
+
+
+def _place(x: np.ndarray, arrays: list[np.ndarray]) -> int:
+    """Where an array is in a list, to which it is added unless it is there."""
+    for place, other in enumerate(arrays):
+        if np.array_equal(x, other):
+            return place
+    arrays.append(x)
+    return len(arrays) - 1
+
+
+def _interval(estimate: float, values_R: np.ndarray, confidence: float) -> Interval:
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence is {confidence}", "give a probability between 0 and 1, such as 0.95")
+    if not np.isfinite(values_R).all():
+        return Interval(float(estimate), math.nan, math.nan)
+    low, high = np.quantile(values_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(estimate), float(low), float(high))
+
+
 def _stack(metric: Metric, *systems: Statistics) -> tuple[np.ndarray, ...]:
     """The statistics of K systems, each array [D, K, ...] in float64."""
     arrays_by_system = [
@@ -283,7 +353,7 @@ def _is_key(draw: jax.Array) -> bool:
 def _evaluate(
     metric: Metric, sum_drawn: Callable, stacked: tuple[np.ndarray, ...], draws: Array
 ) -> np.ndarray:
-    """The metric of K systems on each of R draws of documents, [R, K]."""
+    """The metric of K systems on each of R draws of documents, [R, K]; [R, K, ...] where it is an array."""
     batch_size = min(len(draws), max(1, _DRAWS_AT_A_TIME // len(stacked[0])))
     arrays = tuple(jnp.asarray(x) for x in stacked)
     return np.asarray(_evaluate_jit(metric, sum_drawn, arrays, jnp.asarray(draws), batch_size), float)

@@ -1,12 +1,12 @@
-"""A report as one HTML file that needs nothing else: no network, no script, pictures inside."""
+"""A report as one HTML file that needs no other file, no network and no script."""
 
 import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lm_jax.evaluation.causal import Row
-from lm_jax.report.table import difference, interval, number
+from lm_jax.evaluation.row import Row
+from lm_jax.report.table import difference, grouped, interval, label, value
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -22,17 +22,15 @@ def render(rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, float
     """The report's HTML.
 
     Args:
-        rows: one a model.
-        curves: a model's lines of metrics.jsonl by its name; may lack models.
+        rows: one for each model. Rows with different metrics are in tables of their own.
+        curves: the lines of metrics.jsonl, by the model's name; models may be missing.
         command: what was typed.
     """
-    parts = [_table(rows)]
-    if any(row.bits_per_byte is not None for row in rows):
-        parts.append(
-            _figure(
-                _bars(rows), "Bits per byte; the lines are 95 % intervals over documents. Less is better."
-            )
-        )
+    parts = []
+    for group in grouped(rows):
+        parts.append(_table(group))
+        if any(row.metrics[row.headline].value is not None for row in group):
+            parts.append(_figure(_bars(group), _caption(group[0])))
     if any(curves.values()):
         parts.append(
             _figure(_learning(curves), "Loss in training (thin) and on the validation part (thick).")
@@ -47,47 +45,44 @@ def render(rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, float
 
 
 def _table(rows: Sequence[Row]) -> str:
-    heads = (
-        "model",
-        "text",
-        "documents",
-        "tokens",
-        "unknown",
-        "perplexity",
-        "per word",
-        "bits per byte",
-        "95 % interval",
-    )
+    """All counts and metrics, the headline last, with its interval."""
+    counts, headline = list(rows[0].counts), rows[0].headline
+    metrics = [*list(rows[0].metrics)[1:], headline]
+    heads = ("model", "text", "documents", *map(label, (*counts, *metrics)), "95 % interval")
     lines = [
         (
             row.model,
             row.split,
             f"{row.documents:,}",
-            f"{row.tokens:,}",
-            f"{row.oov:,}",
-            number(row.perplexity, ".2f"),
-            number(row.word_perplexity, ".2f"),
-            number(row.bits_per_byte, ".4f"),
-            interval(row),
+            *(f"{row.counts[name]:,}" for name in counts),
+            *(value(row, name) for name in metrics),
+            interval(row, headline),
         )
         for row in rows
     ]
-    head = "".join(f"<th>{h}</th>" for h in heads)
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>\n" for line in lines)
     return f"<table><tr>{head}</tr>\n{body}</table>"
 
 
+def _caption(row: Row) -> str:
+    better = "Less" if row.metrics[row.headline].less_is_better else "More"
+    name = row.headline.replace("_", " ").capitalize()
+    return f"{name}; the lines are 95 % intervals over documents. {better} is better."
+
+
 def _details(rows: Sequence[Row]) -> str:
+    """What each row depends on, the intervals beside the headline's, reasons, and differences."""
     items = []
     for row in rows:
         facts = [
             f"family {row.family}",
             f"conditioned on {row.conditioned_on}",
-            f"{row.bytes:,} bytes",
-            f"text sha256 {row.text_sha256[:16]}…",
             *(f"{k} {v}" for k, v in row.context.items()),
+            *(f"{label(name)} {interval(row, name)}" for name, m in row.metrics.items() if m.interval),
+            f"text sha256 {row.text_sha256[:16]}…",
         ]
-        facts.extend(filter(None, (row.why, difference(row))))
+        facts.extend(filter(None, (row.metrics[row.headline].why, difference(row))))
         items.append(f"<li><b>{html.escape(row.model)}</b>: {html.escape('; '.join(facts))}</li>")
     return f"<ul class=note>{''.join(items)}</ul>"
 
@@ -97,17 +92,19 @@ def _figure(picture: str, caption: str) -> str:
 
 
 def _bars(rows: Sequence[Row]) -> str:
-    bars = [
-        (row.model, row.bits_per_byte, row.bits_per_byte_ci) for row in rows if row.bits_per_byte is not None
-    ]
+    """A bar for each row that has a headline."""
+    headline = rows[0].headline
+    bars = [(row.model, row.metrics[headline]) for row in rows if row.metrics[headline].value is not None]
     figure, picture = axes(7, 0.8 + 0.45 * len(bars))
-    for y, (_, bits, ends) in enumerate(reversed(bars)):
-        picture.barh(y, bits, color="#4878a8", height=0.6)
-        if ends is not None:
-            picture.plot(ends, (y, y), color="black", linewidth=2)
-        picture.text(bits if ends is None else ends[1], y, f"  {bits:.3f}", va="center")
-    picture.set_yticks(range(len(bars)), [name for name, _, _ in reversed(bars)])
-    picture.set_xlabel("bits per byte")
+    for y, (_, metric) in enumerate(reversed(bars)):
+        picture.barh(y, metric.value, color="#4878a8", height=0.6)
+        end = metric.value
+        if metric.interval is not None:
+            picture.plot(metric.interval, (y, y), color="black", linewidth=2)
+            end = metric.interval[1]
+        picture.text(end, y, f"  {metric.value:.3f}", va="center")
+    picture.set_yticks(range(len(bars)), [name for name, _ in reversed(bars)])
+    picture.set_xlabel(headline.replace("_", " "))
     picture.margins(x=0.15)
     return _svg(figure)
 
@@ -115,10 +112,10 @@ def _bars(rows: Sequence[Row]) -> str:
 def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     figure, picture = axes(7, 3.5)
     for i, (name, lines) in enumerate(curves.items()):
-        for key, width, label in (("loss", 0.7, None), ("valid_loss", 2.0, name)):
+        for key, width, legend in (("loss", 0.7, None), ("valid_loss", 2.0, name)):
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
-                picture.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=width, label=label)
+                picture.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=width, label=legend)
     picture.set_xlabel("step")
     picture.set_ylabel("nats per token")
     picture.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""What a sweep found: a table, a CSV and a figure."""
+"""The results of a sweep: a table, a CSV file and a figure."""
 
 import csv
 import pathlib
@@ -9,9 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lm_jax.evaluation.causal import Row
+from lm_jax.evaluation.row import Row
 from lm_jax.metrics.significance import Mean, mean_interval
 from lm_jax.report.html import axes
+from lm_jax.report.table import label, make_console
 
 
 @dataclass(frozen=True)
@@ -35,42 +36,42 @@ class Cell:
         """The values in a line; "base" where nothing varies."""
         return ", ".join(f"{name}={value}" for name, value in self.values.items()) or "base"
 
-    def scores(self, split: str) -> dict[int, float]:
-        """Each seed's bits per byte on a part, or nats per token where there is no such number."""
+    def scores(self, split: str, metric: str) -> dict[int, float]:
+        """Each seed's value of a metric on a part; without the seeds that have none."""
         found = {seed: row for seed, rows in self.rows.items() for row in rows if row.split == split}
-        values = {seed: _score(row) for seed, row in found.items()}
+        values = {seed: row.metrics[metric].value for seed, row in found.items()}
         return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _score(row: Row) -> float | None:
-    if row.bits_per_byte is not None or row.nats is None:
-        return row.bits_per_byte
-    return row.nats / row.tokens
+def compared_metric(cells: Sequence[Cell]) -> str:
+    """The metric that settings are compared in: the first that has a value in all rows; "" without rows.
 
-
-def unit(cells: Sequence[Cell]) -> str:
-    """What `Cell.scores` counts."""
-    complete = all(row.bits_per_byte is not None for c in cells for rows in c.rows.values() for row in rows)
-    return "bits/byte" if complete else "nats/token"
+    Where no metric has a value in all rows, the headline.
+    """
+    found = [row for cell in cells for rows in cell.rows.values() for row in rows]
+    if not found:
+        return ""
+    whole = (m for m in found[0].metrics if all(row.metrics[m].value is not None for row in found))
+    return next(whole, found[0].headline)
 
 
 def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
-    """One line a setting: the mean over seeds, and how far it is from the first setting's, seed by seed."""
-    console = console or Console()
-    splits = [s for s in ("valid", "test") if any(c.scores(s) for c in cells)]
+    """Prints a line for each setting: the mean over seeds, and its difference to the first setting's."""
+    console, metric = console or make_console(), compared_metric(cells)
+    splits = [s for s in ("valid", "test") if any(c.scores(s, metric) for c in cells)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("setting", overflow="fold")
     table.add_column("seeds", justify="right")
     for split in splits:
-        table.add_column(f"{split} {unit(cells)}", justify="right", no_wrap=True)
+        table.add_column(f"{split} {label(metric)}", justify="right", no_wrap=True)
     table.add_column(f"{splits[-1] if splits else ''} less the first's", justify="right", no_wrap=True)
     for cell in cells:
-        scores = [_mean(list(cell.scores(split).values())) for split in splits]
-        last = _difference(cell, cells[0], splits[-1]) if splits and cell is not cells[0] else ""
+        scores = [_mean(list(cell.scores(split, metric).values())) for split in splits]
+        last = _difference(cell, cells[0], splits[-1], metric) if splits and cell is not cells[0] else ""
         # Fields without their groups, since a terminal is narrow.
         short = {name.rpartition(".")[2]: value for name, value in cell.values.items()}
-        label = Cell(short).name if len(short) == len(cell.values) else cell.name
-        table.add_row(label.replace(", ", "\n"), str(len(cell.rows)), *scores, last)
+        setting = Cell(short).name if len(short) == len(cell.values) else cell.name
+        table.add_row(setting.replace(", ", "\n"), str(len(cell.rows)), *scores, last)
     console.print(table)
     for cell in cells:
         if cell.error:
@@ -83,8 +84,8 @@ def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
     )
 
 
-def _difference(cell: Cell, first: Cell, split: str) -> str:
-    ours, theirs = cell.scores(split), first.scores(split)
+def _difference(cell: Cell, first: Cell, split: str, metric: str) -> str:
+    ours, theirs = cell.scores(split, metric), first.scores(split, metric)
     return _mean([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()], "+")
 
 
@@ -96,17 +97,22 @@ def _mean(values: Sequence[float], sign: str = "") -> str:
 
 
 def write_csv(cells: Sequence[Cell], path: pathlib.Path) -> None:
-    """A line for each setting, seed and part; where a setting failed, one that says why."""
+    """Writes a line for each setting, seed and part, with all counts, sums and metrics.
+
+    A setting that failed has a line with the error.
+    """
     names = list(cells[0].values)
-    columns = ("tokens", "bytes", "nats", "perplexity", "bits_per_byte")
+    rows = [row for cell in cells for rows in cell.rows.values() for row in rows]
+    columns = list(dict.fromkeys(name for row in rows for name in (*row.counts, *row.sums, *row.metrics)))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*names, "seed", "split", *columns, "error"])
         for cell in cells:
             chosen = [cell.values[name] for name in names]
-            for seed, rows in cell.rows.items():
-                for row in rows:
-                    writer.writerow([*chosen, seed, row.split, *(getattr(row, c) for c in columns), ""])
+            for seed, of_seed in cell.rows.items():
+                for row in of_seed:
+                    values = row.as_json()
+                    writer.writerow([*chosen, seed, row.split, *(values.get(c) for c in columns), ""])
             if cell.error:
                 writer.writerow([*chosen, "", "", *[""] * len(columns), cell.error])
 

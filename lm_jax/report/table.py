@@ -6,47 +6,79 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lm_jax.evaluation.causal import Row
+from lm_jax.evaluation.row import Row
+
+_UNLIMITED = 10_000  # characters in a line where the output is not a terminal
+_SAMPLE_WIDTH = 80  # of the lines around a sample
+_OTHER_METRICS = 2  # metrics beside the headline that fit a terminal of 80 characters
+
+# Metrics and counts that have a shorter name than their own, or another format than four decimals.
+_LABELS = {"bits_per_byte": "bits/byte", "nats_per_token": "nats/token", "oov": "OOV"}
+_FORMATS = {"perplexity": ".2f", "word_perplexity": ".2f", "perplexity_without_oov": ".2f"}
+
+
+def make_console() -> Console:
+    """A console on standard output, which cuts and folds lines only to fit a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_UNLIMITED)
 
 
 def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
-    """One line a row: the model, the text, and how well the one predicts the other."""
-    console = console or Console()
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("model", overflow="fold", min_width=12)
-    table.add_column("text", overflow="fold", min_width=5)
-    for name in ("docs", "tokens", "nats/token", "perplexity", "bits/byte", "95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
+    """Prints a line for each row: the model, the text, the first count, and the first metrics.
+
+    Rows with other metrics are in a table of their own. Beneath are the reasons of missing values and
+    intervals of the headline, and differences.
+    """
+    console = console or make_console()
+    for group in grouped(rows):
+        console.print(_table(group))
     for row in rows:
-        cells = (
-            row.model,
-            row.split,
-            f"{row.documents:,}",
-            f"{row.tokens:,}",
-            number(row.nats and row.nats / row.tokens, ".4f"),
-            number(row.perplexity, ".2f"),
-            number(row.bits_per_byte, ".4f"),
-            interval(row),
-        )
-        table.add_row(*cells)
-    console.print(table)
-    for row in rows:
-        for note in filter(None, (row.why, difference(row))):
+        for note in filter(None, (row.metrics[row.headline].why, difference(row))):
             line = f"{row.model}, {row.split}: {note}"
             console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
+def grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows in lists that have the same counts and metrics, in the order of their first rows."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((*row.counts, *row.metrics), []).append(row)
+    return list(groups.values())
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    count, headline = next(iter(rows[0].counts)), rows[0].headline
+    others = list(rows[0].metrics)[1 : 1 + _OTHER_METRICS]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("model", overflow="fold", min_width=12)
+    table.add_column("text", overflow="fold", min_width=5)
+    for name in ("docs", label(count), *map(label, others), label(headline), "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.model,
+            row.split,
+            f"{row.documents:,}",
+            f"{row.counts[count]:,}",
+            *(value(row, name) for name in others),
+            value(row, headline),
+            interval(row, headline),
+        )
+    return table
+
+
 def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
-    """What a finished run has to say: its table, a sample, where everything is, and what to type next."""
+    """Prints the results of a finished run: its table, a sample, its files, and commands to go on with."""
     if not rows:
         return
-    console = Console()
+    console = make_console()
     print_rows(rows, console)
     sample = workdir / "sample.txt"
     if sample.exists():
-        console.rule("a sample", align="left", characters="·")
+        width = min(console.width, _SAMPLE_WIDTH)
+        console.print(f"a sample {'·' * (width - len('a sample '))}", highlight=False)
         console.print(sample.read_text(encoding="utf-8").rstrip(), highlight=False, markup=False)
-        console.rule(characters="·")
+        console.print("·" * width, highlight=False)
     written = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
     for line in (
         f"everything is in {workdir}: {', '.join(written)}",
@@ -56,19 +88,31 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def number(value: float | None, form: str) -> str:
-    """A value, or a dash where there is none."""
-    return "–" if value is None else format(value, form)
+def label(name: str) -> str:
+    """A metric's or count's name in a heading."""
+    return _LABELS.get(name, name.replace("_", " "))
 
 
-def interval(row: Row) -> str:
-    """The interval of a row's bits per byte."""
-    return "–" if row.bits_per_byte_ci is None else "{:.4f}–{:.4f}".format(*row.bits_per_byte_ci)
+def number(name: str, x: float | None, sign: str = "") -> str:
+    """A metric's value with the decimals that it is shown with, or a dash where there is none."""
+    return "–" if x is None else format(x, sign + _FORMATS.get(name, ".4f"))
+
+
+def value(row: Row, name: str) -> str:
+    """The value of a row's metric."""
+    return number(name, row.metrics[name].value)
+
+
+def interval(row: Row, name: str) -> str:
+    """The interval of a row's metric."""
+    ends = row.metrics[name].interval
+    return "–" if ends is None else "–".join(number(name, end) for end in ends)
 
 
 def difference(row: Row) -> str:
-    """A row's difference to the first one, in bits per byte, with its p-value."""
+    """A row's difference to the first one, with its p-value; "" where it has none."""
     if row.difference is None:
         return ""
-    bits, p, first = (row.difference[name] for name in ("bits_per_byte", "p_value", "to"))
-    return f"{bits:+.4f} bits/byte beside {first} (paired bootstrap over documents, p = {p:.3g})"
+    to, metric, less, p = row.difference
+    shown = f"{number(metric, less, '+')} {label(metric)}"
+    return f"{shown} beside {to} (paired bootstrap over documents, p = {p:.3g})"

@@ -15,6 +15,7 @@ from lm_jax.batch import Sums
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.data import pipeline
+from lm_jax.data.prefetch import Prefetch
 from lm_jax.errors import UserError
 from lm_jax.parallel.distributed import Rows, StopVote, is_writer
 from lm_jax.parallel.sharding import by_rows, make_mesh, replicated
@@ -89,7 +90,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         state, first = _start(trainer, checkpoints, params)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
         monitor = Monitor(config, trainer.program.batch, checkpoints, workdir, first, line)
-        batches: pipeline.prefetch[Any] = pipeline.prefetch(
+        batches: Prefetch[Any] = Prefetch(
             lambda step: source.batch(step, rows.index, rows.count), first, train.num_steps
         )
         vote = StopVote(trainer.mesh)

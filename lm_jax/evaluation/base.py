@@ -1,0 +1,112 @@
+"""What every evaluator returns, and the registry of evaluators.
+
+An evaluator is a function that applies a model to a text and returns an `Evaluation`: a row of results, and
+for each metric the statistics of each document that it is computed from. Each kind of task has one, in a file
+of its own. To add yours, write one and register it where your program starts, or in an installed package:
+
+    @EVALUATORS.register("mine")
+    def evaluate(model, text, name, stride, report): ...
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from lm_jax.data.corpora import Progress
+from lm_jax.errors import UserError
+from lm_jax.evaluation.row import Metric, Row
+from lm_jax.evaluation.texts import Text
+from lm_jax.language_models.base import LanguageModel
+from lm_jax.metrics import significance
+from lm_jax.registry import Registry
+
+
+class Statistics(NamedTuple):
+    """What a metric of one text is computed from.
+
+    Attributes:
+        arrays: each [D, ...], one row for each document.
+        metric: from the sums of these arrays over documents to the value; traceable by jax, one function
+            object in all calls.
+        less_is_better: whether a smaller value is better.
+        same: names of counts in which two rows must agree for their values to be comparable.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    metric: Callable[..., Any]
+    less_is_better: bool = True
+    same: tuple[str, ...] = ()
+
+
+class Evaluation(NamedTuple):
+    """A row of results, and by metric what each document contributes to it."""
+
+    row: Row
+    statistics: Mapping[str, Statistics]
+
+
+class Evaluator(Protocol):
+    """Applies a model to a text."""
+
+    def __call__(self, model: Any, text: Text, name: str, stride: int | None, report: Progress) -> Evaluation:
+        """See `evaluate`."""
+        ...
+
+
+EVALUATORS: Registry[Evaluator] = Registry("evaluator", {"causal": "lm_jax.evaluation.causal:evaluate"})
+
+
+def _ignore(description: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+def evaluate(
+    model: LanguageModel, text: Text, name: str, stride: int | None = None, report: Progress = _ignore
+) -> Evaluation:
+    """Evaluates a model on a text, by the evaluator that the model names.
+
+    Args:
+        model: any model.
+        text: its documents.
+        name: what to call the model in the row.
+        stride: tokens from one window to the next, for models that read windows; None: the model's default.
+        report: called with (description, documents done, documents in all).
+
+    Raises:
+        UserError: no documents, an unknown evaluator, a model without the capability that it needs, or a text
+            that the model cannot read.
+    """
+    if not text.documents:
+        raise UserError(f"nothing to score in {text.name}", "give a text with at least one document")
+    return EVALUATORS.get(model.evaluator)(model, text, name, stride, report)
+
+
+def measure(statistics: Mapping[str, Statistics], reasons: Mapping[str, str]) -> dict[str, Metric]:
+    """The values of metrics, with 95 % bootstrap intervals over documents.
+
+    Args:
+        statistics: by metric, the headline first.
+        reasons: why a metric has no value, for those that must not have one.
+    """
+    values = {name: float(s.metric(*(x.sum(axis=0) for x in s.arrays))) for name, s in statistics.items()}
+    num_documents = len(next(iter(statistics.values())).arrays[0])
+    sampled = {name: (s.arrays, s.metric) for name, s in statistics.items()} if num_documents > 1 else {}
+    intervals = significance.bootstrap_intervals(sampled)
+    metrics = {}
+    for name, s in statistics.items():
+        value: float | None = values[name]
+        interval, why = None, ""
+        if name in reasons:
+            value, why = None, reasons[name]
+        elif not math.isfinite(values[name]):
+            value, why = None, f"no {name.replace('_', ' ')}: it is not a finite number"
+        elif not sampled:
+            why = "no interval: it is over documents, and there is one"
+        elif not math.isfinite(intervals[name].low + intervals[name].high):
+            why = "no interval: on some samples of the documents the metric is not a finite number"
+        else:
+            interval = (intervals[name].low, intervals[name].high)
+        metrics[name] = Metric(value, interval, why, s.less_is_better)
+    return metrics

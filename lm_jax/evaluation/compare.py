@@ -1,0 +1,45 @@
+"""Is one model better than another on the same text? One comparison for all metrics."""
+
+from collections.abc import Sequence
+
+from lm_jax.evaluation.base import Evaluation
+from lm_jax.evaluation.row import Difference
+from lm_jax.metrics import significance
+
+
+def compare(evaluations: Sequence[Evaluation], seed: int = 0) -> None:
+    """Writes into each row but the first its difference to the first one, in the first metric that compares.
+
+    Rows of different texts, of a single document, or without a comparable metric get none.
+    """
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        metric = next((m for m in other.row.metrics if comparable(other, first, m)), None)
+        if metric is not None:
+            other.row.difference = difference(other, first, metric, seed)
+
+
+def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:
+    """Whether two models can be compared in a metric.
+
+    They can if they were evaluated on the same documents, at least two, if both have a value, and if the
+    counts that the metric names agree (`Statistics.same`).
+    """
+    rows = (a.row, b.row)
+    return (
+        all(metric in row.metrics and row.metrics[metric].value is not None for row in rows)
+        and a.row.text_sha256 == b.row.text_sha256
+        and a.row.documents == b.row.documents > 1
+        and all(a.row.counts[count] == b.row.counts[count] for count in a.statistics[metric].same)
+    )
+
+
+def difference(a: Evaluation, b: Evaluation, metric: str, seed: int = 0) -> Difference:
+    """The value of a less that of b, with the p-value of a paired bootstrap over documents."""
+    test = significance.paired_bootstrap(
+        a.statistics[metric].arrays,
+        b.statistics[metric].arrays,
+        metric=a.statistics[metric].metric,
+        seed=seed,
+    )
+    return Difference(b.row.model, metric, test.difference, test.p_value)

@@ -1,0 +1,266 @@
+"""Rows of results: what one model achieves on one text, and the JSON file that keeps them."""
+
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lm_jax import files
+from lm_jax.errors import UserError
+
+FORMAT_VERSION = 2
+
+_NULL = type(None)
+_MISSING = object()  # for fields without a default
+_IN_WORDS = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list",
+    dict: "an object", _NULL: "null",
+}  # fmt: skip
+_NO_INTERVAL = "no interval: the file was written in format 1"
+
+
+class Metric(NamedTuple):
+    """A metric's value on one text.
+
+    Attributes:
+        value: the value; None where it is undefined or would mislead.
+        interval: the ends of its 95 % confidence interval over documents; None where there is none.
+        why: why the value or the interval is None; "" where neither is.
+        less_is_better: whether a smaller value is better.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    why: str = ""
+    less_is_better: bool = True
+
+
+class Difference(NamedTuple):
+    """A row's difference to another row of the same text.
+
+    Attributes:
+        to: the other row's model.
+        metric: the name of the metric that is compared.
+        value: this row's value less the other's.
+        p_value: of a paired test over documents.
+    """
+
+    to: str
+    metric: str
+    value: float
+    p_value: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The difference as a JSON object, with the value also under the metric's name, as in format 1."""
+        return {**self._asdict(), self.metric: self.value}
+
+
+@dataclass
+class Row:
+    """What one model achieves on one text: an element of results.json.
+
+    Attributes:
+        model: the path that it was loaded from.
+        family: its kind, such as "gpt".
+        task: the task that it was trained for, such as "causal".
+        step: the checkpoint's step; None where the parameters do not come from steps of training.
+        split: "valid" or "test" of the model's own corpus, or the file that was scored.
+        documents: how many documents the text has; intervals and tests resample these.
+        text_sha256: SHA-256 of the documents' bytes, one document after the other.
+        conditioned_on: what precedes the first token of a document.
+        context: what a prediction may depend on: window and stride, order, or state.
+        data: where the text comes from.
+        counts: what was counted, by name, such as tokens.
+        sums: what was summed and is no count, by name, such as nats; None for infinity.
+        metrics: by name. The first one is the headline.
+        difference: to the first row of a comparison.
+    """
+
+    model: str
+    family: str
+    task: str
+    step: int | None
+    split: str
+    documents: int
+    text_sha256: str
+    conditioned_on: str
+    context: dict[str, Any]
+    counts: dict[str, int]
+    sums: dict[str, float | None]
+    metrics: dict[str, Metric]
+    data: dict[str, Any] = field(default_factory=dict)
+    difference: Difference | None = None
+
+    @property
+    def headline(self) -> str:
+        """The name of the metric that a model is judged by."""
+        return next(iter(self.metrics))
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as a JSON object.
+
+        Counts, sums and values of metrics are also keys of their own, and so are the headline's interval as
+        NAME_ci and its `why`: the layout of format 1, in which `task` was called `objective`.
+        """
+        headline = self.metrics[self.headline]
+        values = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "family": self.family,
+            "task": self.task,
+            "objective": self.task,
+            "step": self.step,
+            "split": self.split,
+            "documents": self.documents,
+            "counts": self.counts,
+            "sums": self.sums,
+            "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
+            "conditioned_on": self.conditioned_on,
+            "context": self.context,
+            "text_sha256": self.text_sha256,
+            "difference": self.difference and self.difference.as_json(),
+            "data": self.data,
+        }
+        flat = {
+            **self.counts,
+            **self.sums,
+            **{name: metric.value for name, metric in self.metrics.items()},
+            f"{self.headline}_ci": headline.interval,
+            "why": headline.why,
+        }
+        return flat | values
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """Writes a results.json.
+
+    Raises:
+        OSError: no permission, or a full disk.
+    """
+    files.write_json(path, [row.as_json() for row in rows])
+
+
+def read_rows(path: pathlib.Path) -> list[Row]:
+    """The rows of a results.json of format 1 or 2. Unknown keys are ignored.
+
+    Raises:
+        UserError: no such file, not a list of rows, a newer format, or a field that is missing or of another
+            type.
+    """
+    values = files.read_json(path)
+    if not isinstance(values, list):
+        raise UserError(f"{path} is not a list of rows", "give a results.json of train.py or eval.py")
+    return [_read_row(_Fields(value, f"{path}, row {i}")) for i, value in enumerate(values)]
+
+
+def _read_row(fields: "_Fields") -> Row:
+    version = fields.take("format_version", int, default=1)
+    if version not in (1, FORMAT_VERSION):
+        raise UserError(
+            f"{fields.where} has format {version}", f"this version of lm_jax reads 1 to {FORMAT_VERSION}"
+        )
+    counts, sums, metrics = _read_version_1(fields) if version == 1 else _read_parts(fields)
+    return Row(
+        model=fields.take("model", str),
+        family=fields.take("family", str),
+        task=fields.take("objective" if version == 1 else "task", str),
+        step=fields.take("step", int, _NULL),
+        split=fields.take("split", str),
+        documents=fields.take("documents", int),
+        text_sha256=fields.take("text_sha256", str),
+        conditioned_on=fields.take("conditioned_on", str),
+        context=fields.take("context", dict),
+        counts=counts,
+        sums=sums,
+        metrics=metrics,
+        data=fields.take("data", dict, default={}),
+        difference=_read_difference(fields),
+    )
+
+
+_Parts = tuple[dict[str, int], dict[str, float | None], dict[str, Metric]]
+
+
+def _read_parts(fields: "_Fields") -> _Parts:
+    """Counts, sums and metrics."""
+    counts, sums, metrics = (fields.inner(name) for name in ("counts", "sums", "metrics"))
+    read = {name: _read_metric(metrics.inner(name)) for name in metrics.values}
+    if not read:
+        raise UserError(f"{metrics.where} is empty", "restore the file")
+    return (
+        {name: counts.take(name, int) for name in counts.values},
+        {name: sums.take(name, float, _NULL) for name in sums.values},
+        read,
+    )
+
+
+def _read_version_1(fields: "_Fields") -> _Parts:
+    """Counts, sums and metrics of a causal row of format 1, which had an interval for bits per byte alone."""
+    counts = {name: fields.take(name, int) for name in ("tokens", "words", "bytes", "oov")}
+    nats = fields.take("nats", float, _NULL)
+    why = fields.take("why", str)
+    metrics = {
+        "bits_per_byte": Metric(
+            fields.take("bits_per_byte", float, _NULL), fields.interval("bits_per_byte_ci"), why
+        )
+    }
+    others = {"nats_per_token": None if nats is None else nats / counts["tokens"]}
+    for name in ("perplexity", "word_perplexity", "perplexity_without_oov"):
+        others[name] = fields.take(name, float, _NULL)
+    for name, value in others.items():
+        metrics[name] = Metric(value, None, why if value is None else _NO_INTERVAL)
+    return counts, {"nats": nats}, metrics
+
+
+def _read_metric(fields: "_Fields") -> Metric:
+    return Metric(
+        value=fields.take("value", float, _NULL),
+        interval=fields.interval("interval"),
+        why=fields.take("why", str),
+        less_is_better=fields.take("less_is_better", bool),
+    )
+
+
+def _read_difference(fields: "_Fields") -> Difference | None:
+    if fields.take("difference", dict, _NULL, default=None) is None:
+        return None
+    inner = fields.inner("difference")
+    metric = inner.take("metric", str, default="bits_per_byte")  # format 1 compared nothing else
+    return Difference(
+        to=inner.take("to", str),
+        metric=metric,
+        value=inner.take(metric, float),
+        p_value=inner.take("p_value", float),
+    )
+
+
+class _Fields:
+    """The fields of a JSON object, taken with their types checked."""
+
+    def __init__(self, values: Any, where: str):
+        if not isinstance(values, dict):
+            raise UserError(f"{where} is not an object", "restore the file")
+        self.values, self.where = values, where
+
+    def take(self, name: str, *types: type, default: Any = _MISSING) -> Any:
+        """The value of a field, of one of the types; an int is a float too."""
+        value = self.values.get(name, default)
+        if value is _MISSING:
+            raise UserError(f"{self.where} has no field {name!r}", "restore the file")
+        if type(value) not in types and not (type(value) is int and float in types):
+            wanted = " or ".join(_IN_WORDS[one] for one in types)
+            raise UserError(f"{self.where}: {name}={value!r} is not {wanted}", "restore the file")
+        return value
+
+    def inner(self, name: str) -> "_Fields":
+        """The fields of the object in a field."""
+        return _Fields(self.take(name, dict), f"{self.where}, {name}")
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The two numbers in a field, or None."""
+        ends = self.take(name, list, _NULL)
+        if ends is None:
+            return None
+        if len(ends) != 2 or any(type(end) not in (int, float) for end in ends):
+            raise UserError(f"{self.where}: {name}={ends!r} is not two numbers", "restore the file")
+        return ends[0], ends[1]

@@ -1,0 +1,80 @@
+"""The texts that models are evaluated on: a run's held-out parts, or a file."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lm_jax import files
+from lm_jax.data.documents import Document, cut
+from lm_jax.data.text_files import read_text
+from lm_jax.errors import UserError
+
+
+class Text(NamedTuple):
+    """A text that models are evaluated on.
+
+    Attributes:
+        name: "valid" or "test" of a run's corpus, or a file.
+        documents: each is scored on its own; their bytes, one document after the other, are the text.
+        data: where it comes from, for the record.
+    """
+
+    name: str
+    documents: Sequence[Document]
+    data: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default, never written to)
+
+    def sha256(self) -> str:
+        """SHA-256 of the documents' UTF-8, one document after the other."""
+        digest = hashlib.sha256()
+        for document in self.documents:
+            digest.update(document.text.encode())
+        return digest.hexdigest()
+
+
+def choose(path: str, text: str | None, documents: str) -> Text:
+    """The text that a model is evaluated on.
+
+    Args:
+        path: the model's run directory. Its test part is the default, or its validation part without one.
+        text: a UTF-8 file to score instead.
+        documents: how `text` is cut into documents: file, line or paragraph.
+
+    Raises:
+        UserError: no such file, one that is not UTF-8, or a run without a held-out part.
+    """
+    if text is not None:
+        parts = cut(read_text(pathlib.Path(text)), documents)
+        named = [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
+        return Text(text, named, {"corpus": f"text:{text}", "documents": documents})
+    split = "test" if (pathlib.Path(path) / "test.jsonl").exists() else "valid"
+    return read_held_out(pathlib.Path(path), split)
+
+
+def read_held_out(workdir: pathlib.Path, split: str) -> Text:
+    """The text that a run held out and keeps in its directory, "valid" or "test".
+
+    Raises:
+        UserError: the run held none out, or a line that is not a document.
+    """
+    path = workdir / f"{split}.jsonl"
+    if not path.exists():
+        raise UserError(f"no held-out text {path}", "give a text with --text=FILE")
+    lines = read_text(path).split("\n")
+    documents = [_document(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line]
+    return Text(split, documents, files.read_json(workdir / "data.json"))
+
+
+def _document(line: str, where: str) -> Document:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error})", "restore the file") from None
+    for name in ("name", "text"):
+        if not isinstance(values, dict) or not isinstance(values.get(name), str):
+            raise UserError(f"{where} has no text in the field {name!r}", "restore the file")
+    fields = values.get("fields", {})
+    if not isinstance(fields, dict):
+        raise UserError(f"{where} has no object in the field 'fields'", "restore the file")
+    return Document(values["name"], values["text"], fields)
