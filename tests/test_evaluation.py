@@ -1,24 +1,31 @@
 """Rows of results: sums of the right things, and null with a reason where a number would mislead."""
 
 import hashlib
+import importlib.util
 import json
 import math
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import tiny
 from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 
+from lm_jax import experiment
+from lm_jax.config import CountConfig
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation import texts as texts_module
 from lm_jax.evaluation.base import EVALUATORS, Evaluation, Statistics
 from lm_jax.evaluation.compare import compare, difference
 from lm_jax.evaluation.row import Difference, Metric, Row, read_rows, write_rows
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import Embeds, Fills, Generates, Labels, ScoredText, Scores, require
 from lm_jax.metrics import likelihood, overlap, significance
+from lm_jax.ngram.smoothing import NGramConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -340,3 +347,79 @@ def test_a_missing_field_is_named(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match="is not a list of rows"):
         read_rows(tmp_path / "results.json")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The run directories of an n-gram model and of a GPT, on the bytes of one text."""
+    directory = tmp_path_factory.mktemp("runs")
+    text = tiny.write_text(directory / "text.txt")
+    gpt = tiny.config(text, num_steps=2, eval_every=2, checkpoint_every=2, sample_tokens=0)
+    ngram = NGramConfig(order=3, smoothing="witten_bell")
+    experiment.run(CountConfig(data=gpt.data, model=ngram, sample_tokens=0), directory / "ngram")
+    experiment.run(gpt, directory / "gpt")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def command():
+    """eval.py as a module."""
+    spec = importlib.util.spec_from_file_location("eval_command", ROOT / "eval.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_eval_compares_models_on_a_file(runs, command, tmp_path, capsys):
+    file = tiny.write_text(tmp_path / "new.txt", num_lines=40, seed=9)
+    models = [str(runs / "ngram"), str(runs / "gpt")]
+    command.main([*(f"--model={m}" for m in models), f"--text={file}", "--stride=8", f"--out={tmp_path}"])
+    rows = read_rows(tmp_path / "results.json")
+    assert [(row.model, row.family, row.split) for row in rows] == [
+        (models[0], "ngram", str(file)), (models[1], "gpt", str(file)),
+    ]  # fmt: skip
+    for row in rows:
+        assert row.documents == 40
+        assert row.counts["bytes"] == file.stat().st_size
+        assert row.text_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert row.data == {"corpus": f"text:{file}", "documents": "line"}
+        value, (low, high), why, _ = row.metrics["bits_per_byte"]
+        assert low < value < high
+        assert why == ""
+    assert rows[0].context == {"order": 3}
+    assert rows[1].context == {"window": 32, "stride": 8}
+    less = rows[1].metrics["bits_per_byte"].value - rows[0].metrics["bits_per_byte"].value
+    assert rows[1].difference.value == pytest.approx(less)
+    assert rows[1].difference.p_value < 0.01, "two steps of training are no match for trigrams"
+    shown = capsys.readouterr().out
+    for row in rows:
+        assert f"{row.metrics['bits_per_byte'].value:.4f}" in shown
+    assert f"+{less:.4f} bits/byte beside {models[0]}" in shown
+    assert (tmp_path / "report.html").read_text().count("<svg") == 2, "bars and a learning curve"
+
+
+def test_eval_takes_the_runs_own_test_part_and_repeats_its_results(runs, command, tmp_path):
+    for name in ("ngram", "gpt"):
+        command.main([f"--model={runs / name}", f"--out={tmp_path}"])
+        [row] = read_rows(tmp_path / "results.json")
+        assert row == read_rows(runs / name / "results.json")[1]
+        assert row.split == "test"
+        assert row.data["sha256"]
+
+
+def test_held_out_documents_keep_their_fields_and_ignore_unknown_keys(runs, tmp_path):
+    shutil.copy(runs / "ngram" / "data.json", tmp_path)
+    lines = [{"name": "a", "text": "x", "fields": {"label": "good"}}, {"name": "b", "text": "y", "new": [1]}]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    documents = texts_module.read_held_out(tmp_path, "test").documents
+    assert [(d.name, d.text, dict(d.fields)) for d in documents] == [
+        ("a", "x", {"label": "good"}),
+        ("b", "y", {}),
+    ]
+    for line, message in (("{", "is not JSON"), ('{"name": "a"}', "no text in the field 'text'")):
+        path.write_text(json.dumps(lines[0]) + "\n" + line + "\n")
+        with pytest.raises(UserError, match=rf"test.jsonl, line 2.*{message}"):
+            texts_module.read_held_out(tmp_path, "test")
+    with pytest.raises(UserError, match=r"no held-out text .*valid.jsonl; give a text with --text=FILE"):
+        texts_module.read_held_out(tmp_path, "valid")

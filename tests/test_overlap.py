@@ -180,4 +180,4 @@ def test_unknown_smoothing_and_missing_orders_are_said():
     with pytest.raises(UserError, match="method0"):
         overlap.bleu(*statistics, smoothing="method9")
     with pytest.raises(UserError, match="max_order=5"):
-        overlap.bleu(*statistics, smoothing="method5")
+        overlap.bleu(*statistics, order=5)

@@ -95,23 +95,19 @@ def test_sacrebleu_smoothings_and_orders(corpus, smoothing, max_order, effective
     assert 100 * text.corpus_bleu(hypotheses, first, **options) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", range(8))
-def test_nltk(corpus, method):
+@pytest.mark.parametrize(("smoothing", "method"), [("method0", 0), ("floor", 1), ("add-k", 2), ("exp", 3)])
+def test_nltk(corpus, smoothing, method):
     bleu_score = pytest.importorskip("nltk.translate.bleu_score")
     hypotheses, first, second = (x[:300] for x in corpus)
     smooth = getattr(bleu_score.SmoothingFunction(), f"method{method}")
     references = _lists(first, second)
     split = [[r.split() for r in of_example] for of_example in references]
-    options = {"profile": "nltk", "smoothing": f"method{method}"}
+    options = {"profile": "nltk", "smoothing": smoothing}
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scores = text.sentence_bleu(hypotheses, references, **options)
         for score, hypothesis, of_example in zip(scores, hypotheses, split):
-            try:
-                expected = bleu_score.sentence_bleu(of_example, hypothesis.split(), smoothing_function=smooth)
-            except AssertionError:  # method 6 wants a trigram
-                assert np.isnan(score)
-                continue
+            expected = bleu_score.sentence_bleu(of_example, hypothesis.split(), smoothing_function=smooth)
             assert score == pytest.approx(expected, rel=1e-9, abs=1e-300)
         score = text.corpus_bleu(hypotheses, references, **options)
         tokens = [h.split() for h in hypotheses]
@@ -188,13 +184,6 @@ def test_tutorial_rouge():
     assert scores["rouge1"] == pytest.approx((0.5, 0.473684, 0.486486), abs=1e-6)
     assert scores["rouge2"] == pytest.approx((0.243902, 0.196078, 0.217391), abs=1e-6)
     assert scores["rougeL"] == pytest.approx((0.416667, 0.394737, 0.405405), abs=1e-6)
-
-
-def test_known_disagreements():
-    rows = text.disagreement("The cat is here.", "The cat was here.")
-    assert set(rows) == set(PROFILES)
-    assert rows["rouge_score"]["rouge1"] == pytest.approx(0.75)
-    assert "sacrebleu-zh" in text.format_disagreement("a b", "a c")
 
 
 def test_chinese_scores_one_against_itself():

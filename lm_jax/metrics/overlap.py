@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from lm_jax.batch import Array
 from lm_jax.errors import UserError
 from lm_jax.metrics.matching import are_ngrams, count_earlier, count_in, lcs_length, lcs_mask, lengths
-from lm_jax.metrics.smoothing import SMOOTHINGS, Counts, orders_read
+from lm_jax.metrics.smoothing import SMOOTHINGS, Counts
 
 
 class BleuStatistics(NamedTuple):
@@ -92,7 +92,6 @@ def bleu(
     smoothing: str = "exp",
     smoothing_value: float | None = None,
     effective_order: bool = False,
-    last: BleuStatistics | None = None,
 ) -> jax.Array:
     """BP · exp(Σ_n w_n ln p_n), in [0, 1] (Papineni et al. 2002, section 2.3).
 
@@ -105,28 +104,28 @@ def bleu(
         totals: [..., N'].
         hypothesis_length: [...].
         reference_length: [...].
-        order: N, of the N' orders given; None: all, but 4 for methods 5 and 7, which read the 5-grams too.
+        order: N, of the N' orders given; None: all.
         weights: w, [N]; None: 1/N each.
-        smoothing: a key of `smoothing.SMOOTHINGS`. "method6" gives NaN where no trigram matches.
-        smoothing_value: its value; None: the one of Chen and Cherry 2014.
+        smoothing: a key of `smoothing.SMOOTHINGS`.
+        smoothing_value: its value; None: the one in `SMOOTHINGS`.
         effective_order: leaves out the orders for which the hypothesis is too short, as sacrebleu does for
-            sentences; not to be had with weights.
-        last: statistics of a corpus's last sentence. NLTK takes the 5-grams (methods 5, 7) and the numbers
-            of n-grams (method 6) of a corpus from there; None: from the arguments.
+            sentences; cannot be combined with weights.
+
+    Raises:
+        UserError: an unknown smoothing, fewer orders than asked for, or weights with `effective_order`.
     """
     if smoothing not in SMOOTHINGS:
         raise UserError(f"no smoothing {smoothing!r}", f"use one of {', '.join(SMOOTHINGS)}")
     smooth, default_value = SMOOTHINGS[smoothing]
-    statistics = _as_floats(BleuStatistics(matches, totals, hypothesis_length, reference_length))
-    counts = _counts(statistics, statistics if last is None else _as_floats(last), order, smoothing)
+    counts = _counts(matches, totals, order)
     precisions = smooth(counts, default_value if smoothing_value is None else smoothing_value)
     logs = jnp.log(precisions)
-    if smoothing.startswith("method"):
+    if smoothing == "method0":
         logs = jnp.where(precisions == 0, 0, logs)  # NLTK passes over such an order
     weights = _weights(counts, weights, effective_order and smoothing != "add-k")
     log_precision = jnp.where(weights == 0, 0, weights * logs).sum(axis=-1)
-    penalty = brevity_penalty(statistics.hypothesis_length, statistics.reference_length)
-    return jnp.where(statistics.matches[..., 0] > 0, penalty * jnp.exp(log_precision), 0)
+    penalty = brevity_penalty(hypothesis_length, reference_length)
+    return jnp.where(counts.matches[..., 0] > 0, penalty * jnp.exp(log_precision), 0)
 
 
 def brevity_penalty(hypothesis_length: Array, reference_length: Array) -> jax.Array:
@@ -213,31 +212,17 @@ def distinct_ngrams(ids_BT: Array, n: int) -> jax.Array:
     return (are_ngrams(ids_BT, n) & (count_earlier(ids_BT, n)[-1] == 0)).sum(axis=-1)
 
 
-def _as_floats(statistics: BleuStatistics) -> BleuStatistics:
-    return BleuStatistics(*(jnp.asarray(x, float) for x in statistics))
-
-
-def _counts(statistics: BleuStatistics, last: BleuStatistics, order: int | None, smoothing: str) -> Counts:
-    """The counts of N orders, and what NLTK's methods read besides."""
-    available: int = statistics.matches.shape[-1]
-    if order is None:
-        order = min(available, 4) if orders_read(4, smoothing) > 4 else available
-    if available < orders_read(order, smoothing):
+def _counts(matches: Array, totals: Array, order: int | None) -> Counts:
+    """The counts of the first N orders, in floating point."""
+    matches, totals = jnp.asarray(matches, float), jnp.asarray(totals, float)
+    available = matches.shape[-1]
+    order = available if order is None else order
+    if available < order:
         raise UserError(
-            f"statistics of {available} orders do not make BLEU of order {order} with {smoothing!r}",
-            f"count them with max_order={orders_read(order, smoothing)}",
+            f"statistics of {available} orders do not make BLEU of order {order}",
+            f"count them with max_order={order}",
         )
-    five_grams = last.matches[..., 4:5] / jnp.maximum(last.totals[..., 4:5], 1)
-    n_minus_1 = jax.lax.broadcasted_iota(
-        statistics.matches.dtype, (*last.hypothesis_length.shape, order), last.hypothesis_length.ndim
-    )
-    return Counts(
-        statistics.matches[..., :order],
-        statistics.totals[..., :order],
-        statistics.hypothesis_length[..., None],
-        five_grams,
-        jnp.maximum(last.hypothesis_length[..., None] - n_minus_1, 0),
-    )
+    return Counts(matches[..., :order], totals[..., :order])
 
 
 def _weights(counts: Counts, weights: Array | None, effective_order: bool) -> jax.Array:

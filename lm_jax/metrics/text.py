@@ -23,9 +23,8 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.metrics import overlap
 from lm_jax.metrics.overlap import BleuStatistics, Rouge
-from lm_jax.metrics.profiles import PROFILES, Profile, get_profile
+from lm_jax.metrics.profiles import Profile, get_profile
 from lm_jax.metrics.ragged import Ragged, bucketed, encode
-from lm_jax.metrics.smoothing import orders_read
 
 References = Sequence[str] | Sequence[Sequence[str]]
 
@@ -63,14 +62,13 @@ def corpus_bleu(
         profile: a name or a `Profile`.
         max_order: the length of the longest n-grams.
         weights: of the orders; None: equal.
-        smoothing: a key of `smoothing.SMOOTHINGS`; None: the profile's. Methods 5 to 7 read the last sentence
-            besides, as NLTK does.
+        smoothing: a key of `smoothing.SMOOTHINGS`; None: the profile's.
         smoothing_value: as for `overlap.bleu`.
         effective_order: as for `overlap.bleu`.
     """
     profile = get_profile(profile)
     smoothing = smoothing or profile.smoothing
-    statistics = bleu_statistics(hypotheses, references, profile, max_order=orders_read(max_order, smoothing))
+    statistics = bleu_statistics(hypotheses, references, profile, max_order=max_order)
     score = _bleu(
         *(x.sum(axis=0, dtype=float) for x in statistics),
         order=max_order,
@@ -78,7 +76,6 @@ def corpus_bleu(
         smoothing=smoothing,
         smoothing_value=smoothing_value,
         effective_order=effective_order,
-        last=BleuStatistics(*(x[-1] for x in statistics)),
     )
     counts = {1 if isinstance(r, str) else len(r) for r in references}
     num_references = counts.pop() if len(counts) == 1 else "var"
@@ -104,7 +101,7 @@ def sentence_bleu(
     smoothing = smoothing or profile.smoothing
     if effective_order is None:
         effective_order = profile.effective_order and weights is None
-    statistics = bleu_statistics(hypotheses, references, profile, max_order=orders_read(max_order, smoothing))
+    statistics = bleu_statistics(hypotheses, references, profile, max_order=max_order)
     num = len(statistics.hypothesis_length)
     filled = (np.resize(x, (1 << (num - 1).bit_length(), *x.shape[1:])) for x in statistics)
     scores = _bleu(
@@ -195,32 +192,6 @@ def token_ids(texts: Sequence[str], profile: str | Profile = "nltk") -> np.ndarr
     """The texts for `overlap` and `generation`: int32 [B, T], equal where tokens are, −1 after the end."""
     encoded = _encode(list(texts), get_profile(profile))
     return encoded.padded(np.arange(len(texts)), int(encoded.lengths.max()))
-
-
-def disagreement(hypothesis: str, reference: str) -> dict[str, dict[str, float]]:
-    """One pair under every profile: sentence BLEU, the F of ROUGE-1, 2 and L, and the reference's tokens."""
-    table: dict[str, dict[str, float]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, profile in PROFILES.items():
-            rouges = rouge(hypothesis, reference, profile)
-            table[name] = {
-                "bleu": float(sentence_bleu(hypothesis, reference, profile)),
-                **{t: float(scores.f) for t, scores in rouges.items()},
-                "tokens": int(encode([reference], profile).lengths[0]),
-            }
-    return table
-
-
-def format_disagreement(hypothesis: str, reference: str) -> str:
-    """`disagreement` as a table to print."""
-    table = disagreement(hypothesis, reference)
-    columns = list(next(iter(table.values())))
-    lines = [" ".join([f"{'profile':<15}", *(f"{column:>8}" for column in columns)])]
-    for name, row in table.items():
-        cells = (f"{row[c]:>8}" if c == "tokens" else f"{row[c]:>8.4f}" for c in columns)
-        lines.append(" ".join([f"{name:<15}", *cells]))
-    return "\n".join(lines)
 
 
 _bleu = jax.jit(overlap.bleu, static_argnames=("order", "smoothing", "smoothing_value", "effective_order"))
