@@ -26,13 +26,14 @@ from lm_jax.report import html, table
 
 def main(argv: list[str]) -> None:
     """Parses the flags, scores, and writes the report."""
-    parser = flags.Parser(prog="eval.py", description=__doc__)
+    argv, mesh = flags.split_mesh(argv)
+    parser = flags.Parser(prog="eval.py", description=__doc__, epilog=flags.MESH_HELP)
     parser.add_argument(
         "--model",
         action="append",
         required=True,
         metavar="PATH",
-        help="a run directory, an ARPA file, a directory in Hugging Face's form or a hub name; may repeat",
+        help="a run directory, an ARPA file, a directory in Hugging Face's form or hf:NAME; may repeat",
     )
     parser.add_argument(
         "--text", metavar="FILE", help="the text to evaluate on (default: the run's own test part)"
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
     )
     arguments = parser.parse_args(argv)
 
-    models = [language_model.load(path, arguments.step) for path in arguments.model]
+    models = [language_model.load(path, arguments.step, mesh) for path in arguments.model]
     evaluations = []
     with Reporter() as report:
         for path, model in zip(arguments.model, models, strict=True):

@@ -312,7 +312,8 @@ def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
         there, here = old_values.get(name, missing), new_values.get(name, missing)
         if there != here and (reason := _reason_to_refuse(name, old)) is not None:
             because = f", {reason}" if reason else ""
-            found.append(f"{name} ({old_values.get(name)!r} there, {new_values.get(name)!r} here{because})")
+            there, here = ("absent" if value is missing else repr(value) for value in (there, here))
+            found.append(f"{name} ({there} there, {here} here{because})")
     return found
 
 
@@ -320,11 +321,14 @@ def _reason_to_refuse(name: str, config: AnyConfig) -> str | None:
     """Why a resumed run may not change a field, "" where that is plain; None where it may."""
     if not isinstance(config, Config):
         return ""
+    averages_late = config.train.average == "triggered"
     if name == "train.num_steps":
+        if averages_late:  # the last step is validated, too
+            return "which decides when averaging begins"
         independent = config.optimizer.schedule in ("constant", "inverse_sqrt")
         return None if independent else f"which decides the {config.optimizer.schedule} schedule"
     if name == "train.eval_every":
-        return "which decides when averaging begins" if config.train.average == "triggered" else None
+        return "which decides when averaging begins" if averages_late else None
     if name == "train.accumulation":
         rates = [value for field, value in fields.flatten(config.model) if field.endswith("dropout")]
         return "which decides what is dropped" if any(rates) else None

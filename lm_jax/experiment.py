@@ -230,7 +230,7 @@ def _initial_params(config: Config) -> Any:
 def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     """Scores the held-out parts with the best checkpoint, and shows what it writes.
 
-    Of several processes each does so for itself, since none could wait so long for another; one writes.
+    Of several processes each scores a share of the documents; one writes.
     """
     model = language_model.load(workdir)
     rows = []

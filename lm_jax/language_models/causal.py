@@ -15,6 +15,8 @@ from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.language_models.trained import Trained
 from lm_jax.metrics import likelihood
 from lm_jax.models.base import Rewinds
+from lm_jax.parallel.distributed import share
+from lm_jax.parallel.sharding import by_rows
 from lm_jax.tasks.causal import Causal
 
 _TOKENS_PER_BATCH = 8192  # of scoring: enough to keep a device busy, little enough for any vocabulary
@@ -34,6 +36,8 @@ class CausalLanguageModel(LeftToRight):
         self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
         task = Causal if trained.task is None else trained.task
         self.task, self.evaluator = task.name, task.evaluator
+        mesh = trained.mesh
+        self._shares = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         self._scorer = jax.jit(partial(_log_probs, self.module))
         # The same objects at each call: decoders compile a program for each function.
         self._prefill, self._step, self._extend = (
@@ -63,6 +67,8 @@ class CausalLanguageModel(LeftToRight):
             stride: tokens from window to window, 1..context; half the context by default. Without effect
                 where a state is carried.
 
+        Where several processes have joined, all must score the same texts: each takes a share of them.
+
         Raises:
             UserError: a stride out of range, or a text that the tokenizer refuses.
         """
@@ -70,26 +76,32 @@ class CausalLanguageModel(LeftToRight):
         end = np.array([self.tokenizer.end_id], np.int32)
         streams = [np.concatenate([end, e.ids, end]) for e in encodings]
         if self.context is None:
-            nats = self._score_carried(streams)
+            score = self._score_carried
         else:
-            nats = self._score_windows(streams, self.context, stride or _default_stride(self.context))
-        return [self._scores(*parts) for parts in zip(texts, encodings, nats, strict=True)]
+            score = partial(
+                self._score_windows, context=self.context, stride=stride or _default_stride(self.context)
+            )
+        log_probs = share(score, streams, [len(stream) - 1 for stream in streams])
+        return [self._scores(*parts) for parts in zip(texts, encodings, log_probs, strict=True)]
 
     def _score_carried(self, streams: list[np.ndarray]) -> list[np.ndarray]:
         """As `_score_windows`, by a state that goes on from window to window."""
         results = [np.empty(len(stream) - 1) for stream in streams]
         order = sorted(range(len(streams)), key=lambda i: len(streams[i]))  # so that rows end together
-        for first in range(0, len(order), _TOKENS_PER_BATCH // _CARRIED_WINDOW):
-            group = order[first : first + _TOKENS_PER_BATCH // _CARRIED_WINDOW]
-            rows = 1 << (len(group) - 1).bit_length()
-            state, start, end = self.module.init_state(rows, _CARRIED_WINDOW), 0, len(streams[group[-1]]) - 1
+        most = _TOKENS_PER_BATCH // _CARRIED_WINDOW
+        for first in range(0, len(order), most):
+            group = order[first : first + most]
+            rows = self._num_rows(len(group), most)
+            state = self._placed(self.module.init_state(rows, _CARRIED_WINDOW))
+            start, end = 0, len(streams[group[-1]]) - 1
             while start < end:
                 length = min(_CARRIED_WINDOW, _bucket(end - start))
                 windows_BS = np.zeros((rows, length + 1), np.int32)
                 for row, i in enumerate(group):
                     window = streams[i][start : start + length + 1]
                     windows_BS[row, : len(window)] = window
-                log_probs_BT, state = self._scorer(self.params, windows_BS[:, :-1], windows_BS[:, 1:], state)
+                inputs_BT, targets_BT = self._placed((windows_BS[:, :-1], windows_BS[:, 1:]))
+                log_probs_BT, state = self._scorer(self.params, inputs_BT, targets_BT, state)
                 for row, i in enumerate(group):
                     fresh = results[i][start : start + length]
                     fresh[:] = np.asarray(log_probs_BT)[row, : len(fresh)]
@@ -102,17 +114,30 @@ class CausalLanguageModel(LeftToRight):
             raise UserError(f"stride={stride} with a context of {context}", f"choose 1..{context}")
         results = [np.empty(len(stream) - 1) for stream in streams]
         for length, windows in _windows(streams, context, stride).items():
-            rows = max(1, _TOKENS_PER_BATCH // length)
-            for first in range(0, len(windows), rows):
-                group = windows[first : first + rows]
-                inputs_BT, targets_BT = np.zeros((2, rows, length), np.int32)
+            most = max(1, _TOKENS_PER_BATCH // length)
+            for first in range(0, len(windows), most):
+                group = windows[first : first + most]
+                inputs_BT, targets_BT = np.zeros((2, self._num_rows(len(group), most), length), np.int32)
                 for row, (i, start, _, stop) in enumerate(group):
                     inputs_BT[row, : stop - start] = streams[i][start:stop]
                     targets_BT[row, : stop - start] = streams[i][start + 1 : stop + 1]
-                log_probs_BT = np.asarray(self._scorer(self.params, inputs_BT, targets_BT, None)[0])
+                rows = self._placed((inputs_BT, targets_BT))
+                log_probs_BT = np.asarray(self._scorer(self.params, *rows, None)[0])
                 for row, (i, start, fresh, stop) in enumerate(group):
                     results[i][fresh:stop] = log_probs_BT[row, fresh - start : stop - start]
         return results
+
+    def _num_rows(self, num_windows: int, most: int) -> int:
+        """Rows of a batch for so many windows: few sizes, so that few are compiled, and all devices share
+        them.
+        """
+        rows = min(1 << (num_windows - 1).bit_length(), most)
+        return -(-rows // self._shares) * self._shares
+
+    def _placed(self, rows: Any) -> Any:
+        """Arrays of rows on the devices that share them."""
+        mesh = self.trained.mesh
+        return rows if mesh is None or mesh.size == 1 else jax.device_put(rows, by_rows(mesh))
 
     def _decoder(self) -> Decoder:
         decoder = Decoder(self._prefill, self._step, self.params, self.context)

@@ -2,8 +2,8 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_jax.errors import UserError
 
+T = TypeVar("T")
 _LONGEST = 2048  # bytes of a message between processes
 
 
@@ -82,6 +83,30 @@ def _gather(text: str) -> list[str]:
     return [
         bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(padded)
     ]
+
+
+def share(
+    function: Callable[[list[T]], list[np.ndarray]], items: Sequence[T], sizes: Sequence[int]
+) -> list[np.ndarray]:
+    """Applies a function to items of which each process takes every n-th, and gives all processes all
+    results.
+
+    Args:
+        function: items -> a float array for each.
+        items: the same in all processes.
+        sizes: the length of the array of each item, by which all processes know what the others send.
+    """
+    me, count = jax.process_index(), jax.process_count()
+    if count == 1:
+        return function(list(items))
+    own = np.concatenate([np.zeros(0), *function(list(items[me::count]))])
+    longest = max(sum(sizes[process::count]) for process in range(count))
+    gathered = multihost_utils.process_allgather(np.pad(own, (0, longest - len(own))).astype(np.float32))
+    results: list[np.ndarray] = [np.zeros(0)] * len(items)
+    for process, row in enumerate(np.asarray(gathered, float)):
+        ends = np.cumsum(sizes[process::count])
+        results[process::count] = np.split(row[: ends[-1] if len(ends) else 0], ends[:-1])[: len(ends)]
+    return results
 
 
 class Rows:

@@ -94,8 +94,8 @@ def fit_mesh(config: MeshConfig, exact: bool = False) -> Mesh:
 
     Args:
         config: the sizes of its axes.
-        exact: whether these sizes are asked for; otherwise parameters are shared as there, as far as the
-            devices allow, and all devices that are left share the rows.
+        exact: whether these sizes are asked for. Otherwise fsdp and tensor are the largest that the devices
+            allow up to these, and where data is not 1 the devices that are left share the rows.
 
     Raises:
         UserError: sizes that are asked for and that there are no devices for.

@@ -12,7 +12,7 @@ from lm_jax.training.program import Program
 
 def num_tokens(config: Config) -> int:
     """Tokens of a batch."""
-    return config.train.batch_size * config.data.sequence_length
+    return config.task.num_tokens(config.data, config.train.batch_size)
 
 
 def model_flops(config: Config) -> int | None:

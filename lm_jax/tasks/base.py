@@ -96,6 +96,10 @@ class Task(abc.ABC, Generic[B]):
     def shapes(self, data: DataConfig, batch_size: int) -> B:
         """The shapes and dtypes of a batch of `source`, as `jax.ShapeDtypeStruct`s."""
 
+    def num_tokens(self, data: DataConfig, batch_size: int) -> int:
+        """The number of tokens in a batch, by which speed is reported."""
+        return batch_size * data.sequence_length
+
     @abc.abstractmethod
     def weights(self, batch: B) -> Mapping[str, jax.Array]:
         """The denominator of each loss, a sum over the rows of a batch that needs no model; the main loss

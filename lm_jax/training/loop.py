@@ -56,6 +56,8 @@ class Trainer:
         for batch in batches:
             sums, carry = program.evaluate(params, rows.assemble(batch), carry)
             found.append(sums)
+        if not found:
+            raise UserError("the validation part gives no batch", "hold out more, or give data.valid")
         return config.task.figures(_added(jax.device_get(found)), split, data)
 
 
@@ -89,7 +91,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
     with Checkpoints(workdir) as checkpoints, Signals() as signals:
         state, first = _start(trainer, checkpoints, params)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
-        monitor = Monitor(config, trainer.program.batch, checkpoints, workdir, first, line)
+        monitor = Monitor(config, checkpoints, workdir, first, line)
         batches: Prefetch[Any] = Prefetch(
             lambda step: source.batch(step, rows.index, rows.count), first, train.num_steps
         )
@@ -151,7 +153,6 @@ class Monitor:
 
     Args:
         config: the resolved recipe.
-        batch: the shapes of a batch.
         checkpoints: those of the run.
         workdir: where metrics.jsonl goes.
         first: the step that the run goes on from.
@@ -161,7 +162,6 @@ class Monitor:
     def __init__(
         self,
         config: Config,
-        batch: Any,
         checkpoints: Checkpoints,
         workdir: pathlib.Path,
         first: int,
@@ -171,7 +171,7 @@ class Monitor:
         tensorboard = workdir / "tensorboard" if config.train.tensorboard else None
         self._writer = MetricWriter(workdir / "metrics.jsonl", first, tensorboard) if is_writer() else None
         self._pending: tuple[int, Mapping[str, Any], float] | None = None
-        self._tokens_per_step = max(x.size for x in jax.tree.leaves(batch))
+        self._tokens_per_step = config.task.num_tokens(config.data, config.train.batch_size)
         self._mark = (first, time.monotonic(), 0.0)  # step, time and seconds waited at the last line
 
     def __enter__(self) -> Self:
