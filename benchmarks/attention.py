@@ -24,11 +24,11 @@ TOKENS, HEADS, WIDTH, ROUNDS = 2048, 6, 64, 9
 
 def gradient(core: attention.AttentionCore, length: int, dtype: str) -> Callable[[], object]:
     """A call that computes value and gradient, compiled."""
-    shape = (TOKENS // length, length, HEADS, WIDTH)
-    arrays = [jax.random.normal(jax.random.key(i), shape, dtype) for i in range(3)]
+    query, key = (TOKENS // length, length, HEADS, WIDTH), (TOKENS // length, HEADS, length, WIDTH)
+    arrays = [jax.random.normal(jax.random.key(i), x, dtype) for i, x in enumerate((query, key, key))]
 
     def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return core(q, k, v, None, True, None).astype(jnp.float32).sum()
+        return core(q, k, v, is_causal=True).astype(jnp.float32).sum()
 
     compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
     jax.block_until_ready(compiled(*arrays))

@@ -1,13 +1,15 @@
-"""Speed of n-gram models beside KenLM: `python benchmarks/ngram.py`, about two minutes.
+"""Speed of n-gram models beside KenLM: `python benchmarks/ngram.py`, about three minutes.
 
-Text of any length is made from a corpus by a walk that jumps, now and then, to another place where the last
-words are the same, and that replaces some words by new ones: the numbers of its n-grams and words grow as in
-real text. Ours and KenLM's programs take turns on it in processes of their own, all on one core; shown are
-medians over rounds. KenLM's programs are looked for in the folder KENLM_BIN and on the PATH; what is missing
-is said and skipped.
+Measures the command that users run: from a text file to a model, as `train.py --config=configs/ngram.py:word`
+does it with an empty cache, without its evaluation. Interpreter start and imports are part of the seconds.
+KenLM's programs are looked for in the folder KENLM_BIN and on the PATH; rows of missing ones are left out.
+Each run is a process of its own, all run in turns on one core; shown are medians over rounds.
+
+The text comes from a walk over a corpus that jumps, now and then, to another place with the same last words,
+and that replaces some words by new ones: the numbers of n-grams and words grow as in real text.
 
     --corpus=text:GLOB     the text to walk on, as data.corpus; by default Python's own documentation
-    --tokens=6500000       how long to walk
+    --tokens=6500000       the length of the walk
     --order=5              of the models
     --rounds=3
     --parts=estimate,score,load     and `growth`: ours alone, from one million tokens to `--tokens`
@@ -16,6 +18,7 @@ is said and skipped.
 import argparse
 import concurrent.futures
 import importlib.util
+import json
 import multiprocessing
 import os
 import pathlib
@@ -26,29 +29,66 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.data import corpora
-from lm_jax.ngram import arpa, counts
+from lm_jax.data import corpora, pipeline, store
+from lm_jax.data.pipeline import DataConfig
+from lm_jax.language_models import ngram
+from lm_jax.language_models.ngram import NGramLanguageModel
+from lm_jax.ngram import arpa, counts, smoothing
 from lm_jax.ngram.model import NGramModel
-from lm_jax.ngram.smoothing import NGramConfig, estimate
+from lm_jax.ngram.smoothing import NGramConfig
+from lm_jax.ngram.vocabulary import BOS, EOS
+from lm_jax.text import load as tokenizers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WITHOUT_AVX512 = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL"
 }  # numpy's AVX-512 sorts are slow on some chips
 FALLBACK = (0.5, 1.0, 1.5)
-OURS = f"""
-import sys
-from lm_jax.ngram import arpa, counts
-from lm_jax.ngram.smoothing import NGramConfig, estimate
-text, order, out = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-model = estimate(counts.from_text(text, order), NGramConfig(order=order, discount_fallback={FALLBACK}))
-for path in out:
-    arpa.write(model, path)
-"""
+STAGES = {  # by the functions that do them
+    "reading and storing the text": (store, "write_texts"),
+    "making the tokenizer": (tokenizers, "train"),
+    "encoding": (store, "write_tokens"),
+    "counting": (counts, "count"),
+    "estimating": (smoothing, "estimate"),
+}
+
+
+def train(text: pathlib.Path, order: int) -> NGramLanguageModel:
+    """What `train.py --config=configs/ngram.py:word` does with a text and no cache, up to the model."""
+    valid = text.with_suffix(".valid")
+    valid.write_text("a line\n")
+    config = DataConfig(
+        corpus=f"text:{text}", valid=f"text:{valid}", split="hash:0", tokenizer="word", vocab_size=0
+    )
+    with tempfile.TemporaryDirectory(dir=text.parent) as cache:
+        data = pipeline.prepare(config, cache)
+        model = ngram.fit(NGramConfig(order=order, discount_fallback=FALLBACK), data, lambda *_: None)
+    return NGramLanguageModel(model, data.tokenizer)
+
+
+def train_in_stages(text: pathlib.Path, order: int, out: list[str]) -> None:
+    """Trains, writes ARPA files, and leaves the seconds of each stage in a file beside the text."""
+    seconds = dict.fromkeys(STAGES, 0.0)
+    for stage, (module, name) in STAGES.items():
+        setattr(module, name, _clocked(getattr(module, name), stage, seconds))
+    model = train(text, order).model
+    for path in out:
+        arpa.write(model, path)
+    text.with_suffix(".stages").write_text(json.dumps(seconds))  # without the start and the imports
+
+
+def _clocked(work: Callable[..., Any], stage: str, seconds: dict[str, float]) -> Callable[..., Any]:
+    def timed_work(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = work(*args, **kwargs)
+        seconds[stage] += time.perf_counter() - start
+        return result
+
+    return timed_work
 
 
 def make_text(corpus: str, path: pathlib.Path, tokens: int, seed: int) -> int:
@@ -151,7 +191,7 @@ def timed(work: Callable[[], object]) -> Run:
     return Run(time.perf_counter() - start, time.process_time() - processor, float("nan"))
 
 
-def show(title: str, rows: dict[str, Callable[[], Run]], rounds: int, floor: float, words: int) -> None:
+def show(title: str, rows: dict[str, Callable[[], Run]], rounds: int, words: int) -> None:
     """Run all in turns; print medians, millions of words a second, and how often the last takes as long."""
     runs: dict[str, list[Run]] = {name: [] for name in rows}
     for _ in range(rounds):
@@ -166,16 +206,18 @@ def show(title: str, rows: dict[str, Callable[[], Run]], rounds: int, floor: flo
             ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
             cells.append(f"{statistics.median(ours):8.2f} {ratio:6.2f}")
         rate = words / statistics.median(run.seconds for run in results) / 1e6
-        note = f"  floor {floor}" if name.startswith("ours") and name != peer else ""
-        print(f"{name:<42} {' '.join(cells)} {rate:6.2f} {max(run.memory for run in results):6.2f}{note}")
+        print(f"{name:<42} {' '.join(cells)} {rate:6.2f} {max(run.memory for run in results):6.2f}")
+
+
+def ours(text: pathlib.Path, order: int, *out: pathlib.Path) -> list[str]:
+    """The command that trains in a process of its own."""
+    return [sys.executable, __file__, f"--order={order}", "--train", str(text), *map(str, out)]
 
 
 def compare_estimation(text: pathlib.Path, tokens: int, order: int, rounds: int) -> None:
     """From text to a model in memory, and to an ARPA file."""
-    ours = [sys.executable, "-c", OURS, str(text), str(order)]
     lmplz = program("lmplz")
-    theirs = [
-        str(lmplz),
+    options = [
         "-o",
         str(order),
         "-S",
@@ -186,34 +228,39 @@ def compare_estimation(text: pathlib.Path, tokens: int, order: int, rounds: int)
         "--text",
         str(text),
     ]
-    for title, our_out, their_out, floor in (
-        ("text to model", [], ["--intermediate", str(text.parent / "intermediate")], 2.5),
-        (
-            "text to ARPA file",
-            [str(text.parent / "ours.arpa")],
-            ["--arpa", str(text.parent / "theirs.arpa")],
-            1.8,
-        ),
+    for title, our_out, their_out in (
+        ("text to model", [], ["--intermediate", str(text.parent / "intermediate")]),
+        ("text to ARPA file", [text.parent / "ours.arpa"], ["--arpa", str(text.parent / "theirs.arpa")]),
     ):
+        stages: list[dict[str, float]] = []
+
+        def run_ours(out=our_out, stages=stages, **env: str) -> Run:
+            result = run(ours(text, order, *out), **env)
+            stages.append(json.loads(text.with_suffix(".stages").read_text()))
+            return result
+
         rows = {
-            "ours": lambda out=our_out: run(ours + out),
-            "ours without AVX-512": lambda out=our_out: run(ours + out, **WITHOUT_AVX512),
+            "ours": run_ours,
+            "ours without AVX-512": lambda run_ours=run_ours: run_ours(**WITHOUT_AVX512),
         }
         if lmplz:
-            rows["lmplz"] = lambda out=their_out: run(theirs + out)
-        show(f"{title}, order {order}, {tokens:,} words", rows, rounds, floor, tokens)
+            rows["lmplz"] = lambda out=their_out: run([lmplz, *options, *out])
+        show(f"{title}, order {order}, {tokens:,} words", rows, rounds, tokens)
+        for stage in STAGES:
+            print(f"    {stage:<38} {statistics.median(each[stage] for each in stages):8.2f}")
 
 
-def compare_scoring(model: NGramModel, text: pathlib.Path, tokens: int, rounds: int) -> None:
+def compare_scoring(model: NGramLanguageModel, text: pathlib.Path, tokens: int, rounds: int) -> None:
     """From text to the log probability of every word, models loaded."""
-    lines = text.read_text().splitlines()
+    whole = text.read_text()
+    lines = whole.splitlines()
     arpa_path, binary = text.parent / "model.arpa", text.parent / "model.binary"
-    arpa.write(model, arpa_path)
+    arpa.write(model.model, arpa_path)
     build, query = program("build_binary"), program("query")
     if build:
         run([build, "probing", str(arpa_path), str(binary)])
 
-    rows = {"ours": lambda: timed(lambda: model.score(model.vocabulary.encode(text)))}
+    rows = {"ours": lambda: timed(lambda: model.score([whole]))}
     rows["ours"]()  # makes the indices
     if build and query:
         command = [query, "-v", "summary", str(binary)]
@@ -228,7 +275,7 @@ def compare_scoring(model: NGramModel, text: pathlib.Path, tokens: int, rounds: 
         )
     else:
         print("no Python module kenlm: its rows are left out")
-    show(f"text to scores, {tokens:,} words", rows, rounds, 2.0, tokens)
+    show(f"text to scores, {tokens:,} words", rows, rounds, tokens)
 
 
 def show_loading(model: NGramModel, folder: pathlib.Path) -> None:
@@ -238,7 +285,7 @@ def show_loading(model: NGramModel, folder: pathlib.Path) -> None:
     start = time.perf_counter()
     loaded = NGramModel.load(path)
     middle = time.perf_counter()
-    loaded.score(loaded.vocabulary.encode(b"a few words to begin with\n"))
+    loaded.score(np.array([BOS, *loaded.vocabulary.ids(["a", "few", "words", "to", "begin", "with"]), EOS]))
     end = time.perf_counter()
     grams = sum(len(level) for level in model.log10_probs)
     print(
@@ -251,17 +298,17 @@ def show_loading(model: NGramModel, folder: pathlib.Path) -> None:
 def show_growth(corpus: str, folder: pathlib.Path, most: int, order: int) -> None:
     """Seconds and memory from text to a model, as the text grows."""
     print(f"\n{'words':>12} {'seconds':>8} {'ns/word':>8} {'CPU ns':>8} {'GiB':>6} {'bytes/word':>10}")
-    text, command = folder / "growing", [sys.executable, "-c", OURS, str(folder / "growing"), str(order)]
+    text = folder / "growing"
     text.write_text("a\n")
-    least = run(command)
+    least = run(ours(text, order))
     for size in (million * 10**6 for million in (1, 2, 5, 10, 20, 50)):
         if size <= most:
             words = make_text(corpus, text, size, 0)
-            ours = run(command)
-            seconds, processor, memory = np.subtract(ours, least) / words
+            total = run(ours(text, order))
+            seconds, processor, memory = np.subtract(total, least) / words
             print(
-                f"{words:12,} {ours.seconds:8.2f} {seconds * 1e9:8.0f} {processor * 1e9:8.0f}"
-                f" {ours.memory:6.2f} {memory * 2**30:10.1f}",
+                f"{words:12,} {total.seconds:8.2f} {seconds * 1e9:8.0f} {processor * 1e9:8.0f}"
+                f" {total.memory:6.2f} {memory * 2**30:10.1f}",
                 flush=True,
             )
 
@@ -276,26 +323,31 @@ def main() -> None:
     parser.add_argument("--order", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", default="estimate,score,load")
+    parser.add_argument(
+        "--train", nargs="+", help="a text, and ARPA files to write: what the rows 'ours' run"
+    )
     flags = parser.parse_args()
+    if flags.train:
+        train_in_stages(pathlib.Path(flags.train[0]), flags.order, flags.train[1:])
+        return
     parts = flags.parts.split(",")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])  # and of all that is started from here
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        train, test = folder / "train", folder / "test"
+        training, test = folder / "train", folder / "test"
         if "growth" in parts:
             show_growth(flags.corpus, folder, flags.tokens, flags.order)
         if "estimate" in parts:
-            words = make_text(flags.corpus, train, flags.tokens, 0)
-            compare_estimation(train, words, flags.order, flags.rounds)
+            words = make_text(flags.corpus, training, flags.tokens, 0)
+            compare_estimation(training, words, flags.order, flags.rounds)
         if {"score", "load"} & set(parts):
-            make_text(flags.corpus, train, flags.tokens, 0)
-            config = NGramConfig(order=flags.order, discount_fallback=FALLBACK)
-            model = estimate(counts.from_text(train, flags.order), config)
+            make_text(flags.corpus, training, flags.tokens, 0)
+            model = train(training, flags.order)
             if "score" in parts:
                 compare_scoring(model, test, make_text(flags.corpus, test, 2_000_000, 1), flags.rounds)
             if "load" in parts:
-                show_loading(model, folder)
+                show_loading(model.model, folder)
 
 
 if __name__ == "__main__":

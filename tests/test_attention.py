@@ -19,6 +19,7 @@ from lm_jax.models.attention import (
     fused_attention,
     rotary,
     segment_mask,
+    split_fused_heads,
     write_cache,
 )
 
@@ -32,19 +33,19 @@ CORES = {
 def naive_attention(q, k, v, mask):
     """Vaswani et al. 2017, equation 1, one head at a time in float64."""
     q, k, v = (np.float64(x) for x in (q, k, v))
-    (B, T, H, K), G = q.shape, k.shape[2]
+    (B, T, H, K), G = q.shape, k.shape[1]
     y = np.zeros((B, T, H, K))
     for b in range(B):
         for h in range(H):
             shared = h * G // H
-            weights = np.exp(q[b, :, h] @ k[b, :, shared].T / np.sqrt(K)) * mask[b]
-            y[b, :, h] = weights / weights.sum(axis=1, keepdims=True) @ v[b, :, shared]
+            weights = np.exp(q[b, :, h] @ k[b, shared].T / np.sqrt(K)) * mask[b]
+            y[b, :, h] = weights / weights.sum(axis=1, keepdims=True) @ v[b, shared]
     return y
 
 
 def random_heads(num_kv_heads, T=7, seed=0):
     rng = np.random.default_rng(seed)
-    return [jnp.float32(rng.normal(size=(2, T, heads, 4))) for heads in (6, num_kv_heads, num_kv_heads)]
+    return [jnp.float32(rng.normal(size=size)) for size in ((2, T, 6, 4), *[(2, num_kv_heads, T, 4)] * 2)]
 
 
 @pytest.mark.parametrize("num_kv_heads", [6, 2, 1])
@@ -56,14 +57,14 @@ def test_every_core_is_the_naive_one(name, num_kv_heads):
     some_keys = np.random.default_rng(1).random((2, 7, 7)) < 0.5
     some_keys |= np.eye(7, dtype=bool)
     not_the_last = np.arange(7) < np.array([[7], [5]])
-    core = jax.jit(CORES[name], static_argnums=4)
+    core = jax.jit(CORES[name], static_argnames="is_causal")
     for mask, is_causal, expected in (
         (None, True, np.stack([causal, causal])),
         (segment_mask(jnp.asarray(segments)), True, causal & same),
         (jnp.asarray(some_keys)[:, None], False, some_keys),
         (jnp.asarray(not_the_last)[:, None, None], True, causal & not_the_last[:, None]),
     ):
-        y_BTHK = core(*heads, mask, is_causal)
+        y_BTHK = core(*heads, mask, is_causal=is_causal)
         np.testing.assert_allclose(y_BTHK, naive_attention(*heads, expected), atol=2e-6)
 
 
@@ -74,7 +75,9 @@ def test_every_core_has_the_full_ones_gradient(name):
     upstream = jnp.float32(np.random.default_rng(2).normal(size=(2, 7, 6, 4)))
 
     def gradients(core):
-        return jax.jit(jax.grad(lambda q, k, v: (core(q, k, v, mask, True) * upstream).sum(), (0, 1, 2)))
+        return jax.jit(
+            jax.grad(lambda q, k, v: (core(q, k, v, mask, is_causal=True) * upstream).sum(), (0, 1, 2))
+        )
 
     for got, expected in zip(gradients(CORES[name])(*heads), gradients(full_attention)(*heads), strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-6)
@@ -83,11 +86,11 @@ def test_every_core_has_the_full_ones_gradient(name):
 @pytest.mark.parametrize("name", CORES)
 def test_scores_of_bfloat16_are_float32(name):
     """Probabilities of near ties, which bfloat16 scores of about 80 (steps of 0.5) would decide wrongly."""
-    k = np.zeros((1, 2, 1, 4), np.float32)
-    k[0, :, 0] = [[1, 0, 0, 0], [1, 2**-7, 0, 0]]  # the second step is bfloat16's own
+    k = np.zeros((1, 1, 2, 4), np.float32)
+    k[0, 0] = [[1, 0, 0, 0], [1, 2**-7, 0, 0]]  # the second step is bfloat16's own
     q = jnp.bfloat16(np.broadcast_to(np.float32([160, 32, 0, 0]), (1, 2, 1, 4)))
-    v = jnp.bfloat16(np.float32([[1, 0, 0, 0], [0, 1, 0, 0]])[None, :, None])
-    y_BTHK = CORES[name](q, jnp.bfloat16(k), v, None, True)
+    v = jnp.bfloat16(np.float32([[1, 0, 0, 0], [0, 1, 0, 0]])[None, None])
+    y_BTHK = CORES[name](q, jnp.bfloat16(k), v, is_causal=True)
     assert y_BTHK.dtype == jnp.bfloat16
     likelier = 1 / (1 + np.exp(-32 * 2**-7 / 2))
     np.testing.assert_allclose(np.float64(y_BTHK[0, 1, 0, :2]), [1 - likelier, likelier], atol=2**-8)
@@ -102,13 +105,14 @@ def test_dropped_probabilities_are_gone_from_every_block(name):
 
     q, k, v = random_heads(num_kv_heads=6)
     q = jnp.zeros_like(q)  # position t gives each of t + 1 keys the same
-    y_BTHK = CORES[name](q, k, v, None, True, only_own_position)
-    np.testing.assert_allclose(y_BTHK, v / jnp.arange(1, 8).reshape(1, 7, 1, 1), atol=1e-6)
+    y_BTHK = CORES[name](q, k, v, is_causal=True, drop=only_own_position)
+    expected_BGSK = v / jnp.arange(1, 8).reshape(1, 1, 7, 1)
+    np.testing.assert_allclose(y_BTHK.swapaxes(1, 2), expected_BGSK, atol=1e-6)
 
 
 def test_fused_attention_refuses_to_drop():
     with pytest.raises(UserError, match="fused attention cannot drop probabilities"):
-        fused_attention(*random_heads(6), None, True, lambda x: x)
+        fused_attention(*random_heads(6), drop=lambda x: x)
 
 
 def test_rotary_multiplies_by_a_complex_number():
@@ -140,8 +144,11 @@ def test_self_attention_is_that_of_the_paper():
     attention = SelfAttention(num_heads=6, num_kv_heads=2, out_init=jax.nn.initializers.normal(1.0))
     (y, _), variables = attention.init_with_output(jax.random.key(0), x, is_causal=True)
     params = jax.tree.map(np.float64, variables["params"])
-    q, k, v = np.split(x @ params["qkv"]["kernel"], [12, 16], axis=-1)
-    heads = (z.reshape(2, 5, -1, 2) for z in (q, k, v))
+    qkv = np.einsum(
+        "btd,dsgk->btgsk", x, params["qkv"]["kernel"]
+    )  # of each of 2 heads: 3 queries, key, value
+    k, v = (qkv[:, :, :, slot].swapaxes(1, 2) for slot in (3, 4))
+    heads = (qkv[:, :, :, :3].reshape(2, 5, 6, 2), k, v)
     expected = naive_attention(*heads, np.broadcast_to(np.tri(5), (2, 5, 5))).reshape(2, 5, 12)
     np.testing.assert_allclose(y, expected @ params["out"]["kernel"], atol=1e-6)
 
@@ -177,3 +184,12 @@ def test_cache_is_written_at_each_rows_position_and_never_past_its_end(rows, num
     )
     np.testing.assert_array_equal(cache.k_BGSK, np.float32(expected))
     np.testing.assert_array_equal(cache.v_BGSK, -np.float32(expected))
+
+
+def test_fused_heads_are_sorted_by_the_keys_they_read():
+    fused = jnp.arange(2 * 3 * 8 * 2).reshape(2, 3, 16)  # of 4 heads of queries and 2 of keys and values
+    split = split_fused_heads(fused, num_heads=4, num_kv_heads=2)
+    heads = fused.reshape(2, 3, 8, 2)
+    for group, slots in enumerate([(0, 1, 4, 6), (2, 3, 5, 7)]):
+        for slot, head in enumerate(slots):
+            np.testing.assert_array_equal(split[:, :, slot, group], heads[:, :, head])

@@ -4,8 +4,11 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -405,6 +408,37 @@ def test_eval_takes_the_runs_own_test_part_and_repeats_its_results(runs, command
         assert row == read_rows(runs / name / "results.json")[1]
         assert row.split == "test"
         assert row.data["sha256"]
+
+
+_IMPORTS = """
+import gc, importlib.util, os, sys
+threshold, arguments = gc.get_threshold(), list(sys.argv)
+spec = importlib.util.spec_from_file_location("eval_command", sys.argv[1])
+command = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(command)
+assert (threshold, arguments) == (gc.get_threshold(), sys.argv)
+assert "GLIBC_TUNABLES" not in os.environ
+for evaluate in (False, True):
+    if evaluate:
+        command.main(sys.argv[2:])
+    unwanted = ("lm_jax.training", "lm_jax.experiment", "optax", "orbax", "tensorflow_datasets", "nltk")
+    found = [m for m in sys.modules if m.startswith(unwanted)]
+    assert not found, (evaluate, found)
+"""
+
+
+def test_eval_imports_no_training_stack_and_has_no_side_effect(runs, tmp_path):
+    arguments = [ROOT / "eval.py", f"--model={runs / 'ngram'}", f"--out={tmp_path}"]
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results.json").exists()
 
 
 def test_held_out_documents_keep_their_fields_and_ignore_unknown_keys(runs, tmp_path):

@@ -1,5 +1,6 @@
 """GPT against transformers' GPT-2 (golden file, and live where installed), and what holds of any decoder."""
 
+import dataclasses
 import math
 import pathlib
 
@@ -12,6 +13,7 @@ import pytest
 from tiny_gpt import EVERYTHING, apply, continue_greedily, random_tokens, shapes, tiny
 
 from lm_jax.errors import UserError
+from lm_jax.models.attention import full_attention
 from lm_jax.models.gpt import GPT, GPTConfig
 from lm_jax.models.layers import Dropout
 
@@ -21,7 +23,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "gpt2.npz"
 any_fields = pytest.mark.parametrize("fields", [{}, EVERYTHING], ids=["gpt2", "everything"])
 
 
-def from_transformers(weights, num_layers):
+def from_transformers(weights, num_layers, num_heads):
     """Our parameters from those of transformers' GPT2Model, whose kernels are (in, out) too."""
     modules = {"wte": "token_embedding", "wpe": "position_embedding", "ln_f": "final_norm"}
     inside = {
@@ -35,14 +37,17 @@ def from_transformers(weights, num_layers):
         names = {"embedding": "weight"} if "embedding" in ours else {"kernel": "weight", "bias": "bias"}
         for leaf, name in names.items():
             leaf = "scale" if "norm" in ours and leaf == "kernel" else leaf
-            flat[f"{ours}/{leaf}"] = jnp.asarray(weights[f"{theirs}.{name}"])
+            value = jnp.asarray(weights[f"{theirs}.{name}"])
+            if "qkv" in ours:  # columns: q, k and v, in each of these the heads
+                value = value.reshape(*value.shape[:-1], 3, num_heads, -1)
+            flat[f"{ours}/{leaf}"] = value
     return {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
 
 
 def test_equals_the_golden_file():
     golden = np.load(GOLDEN)
     model = GPT(GPTConfig(vocab_size=37, max_length=24, num_layers=2, num_heads=2, d_model=16))
-    params = from_transformers(golden, num_layers=2)
+    params = from_transformers(golden, num_layers=2, num_heads=2)
     logits_BTV, _ = apply(model, params, golden["tokens"])
     np.testing.assert_allclose(logits_BTV, golden["logits"], atol=1e-4)
     made = continue_greedily(model, params, golden["tokens"][:, :10], np.full(3, 10), 12)
@@ -66,7 +71,7 @@ def test_equals_transformers():
         )
     )  # fmt: skip
     weights = theirs.transformer.state_dict()
-    params = from_transformers(weights, num_layers=3)
+    params = from_transformers(weights, num_layers=3, num_heads=4)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes(ours))
 
     tokens_BT = random_tokens(4, 40, vocab_size=97)
@@ -143,6 +148,39 @@ def test_cached_pieces_equal_the_full_pass(fields):
         pieces.append(logits_BTV)
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), full_BTV, atol=1e-5)
     np.testing.assert_array_equal(state.position_B, [16, 16, 16])
+
+
+@dataclasses.dataclass(frozen=True)
+class AlibiConfig(GPTConfig):
+    """A GPT with a core of its own."""
+
+    def attention_core(self):
+        """Scores fall with the distance (Press et al. 2022)."""
+
+        def alibi(q_BTHK, k_BGSK, v_BGSK, mask_BHTS=None, *, position_BT, **options):
+            slope_H = 2.0 ** -jnp.arange(1, self.num_heads + 1)
+            distance_BTS = position_BT[:, :, None] - jnp.arange(k_BGSK.shape[2])[None, None]
+            bias_BHTS = -slope_H[None, :, None, None] * distance_BTS[:, None]
+            return full_attention(q_BTHK, k_BGSK, v_BGSK, mask_BHTS, bias_BHTS=bias_BHTS, **options)
+
+        return alibi
+
+
+def test_a_config_s_own_core_is_used_with_a_cache_too():
+    model, params = tiny(num_heads=4, num_kv_heads=2)
+    model = GPT(AlibiConfig(**vars(model.config)))
+    tokens, lengths = random_tokens(3, 12), np.array([4, 7, 5])
+    full_BTV, _ = apply(model, params, tokens)
+    plain_BTV, _ = apply(GPT(GPTConfig(**vars(model.config))), params, tokens)
+    assert abs(full_BTV - plain_BTV)[:, 1:].max() > 0.01
+    rows = np.arange(3)
+    logits_BV, state = apply(model, params, tokens[:, :7], lengths, capacity=16, method="prefill")
+    np.testing.assert_allclose(logits_BV, full_BTV[rows, lengths - 1], atol=1e-5)
+    logits_BV, state = apply(model, params, state, tokens[rows, lengths], method="step")
+    np.testing.assert_allclose(logits_BV, full_BTV[rows, lengths], atol=1e-5)
+    after_BT = lengths[:, None] + np.arange(1, 5)
+    logits_BTV, _ = apply(model, params, state, tokens[rows[:, None], after_BT], method="extend")
+    np.testing.assert_allclose(logits_BTV, full_BTV[rows[:, None], after_BT], atol=1e-5)
 
 
 @any_fields

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_gpt import EVERYTHING, apply, continue_greedily, random_tokens, shapes, tiny
 
-from lm_jax.models.gpt import GPT, GPTConfig, convert_layers
+from lm_jax.models.gpt import GPT, GPTConfig, convert_layers, split_fused_qkv
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 LLAMA = {
@@ -33,7 +33,15 @@ PHI_BLOCK = {
 }  # fmt: skip
 
 
-def from_transformers(weights, block, final_norm):
+def by_heads(qkv, num_kv_heads, width):
+    """Rows of all queries, keys and values as [slot, group, feature, ...]."""
+    heads = qkv.reshape(-1, width, *qkv.shape[1:])
+    q, k, v = np.split(heads, [-2 * num_kv_heads, -num_kv_heads])
+    groups = [[*queries, k[g], v[g]] for g, queries in enumerate(np.split(q, num_kv_heads))]
+    return np.stack([np.stack(slots) for slots in groups], axis=1)
+
+
+def from_transformers(weights, block, final_norm, num_kv_heads, width):
     """Our parameters from those of a LlamaForCausalLM or PhiForCausalLM, whose kernels are (out, in)."""
     modules = {"token_embedding": ["model.embed_tokens"], "head": ["lm_head"], "final_norm": [final_norm]}
     for i in range(1 + max(int(name.split(".")[2]) for name in weights if ".layers." in name)):
@@ -45,9 +53,12 @@ def from_transformers(weights, block, final_norm):
         if ours in ("token_embedding", "head"):
             flat[f"{ours}/embedding"] = weight
             continue
-        flat[f"{ours}/scale" if "norm" in ours else f"{ours}/kernel"] = weight.T
+        leaves = {"scale" if "norm" in ours else "kernel": weight}
         if f"{theirs[0]}.bias" in weights:
-            flat[f"{ours}/bias"] = np.concatenate([weights[f"{name}.bias"] for name in theirs])
+            leaves["bias"] = np.concatenate([weights[f"{name}.bias"] for name in theirs])
+        for leaf, value in leaves.items():
+            value = by_heads(value, num_kv_heads, width) if "qkv" in ours else value
+            flat[f"{ours}/{leaf}"] = np.moveaxis(value, -1, 0) if leaf == "kernel" else value
     return {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
 
 
@@ -62,7 +73,7 @@ def test_equals_the_golden_file(file, fields, block, final_norm):
     golden = np.load(GOLDEN / file)
     shape = {"vocab_size": 37, "max_length": 24, "num_layers": 2, "num_heads": 4, "d_model": 16, "d_ff": 40}
     model = GPT(GPTConfig(**shape, **fields, num_kv_heads=2, rope_theta=100.0))
-    params = from_transformers(golden, block, final_norm)
+    params = from_transformers(golden, block, final_norm, num_kv_heads=2, width=4)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes(model))
     np.testing.assert_allclose(apply(model, params, golden["tokens"])[0], golden["logits"], atol=1e-4)
     made = continue_greedily(model, params, golden["tokens"][:, :10], np.full(3, 10), 12)
@@ -88,7 +99,8 @@ def test_equals_transformers():
         )
     )  # fmt: skip
     weights = {name: value.numpy() for name, value in theirs.state_dict().items()}
-    params = convert_layers(from_transformers(weights, LLAMA_BLOCK, "model.norm"), scan_layers=True)
+    params = from_transformers(weights, LLAMA_BLOCK, "model.norm", num_kv_heads=1, width=8)
+    params = convert_layers(params, scan_layers=True)
     tokens_BT = random_tokens(4, 40, vocab_size=97)
     with torch.no_grad():
         expected_BTV = theirs(torch.tensor(tokens_BT)).logits
@@ -177,3 +189,20 @@ def test_scanned_layers_start_apart_and_drop_apart():
         rngs={"dropout": jax.random.key(0)},
     )  # fmt: skip
     assert len(np.unique(hidden_BTD.round(3))) == 4
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_fused_parameters_of_format_1_are_split(scan):
+    model, params = tiny(num_heads=4, num_kv_heads=2, d_model=16, scan_layers=scan)
+
+    def fuse(path, x):
+        if path[-2].key != "qkv":
+            return x
+        q, k, v = x[..., :2, :, :].swapaxes(-3, -2), x[..., 2, :, :], x[..., 3, :, :]
+        return jnp.concatenate([y.reshape(*x.shape[:-3], -1) for y in (q, k, v)], axis=-1)
+
+    fused = jax.tree_util.tree_map_with_path(fuse, params)
+    layer = fused["params"]["layers" if scan else "layer_1"]["attention"]["qkv"]
+    assert layer["kernel"].shape[-2:] == (16, 32)
+    assert layer["bias"].shape[-1:] == (32,)
+    jax.tree.map(np.testing.assert_array_equal, split_fused_qkv(fused, model.config), params)

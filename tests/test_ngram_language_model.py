@@ -146,6 +146,15 @@ def test_an_arpa_file_is_a_model_like_any_other(tmp_path):
     assert (row.counts["oov"], row.counts["tokens"]) == (1, 9)
 
 
+def test_an_arpa_file_in_latin_1_is_read(tmp_path):
+    unigrams = b"-1\t<unk>\n-2\t<s>\n-3\t</s>\n-4\tcaf\xe9\n-5\ttea\n"
+    (tmp_path / "m.arpa").write_bytes(b"\\data\\\nngram 1=5\n\n\\1-grams:\n" + unigrams + b"\n\\end\\\n")
+    model = lm_jax.load(tmp_path / "m.arpa")
+    log10 = model.score(["tea caf\u00e9"])[0].log_probs / math.log(10)
+    np.testing.assert_allclose(log10, [-5, -1, -3], atol=1e-6)
+    assert model.tokenizer.token_bytes(2) == b"caf\xe9"
+
+
 @pytest.mark.parametrize("name", ["", "word", "char", "bigram_mle", *smoothing.SMOOTHINGS])
 def test_every_variant_counts(tmp_path, name):
     _, config = config_module.load(f"configs/ngram.py:{name}")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ngram_text import count, mark
 
 from lm_jax.errors import UserError
-from lm_jax.ngram import counts, jelinek_mercer, vocabulary
+from lm_jax.ngram import counts, jelinek_mercer
 from lm_jax.ngram.smoothing import SMOOTHINGS, NGramConfig, estimate
 from lm_jax.ngram.vocabulary import BOS, EOS, Vocabulary
 
@@ -53,7 +54,7 @@ def assert_equal_to_arpa(model, data: bytes) -> None:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_modified_kneser_ney_is_that_of_lmplz(shared, name):
     text, config = GOLDEN[name]
-    model = estimate(counts.from_text(shared / "fixtures/kenlm" / text, config.order), config)
+    model = estimate(count((shared / "fixtures/kenlm" / text).read_bytes(), config.order), config)
     assert_equal_to_arpa(model, gzip.decompress((shared / f"fixtures/kenlm/{name}.arpa.gz").read_bytes()))
 
 
@@ -65,18 +66,13 @@ def probability(model, words: str, history: str) -> float:
 
 
 def test_maximum_likelihood_of_the_tutorial():
-    model = estimate(counts.from_text(TOY, 2), NGramConfig(order=2, smoothing="maximum_likelihood"))
+    model = estimate(count(TOY, 2), NGramConfig(order=2, smoothing="maximum_likelihood"))
     assert probability(model, "language", "love") == pytest.approx(0.5)
     assert probability(model, "love", "I") == 1.0
     assert probability(model, "coding", "I") == 0.0
 
 
 sentences = st.lists(st.lists(st.integers(3, 7), max_size=7), min_size=1, max_size=12)
-
-
-def to_stream(sentences: list[list[int]]) -> np.ndarray:
-    words = np.array([*itertools.chain(*sentences)], np.int64)
-    return vocabulary.mark(words, np.array([len(s) for s in sentences]))
 
 
 @settings(max_examples=150, deadline=None)
@@ -99,9 +95,7 @@ def test_probabilities_after_any_history_add_up_to_one(
         discount_fallback=(0.5, 1.0, 1.5),
         add_k=0.3,
     )
-    model = estimate(
-        counts.count(to_stream(text), Vocabulary("abcdef"), order), config, held_out=to_stream([[3, 4, 8]])
-    )
+    model = estimate(counts.count(mark(*text), Vocabulary("abcdef"), order), config, held_out=mark([3, 4, 8]))
     assert model.normalised
     for context in (history, [BOS, *history]):
         probs = model.next_distribution([min(word, len(model.vocabulary) - 1) for word in context])
@@ -113,8 +107,8 @@ def test_probabilities_after_any_history_add_up_to_one(
 @given(sentences, sentences, st.sampled_from(SMOOTHINGS), st.integers(1, 4))
 def test_scores_are_the_distributions_of_their_words(text, other, smoothing, order):
     config = NGramConfig(order=order, smoothing=smoothing, discount_fallback=(0.5, 1.0, 1.5))
-    held_out = to_stream(other)
-    model = estimate(counts.count(to_stream(text), Vocabulary("abcdef"), order), config, held_out)
+    held_out = mark(*other)
+    model = estimate(counts.count(mark(*text), Vocabulary("abcdef"), order), config, held_out)
     scores = model.score(held_out)
     begin = 0
     for at, word in enumerate(held_out):
@@ -138,7 +132,7 @@ def test_add_k_and_maximum_likelihood_are_those_of_nltk():
     histories = [*itertools.product("abc", "abc"), ("<s>", "a"), ("<s>", "<s>")]
     for smoothing, theirs in (("add_k", nltk.Lidstone(0.5, 3)), ("maximum_likelihood", nltk.MLE(3))):
         theirs.fit(grams, vocabulary_text=[*"abc", "</s>"])
-        ours = estimate(counts.from_text(lines, 3), NGramConfig(order=3, smoothing=smoothing, add_k=0.5))
+        ours = estimate(count(lines, 3), NGramConfig(order=3, smoothing=smoothing, add_k=0.5))
         for history in histories:
             if smoothing == "maximum_likelihood" and not theirs.counts[list(history)].N():
                 continue  # NLTK says 0 for every word; ours falls back on a shorter history
@@ -211,7 +205,7 @@ class Textbook:
 def test_smoothings_are_those_of_the_textbook(text, history, order, smoothing):
     words = Vocabulary("abcdef")
     config = NGramConfig(order=order, smoothing=smoothing, discount_fallback=(0.5,))
-    model = estimate(counts.count(to_stream(text), words, order), config)
+    model = estimate(counts.count(mark(*text), words, order), config)
     textbook = Textbook(text, order, len(words))
     history = tuple([BOS, *history][-(order - 1) :]) if order > 1 else ()
     probs = model.next_distribution(history)
@@ -223,7 +217,7 @@ def test_smoothings_are_those_of_the_textbook(text, history, order, smoothing):
 
 
 def test_stupid_backoff_is_marked_as_not_normalised():
-    model = estimate(counts.from_text(TOY, 2), NGramConfig(order=2, smoothing="stupid_backoff"))
+    model = estimate(count(TOY, 2), NGramConfig(order=2, smoothing="stupid_backoff"))
     assert not model.normalised
     assert model.next_distribution([BOS]).sum() > 1.01
 
@@ -234,7 +228,7 @@ def test_jelinek_mercer_finds_the_weights_that_held_out_text_likes_best():
         list(map(int, s))
         for s in generator.integers(3, 8, (60, 6)) // generator.integers(1, 3, (60, 1)) % 5 + 3
     ]
-    found, held_out = counts.count(to_stream(text[:40]), Vocabulary("abcdef"), 3), to_stream(text[40:])
+    found, held_out = counts.count(mark(*text[:40]), Vocabulary("abcdef"), 3), mark(*text[40:])
     weights = jelinek_mercer.fit(found, held_out, iterations=2000, tolerance=0)
     shares, buckets = jelinek_mercer._relative_frequencies(found, held_out, held_out != BOS)
 
@@ -269,7 +263,7 @@ def test_jelinek_mercer_finds_the_weights_that_held_out_text_likes_best():
     ],
 )
 def test_mistakes_are_named(config, message):
-    found = counts.from_text(b"a a a a\na a a a\n", 2)
+    found = count(b"a a a a\na a a a\n", 2)
     with pytest.raises(UserError, match=message):
         estimate(found, config)
 
@@ -277,18 +271,18 @@ def test_mistakes_are_named(config, message):
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_a_text_of_one_word_makes_a_model(smoothing):
     config = NGramConfig(order=5, smoothing=smoothing, discount_fallback=(0.5,))
-    model = estimate(counts.from_text(b"word", 5), config, held_out=np.array([BOS, 3, EOS]))
+    model = estimate(count(b"word", 5), config, held_out=np.array([BOS, 3, EOS]))
     assert probability(model, "word", "<s>") > 0.3
 
 
 def test_estimation_leaves_the_counts_alone():
-    found = counts.from_text(TOY * 3, 3)
+    found = count(TOY * 3, 3)
     before = [level.copy() for level in (*found.counts, *found.suffixes)]
     for smoothing in SMOOTHINGS:
         estimate(
             found,
             NGramConfig(order=3, smoothing=smoothing, prune=(0, 1), discount_fallback=(0.5,)),
-            to_stream([[3, 4]]),
+            mark([3, 4]),
         )
     for old, new in zip(before, (*found.counts, *found.suffixes), strict=True):
         np.testing.assert_array_equal(old, new)

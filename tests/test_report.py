@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lm_jax.evaluation.row import Difference, Metric, Row
 from lm_jax.progress import LiveLine, MetricWriter, Reporter, read_metrics
-from lm_jax.report import html, table
+from lm_jax.report import html, sweep, table
 
 ROW = Row(
     model="runs/<gpt>", family="gpt", task="causal", step=7, split="test", documents=3,
@@ -72,7 +72,7 @@ def test_rows_of_another_task_show_their_own_headline(tmp_path):
 
 
 def test_nothing_is_cut_where_the_output_is_not_a_terminal(capsys, tmp_path):
-    name = "runs/" + "a-very-long-name-of-a-directory/" * 8
+    name = "runs/[red]" + "a-very-long-name-of-a-directory/" * 8
     row = dataclasses.replace(ROW, model=name, split=name)
     table.print_rows([row])
     [line] = [line for line in capsys.readouterr().out.splitlines() if "1,234" in line]
@@ -82,6 +82,22 @@ def test_nothing_is_cut_where_the_output_is_not_a_terminal(capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert ("x " * 300).rstrip() in lines
     assert "·" * 80 in lines
+
+
+def test_settings_of_a_sweep_compare_in_the_first_metric_that_all_have(capsys):
+    lacking = dataclasses.replace(
+        ROW, metrics=ROW.metrics | {"bits_per_byte": Metric(None, None, "no bits per byte: ...")}
+    )
+    whole = sweep.Cell({"a": "1"}, {0: [ROW], 1: [ROW]})
+    partly = sweep.Cell({"a": "2"}, {0: [ROW], 1: [lacking]})
+    assert sweep.compared_metric([whole, whole]) == "bits_per_byte"
+    assert sweep.compared_metric([whole, partly]) == "nats_per_token"
+    assert sweep.compared_metric([whole, sweep.Cell({"a": "3"}, {0: [LABELLED]})]) == "bits_per_byte"
+    assert sweep.compared_metric([sweep.Cell({"a": "4"}, error="no")]) == ""
+    sweep.print_cells([whole, partly])
+    shown = capsys.readouterr().out
+    assert "test nats/token" in shown
+    assert "+0.0000 ± 0.0000" in shown
 
 
 def test_the_report_is_one_page_that_needs_nothing_else():

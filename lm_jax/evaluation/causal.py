@@ -78,8 +78,8 @@ def _count(scored: ScoredText) -> _Sums:
 def _statistics(sums_D: _Sums) -> dict[str, Statistics]:
     """The statistics of each metric, the headline first.
 
-    Bits per byte compare whatever the tokens. The other metrics compare between models with the same number
-    of tokens of which the same number is unknown: otherwise one may have paid for more of the text.
+    Bits per byte compare between any two models. The other metrics compare between models with as many
+    tokens, of which as many are unknown: otherwise the two may not have scored the same part of the text.
     """
     same = ("tokens", "oov")
     nats, tokens = sums_D.nats, sums_D.tokens
@@ -105,6 +105,6 @@ def _reasons(sums_D: _Sums, complete: bool) -> dict[str, str]:
         reasons["word_perplexity"] = "no word perplexity: the text has no words"
     if not complete:
         oov = int(sums_D.oov.sum())
-        unpaid = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
-        reasons["bits_per_byte"] = f"no bits per byte: {unpaid} was not paid for"
+        unscored = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
+        reasons["bits_per_byte"] = f"no bits per byte: {unscored} is not scored"
     return reasons

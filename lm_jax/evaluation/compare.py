@@ -1,4 +1,4 @@
-"""Is one model better than another on the same text? One comparison for all metrics."""
+"""Whether one model is better than another on the same text, in any metric."""
 
 from collections.abc import Sequence
 

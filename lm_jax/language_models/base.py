@@ -95,7 +95,7 @@ class LabelledText(NamedTuple):
 
 
 class LanguageModel(Protocol):
-    """What every model has. What it can do besides is told by its capabilities, such as `Scores`.
+    """What every model has. Its methods belong to its capabilities, such as `Scores`.
 
     Attributes:
         family: the name of its kind, such as "gpt".

@@ -1,7 +1,7 @@
 """Self-attention: its cores, masks, rotary positions and cache. Shape letters are those of `layers.py`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -107,41 +107,66 @@ def rotary(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTHK.dtype)
 
 
-# A core maps (q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop) to weighted sums of values [B, T, H, K].
-# Head h reads the keys and values of head h // (H / G). A query looks where the mask is true (axes of size 1
-# broadcast; None is true everywhere) and, with is_causal, where S is T, at no later position. `drop`, where
-# given, is applied to the probabilities [B, H, T, S].
 Drop = Callable[[jax.Array], jax.Array]
-AttentionCore = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, bool, Drop | None], jax.Array]
+
+
+class AttentionCore(Protocol):
+    """How queries meet keys. A model calls one core whether it reads whole rows or goes on from a cache.
+
+    Args:
+        q_BTHK: queries.
+        k_BGSK: keys; key s is that of position s. Query head h reads key head h // (H / G).
+        v_BGSK: values.
+        mask_BHTS: true where a query may attend; axes of size 1 broadcast. None: true everywhere.
+        is_causal: query t attends to no key after t; only where S is T and queries start at position 0.
+        position_BT: positions of the queries; one row may stand for all.
+        drop: dropout, applied to the probabilities [B, H, T, S].
+
+    Returns:
+        Weighted sums of values [B, T, H, K] in the dtype of v.
+    """
+
+    def __call__(
+        self,
+        q_BTHK: jax.Array,
+        k_BGSK: jax.Array,
+        v_BGSK: jax.Array,
+        mask_BHTS: jax.Array | None = None,
+        *,
+        is_causal: bool = False,
+        position_BT: jax.Array | None = None,
+        drop: Drop | None = None,
+    ) -> jax.Array:
+        """Attends."""
+        ...
 
 
 def full_attention(
     q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    v_BSGK: jax.Array,
+    k_BGSK: jax.Array,
+    v_BGSK: jax.Array,
     mask_BHTS: jax.Array | None = None,
+    *,
     is_causal: bool = False,
+    position_BT: jax.Array | None = None,
     drop: Drop | None = None,
+    bias_BHTS: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot products of every query with every key (Vaswani et al. 2017, equation 1), as a core.
 
-    Scores and their softmax are float32.
+    Scores and their softmax are float32. A core of one's own that adds to the scores computes `bias_BHTS`
+    from the positions and calls this one.
     """
-    if is_causal:
-        mask_BHTS = _both(mask_BHTS, causal_mask(jnp.arange(q_BTHK.shape[1])[None], k_BSGK.shape[1]))
-    return _attend(q_BTHK, k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2), mask_BHTS, drop)
-
-
-def _attend(
-    q_BTHK: jax.Array, k_BGSK: jax.Array, v_BGSK: jax.Array, mask_BHTS: jax.Array | None, drop: Drop | None
-) -> jax.Array:
-    """`full_attention` to keys and values in the order of a cache."""
     (B, T, H, K), (G, S) = q_BTHK.shape, k_BGSK.shape[1:3]
-    # Heads that share keys and values count as further queries: a fifth axis would cost XLA's CPU backend a
-    # tenth of the time, even where none are shared.
+    if is_causal:
+        mask_BHTS = _both(mask_BHTS, causal_mask(jnp.arange(T)[None], S))
+    # Heads that share keys and values count as further queries: a fifth axis is slower on XLA's CPU backend,
+    # even where none are shared.
     q_BGMK = q_BTHK.reshape(B, T, G, -1, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)
     scores_BGMS = jnp.einsum("BGMK,BGSK->BGMS", q_BGMK, k_BGSK, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BGMS.reshape(B, H, T, S) * K**-0.5
+    if bias_BHTS is not None:
+        scores_BHTS += bias_BHTS
     if mask_BHTS is not None:
         scores_BHTS = jnp.where(mask_BHTS, scores_BHTS, jnp.finfo(jnp.float32).min)
     if drop is None:
@@ -187,52 +212,61 @@ _mean_of_values.defvjp(_mean_of_values_forward, _mean_of_values_backward)
 
 def block_causal_attention(
     q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    v_BSGK: jax.Array,
+    k_BGSK: jax.Array,
+    v_BGSK: jax.Array,
     mask_BHTS: jax.Array | None = None,
+    *,
     is_causal: bool = False,
+    position_BT: jax.Array | None = None,
     drop: Drop | None = None,
     block: int = 128,
 ) -> jax.Array:
-    """`full_attention` by blocks of queries, each with the keys up to its last query: the rest is skipped.
+    """`full_attention` by blocks of queries, each with the keys up to its last query only.
 
-    For a CPU: with its gradient it is 1.1 to 2.1 times as fast there, for rows of 256 to 1,024 tokens on one
-    core (benchmarks/attention.py). Blocks of 64 or 256 are slower in bfloat16 or in float32.
+    Faster on a CPU for rows of 256 tokens and more (benchmarks/attention.py, which also chose the block).
     """
     if not is_causal:
-        return full_attention(q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop)
+        return full_attention(q_BTHK, k_BGSK, v_BGSK, mask_BHTS, drop=drop)
     T, pieces = q_BTHK.shape[1], []
     mask_BHTS = _whole(mask_BHTS, T, T)
     for start in range(0, T, block):
         stop = min(start + block, T)
         mask = None if mask_BHTS is None else mask_BHTS[:, :, start:stop, :stop]
         mask = _both(mask, causal_mask(jnp.arange(start, stop)[None], stop))
-        q, k, v = q_BTHK[:, start:stop], k_BSGK[:, :stop], v_BSGK[:, :stop]
+        q, k, v = q_BTHK[:, start:stop], k_BGSK[:, :, :stop], v_BGSK[:, :, :stop]
         pieces.append(full_attention(q, k, v, mask, drop=drop))
     return jnp.concatenate(pieces, axis=1)
 
 
 def fused_attention(
     q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    v_BSGK: jax.Array,
+    k_BGSK: jax.Array,
+    v_BGSK: jax.Array,
     mask_BHTS: jax.Array | None = None,
+    *,
     is_causal: bool = False,
+    position_BT: jax.Array | None = None,
     drop: Drop | None = None,
 ) -> jax.Array:
-    """`jax.nn.dot_product_attention`: cuDNN's flash attention where it applies, else XLA's own.
+    """`jax.nn.dot_product_attention` for whole rows: cuDNN's flash attention where it applies, else XLA's.
 
-    cuDNN's never keeps a [T, S] array, and is for reading rows from their start on a GPU in bfloat16.
+    cuDNN's keeps no [T, S] array. It is used for causal reading on a GPU in bfloat16. Where S is not T, as
+    with a cache, this is `full_attention`.
+
+    Raises:
+        UserError: `drop` is given.
     """
     if drop is not None:
         raise UserError("fused attention cannot drop probabilities", "use dropout=0, or attention=full")
-    T, S, K = q_BTHK.shape[1], k_BSGK.shape[1], q_BTHK.shape[3]
+    T, S, K = q_BTHK.shape[1], k_BGSK.shape[2], q_BTHK.shape[3]
+    if T != S:
+        return full_attention(q_BTHK, k_BGSK, v_BGSK, mask_BHTS)
     flash = runtime.platform() == "gpu" and q_BTHK.dtype == jnp.bfloat16 and is_causal
     flash = flash and K <= 128 and K % 8 == 0 and (mask_BHTS is None or T % 2 == 0)  # what cuDNN takes
     return jax.nn.dot_product_attention(
         q_BTHK,
-        k_BSGK,
-        v_BSGK,
+        k_BGSK.swapaxes(1, 2),
+        v_BGSK.swapaxes(1, 2),
         mask=_whole(mask_BHTS, T, S),
         is_causal=is_causal,
         implementation="cudnn" if flash else "xla",
@@ -257,16 +291,20 @@ def _whole(mask_BHTS: jax.Array | None, T: int, S: int) -> jax.Array | None:
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2), with one product for q, k and v.
 
+    The kernel `qkv` is [D, M + 2, G, K] and its bias [M + 2, G, K]: for each of G heads of keys and values,
+    the M = H / G heads of queries that share it, then the keys, then the values. Query head h = g * M + m.
+    So a mesh can divide the heads among devices without moving queries, keys or values.
+
     Attributes:
-        num_heads: heads of queries.
+        num_heads: H, heads of queries.
         dtype: of computation.
         dropout: of the probabilities, in training.
-        out_init: first values of the output's kernel.
-        num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads heads of queries
+        out_init: initializer of the output's kernel.
+        num_kv_heads: G, heads of keys and values, each shared by num_heads / num_kv_heads heads of queries
             (Ainslie et al. 2023); 0: as many as of queries.
-        use_bias: whether products have one.
-        rope_theta: the base of `rotary`; 0: positions are not looked at.
-        core: how queries meet keys; one of `ATTENTIONS`.
+        use_bias: whether the products have biases.
+        rope_theta: the base of `rotary`; 0: queries and keys are not rotated.
+        core: how queries meet keys; one of `ATTENTIONS`, or one's own.
     """
 
     num_heads: int
@@ -292,28 +330,31 @@ class SelfAttention(nn.Module):
 
         Args:
             x_BTD: what is read.
-            mask_BHTS: true where a query may look; axes of size 1 broadcast. S is T, or the capacity.
+            mask_BHTS: true where a query may attend; axes of size 1 broadcast. S is T, or the capacity.
             cache: keys and values of earlier calls.
-            position_BT: each token's place: where its key and value go in the cache, and how far it is
-                turned. One row may stand for all where there is no cache.
-            is_causal: no query looks at a later position; only without a cache.
+            position_BT: each token's position: where its key and value go in the cache, and the angle of its
+                rotation. One row may stand for all where there is no cache. None: 0 to T - 1.
+            is_causal: no query attends to a later position; only without a cache.
             train: whether attention probabilities are dropped.
 
         Returns:
             The result [B, T, D], and the cache with x's keys and values in it.
         """
-        q_BTHK, k_BSGK, v_BSGK = self._heads(x_BTD)
+        if position_BT is None:
+            position_BT = jnp.arange(x_BTD.shape[1])[None]
+        q_BTHK, k_BTGK, v_BTGK = self._heads(x_BTD)
         if self.rope_theta:
-            assert position_BT is not None
-            q_BTHK, k_BSGK = (rotary(y, position_BT, self.rope_theta) for y in (q_BTHK, k_BSGK))
-        drop = Dropout(self.dropout) if train and self.dropout else None
-        if cache is not None:
-            assert position_BT is not None
-            assert not is_causal
-            cache = write_cache(cache, k_BSGK, v_BSGK, position_BT)
-            y_BTHK = _attend(q_BTHK, *cache, mask_BHTS, drop)
+            q_BTHK, k_BTGK = (rotary(y, position_BT, self.rope_theta) for y in (q_BTHK, k_BTGK))
+        if cache is None:
+            k_BGSK, v_BGSK = k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
         else:
-            y_BTHK = self.core(q_BTHK, k_BSGK, v_BSGK, mask_BHTS, is_causal, drop)
+            assert not is_causal
+            cache = write_cache(cache, k_BTGK, v_BTGK, position_BT)
+            k_BGSK, v_BGSK = cache
+        drop = Dropout(self.dropout) if train and self.dropout else None
+        y_BTHK = self.core(
+            q_BTHK, k_BGSK, v_BGSK, mask_BHTS, is_causal=is_causal, position_BT=position_BT, drop=drop
+        )
         y_BTD = Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, name="out")(
             y_BTHK.reshape(x_BTD.shape)
         )
@@ -327,7 +368,25 @@ class SelfAttention(nn.Module):
                 f"a width of {D} does not divide into {H} heads, or these among {G} of keys and values",
                 "make d_model a multiple of num_heads, and that one of num_kv_heads",
             )
-        K = D // H
-        qkv = Dense((H + 2 * G) * K, self.dtype, use_bias=self.use_bias, name="qkv")(x_BTD)
-        q, k, v = jnp.split(qkv, [H * K, (H + G) * K], axis=-1)
-        return q.reshape(B, T, H, K), k.reshape(B, T, G, K), v.reshape(B, T, G, K)
+        M, K = H // G, D // H
+        qkv = Dense((M + 2, G, K), self.dtype, use_bias=self.use_bias, name="qkv")(x_BTD)
+        q_BTHK = qkv[:, :, :M].swapaxes(2, 3).reshape(B, T, H, K)
+        return q_BTHK, qkv[:, :, M], qkv[:, :, M + 1]
+
+
+def split_fused_heads(qkv: jax.Array, num_heads: int, num_kv_heads: int) -> jax.Array:
+    """A fused kernel or bias in the layout of `SelfAttention`.
+
+    Args:
+        qkv: [..., (H + 2 G) K]: columns of all query heads, then of all key heads, then of all value heads.
+        num_heads: H.
+        num_kv_heads: G.
+
+    Returns:
+        [..., M + 2, G, K].
+    """
+    *rest, width = qkv.shape
+    G, M = num_kv_heads, num_heads // num_kv_heads
+    heads = qkv.reshape(*rest, num_heads + 2 * G, width // (num_heads + 2 * G))
+    queries = heads[..., :num_heads, :].reshape(*rest, G, M, -1).swapaxes(-3, -2)
+    return jnp.concatenate([queries, heads[..., num_heads:, :].reshape(*rest, 2, G, -1)], axis=-3)

@@ -19,11 +19,13 @@ from lm_jax import runtime
 from lm_jax.errors import UserError
 from lm_jax.models.attention import (
     ATTENTIONS,
+    AttentionCore,
     KeyValueCache,
     LayerCache,
     SelfAttention,
     causal_mask,
     segment_mask,
+    split_fused_heads,
 )
 from lm_jax.models.base import Cost, ModelConfig
 from lm_jax.models.layers import MLP, Dropout, Embed, LayerNorm, SwiGLU
@@ -86,6 +88,10 @@ class GPTConfig(ModelConfig):
     def mlp_width(self) -> int:
         """`d_ff`, or what 0 stands for; with swiglu rounded up to a multiple of 8."""
         return self.d_ff or (8 * math.ceil(self.d_model / 3) if self.mlp == "swiglu" else 4 * self.d_model)
+
+    def attention_core(self) -> AttentionCore:
+        """How queries meet keys, here and with a cache. A subclass returns its own; see `AttentionCore`."""
+        return ATTENTIONS[self.attention]
 
     def check(self) -> None:
         """Raises UserError for a value that no model can have, or two that do not go together."""
@@ -208,7 +214,7 @@ class Block(nn.Module):
             num_kv_heads=c.num_kv_heads,
             use_bias=c.use_bias,
             rope_theta=c.rope_theta if c.position == "rope" else 0.0,
-            core=ATTENTIONS[c.attention],
+            core=c.attention_core(),
             name="attention",
         )
         mlp = _MLPS[c.mlp](c.mlp_width, dtype, out_init, c.use_bias, name="mlp")
@@ -403,6 +409,22 @@ def convert_layers(variables: Any, scan_layers: bool) -> Any:
         num_layers = jax.tree.leaves(stacked)[0].shape[0]
         params |= {f"layer_{i}": layer for i, layer in enumerate(_unstack(stacked, num_layers))}
     return {**variables, "params": params}
+
+
+def split_fused_qkv(tree: Any, config: GPTConfig) -> Any:
+    """Parameters of format 1, whose `qkv` was one matrix [D, (H + 2 G) K], in today's layout.
+
+    Args:
+        tree: anything with the parameters' names: variables, gradients or moments, layers stacked or not.
+        config: the model's.
+    """
+
+    def split(path: tuple[Any, ...], x: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        is_fused = name.endswith(("qkv/kernel", "qkv/bias"))
+        return split_fused_heads(x, config.num_heads, config.kv_heads) if is_fused else x
+
+    return jax.tree_util.tree_map_with_path(split, tree)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -24,11 +24,12 @@ from lm_jax.models.products import again, matmul, matmul_of
 class Dense(nn.Module):
     """`x @ kernel + bias`, through which every product with a weight matrix goes.
 
-    Parameters are float32: `kernel` [I, O] and `bias` [O]; the product is computed in `dtype`. Where there is
-    an `activation`, x passes through it first, and again for the gradient: what it makes of x is not kept.
+    Parameters are float32: `kernel` [I, O] and `bias` [O], where O is one axis or several; the product is
+    computed in `dtype`. An `activation` is applied to x first, and again in the backward pass, so that its
+    result is not kept.
     """
 
-    features: int
+    features: int | tuple[int, ...]
     dtype: jnp.dtype = jnp.float32
     kernel_init: Initializer = nn.initializers.normal(0.02)
     use_bias: bool = True
@@ -37,13 +38,13 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., I] to [..., O]."""
-        kernel_IO = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        shape = (self.features,) if isinstance(self.features, int) else self.features
+        kernel_IO = self.param("kernel", self.kernel_init, (x.shape[-1], *shape))
         product = matmul if self.activation is None else partial(matmul_of, self.activation)
         y = product(x.astype(self.dtype), kernel_IO)
         if self.use_bias:
             # Added before y is rounded: in bfloat16 the sum that is the bias's gradient is slow on a CPU.
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
+            y += jnp.expand_dims(self.param("bias", nn.initializers.zeros, shape), tuple(range(x.ndim - 1)))
         return y.astype(self.dtype)
 
 

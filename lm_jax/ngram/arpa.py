@@ -18,12 +18,13 @@ from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.query import UNSEEN, Index
 from lm_jax.ngram.trie import Trie
 from lm_jax.ngram.vocabulary import SPECIALS, Progress, Vocabulary, open_binary
-from lm_jax.ngram.word_table import END_MARK, Words, WordTable, split
+from lm_jax.text.word_table import NEWLINE, Words, WordTable, split
 
 __all__ = ["read", "write"]
 _BLOCK = 1 << 20  # bytes read at a time
 _LONGEST_LINE = 1 << 24
 _ROWS = 1 << 15  # n-grams looked up at a time
+_IS_SPACE = np.isin(np.arange(256), [*b"\0\t\r\n "])  # KenLM's kARPASpaces: words may hold \v and \f
 _MISSING_UNK = -100.0  # log10 p(<unk>) where the file has none, as in KenLM
 
 
@@ -41,7 +42,7 @@ def read(path: str | os.PathLike, progress: Progress | None = None) -> NGramMode
         lines = _Lines(file, os.fspath(path))
         sizes = _read_sizes(lines)
         vocabulary, unigrams = _read_unigrams(lines, sizes[0])
-        table = WordTable(vocabulary.words, {})
+        table = WordTable({word: i for i, word in enumerate(vocabulary.words)})
         sections = [unigrams]
         for n, size in enumerate(sizes[1:], 2):
             sections.append(_read_section(lines, n, size, table.find))
@@ -146,10 +147,10 @@ def _parse(
     lines: _Lines, text: bytes, n: int, line: int, find: Callable[[Words], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The words, probabilities and back-offs of some lines, of which the first has the number `line`."""
-    fields = split(text)
-    is_end = (fields.sizes == 1) & (np.frombuffer(fields.text, np.uint8)[fields.starts] == END_MARK[0])
+    fields = split(text, _IS_SPACE)
+    is_end = (fields.sizes == 1) & (np.frombuffer(fields.text, np.uint8)[fields.starts] == NEWLINE[0])
     ends = np.flatnonzero(is_end)
-    begins = np.concatenate([[0], ends[:-1] + 2])  # a line's end is two marks
+    begins = np.concatenate([[0], ends[:-1] + 1])
     has_backoff = ends - begins == n + 2
 
     def refuse(wrong: np.ndarray | np.bool_, cause: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.ngram import memory
 from lm_jax.ngram.trie import Trie, pieces
-from lm_jax.ngram.vocabulary import BOS, EOS, Progress, Source, Vocabulary, estimate_tokens, limit, read
+from lm_jax.ngram.vocabulary import BOS, EOS, SPECIALS, Progress, Vocabulary
 
 MAX_ORDER = 8
 _BLOCK = 1 << 16  # positions that are sorted by their bytes at a time
@@ -31,8 +31,9 @@ class NGramCounts(NamedTuple):
         trie: the n-grams. All words of the vocabulary are unigrams, seen or not.
         counts: by order (index n - 1), int32 occurrences of each n-gram.
         suffixes: by order from 2 (index n - 2), int32 id of each n-gram without its first word.
-        last: the ids, by order, of the n-grams that come last when words are compared from the last to the
-            first; none that would reach across a `<s>`. (lmplz treats them unlike all others.)
+        last: by order, the id of the n-gram that comes last when words are compared from the last to the
+            first, in the order of their first appearance; none that would begin before a `<s>`. (lmplz treats
+            these n-grams unlike all others.)
     """
 
     vocabulary: Vocabulary
@@ -47,42 +48,13 @@ class NGramCounts(NamedTuple):
         return self.trie.order
 
 
-def from_text(
-    source: Source,
-    order: int,
-    *,
-    min_count: int = 1,
-    max_size: int | None = None,
-    literal_unk: bool = False,
-    progress: Progress | None = None,
-) -> NGramCounts:
-    """Count the n-grams of white-space separated text, each line a sentence.
-
-    Args:
-        source: the text as bytes, or the path of a file of it (.gz too).
-        order: the highest order.
-        min_count: words seen less often become `<unk>`.
-        max_size: how many words, the most frequent, are not `<unk>`.
-        literal_unk: count `<unk>` in the text as the unknown word instead of refusing it.
-        progress: hears how far the work is.
-
-    Raises:
-        UserError: see `vocabulary.read` and `count`.
-    """
-    _check_memory(estimate_tokens(source), order)
-    vocabulary, stream = read(source, literal_unk, progress)
-    if min_count > 1 or max_size is not None:
-        vocabulary, stream = limit(vocabulary, stream, min_count, max_size)
-    return count(stream, vocabulary, order, progress)
-
-
 def count(
     stream: np.ndarray, vocabulary: Vocabulary, order: int, progress: Progress | None = None
 ) -> NGramCounts:
     """Count the n-grams of a stream.
 
     Args:
-        stream: ids of whole sentences, each `<s> word ... word </s>`; `vocabulary.mark` makes one.
+        stream: ids of whole sentences, each `<s> word ... word </s>`.
         vocabulary: the words of the ids.
         order: the highest order, 1 to 8.
         progress: hears how far the work is.
@@ -91,6 +63,7 @@ def count(
         UserError: the order is out of range, the stream is empty or not one, or the memory is too small.
     """
     stream = _check(stream, len(vocabulary), order)
+    _check_memory(len(stream), order)
     splitter = _Splitter(stream, len(vocabulary), order)
     if order > 1:
         splitter.run(progress)
@@ -109,7 +82,9 @@ def _check(stream: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
         raise UserError("the text is empty", "give text of at least one line")
     begins, ends = np.flatnonzero(stream == BOS), np.flatnonzero(stream == EOS)
     if begins[:1].tolist() != [0] or not np.array_equal(np.append(begins[1:], len(stream)), ends + 1):
-        raise UserError("the ids are not sentences of <s> word ... word </s>", "join them by vocabulary.mark")
+        raise UserError(
+            "the ids are not sentences of <s> word ... word </s>", "begin each with <s>, and end it with </s>"
+        )
     if stream.min() < 0 or stream.max() >= vocab_size:
         raise UserError(
             f"ids from {stream.min()} to {stream.max()} for a vocabulary of {vocab_size} words",
@@ -119,7 +94,6 @@ def _check(stream: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
         raise UserError(
             f"a text of {len(stream)} words is too long for 32-bit positions", "give a part of it"
         )
-    _check_memory(len(stream), order)
     return np.ascontiguousarray(stream, np.int32)
 
 
@@ -261,11 +235,18 @@ def _radix_argsort(keys: np.ndarray) -> np.ndarray:
 
 
 def _last_words(stream: np.ndarray, order: int) -> np.ndarray:
-    """The words of the last n-gram when words are compared from the last to the first."""
-    at = np.flatnonzero(stream == stream.max())
-    words = [stream[at[0]]]
+    """The words of the last n-gram when words are compared from the last to the first.
+
+    The order of words is that of lmplz's ids: `<unk>`, `<s>`, `</s>`, then by their first appearance.
+    """
+    rank = np.full(stream.max() + 1, -1 - len(SPECIALS), np.int32)
+    # Of several values for one word, numpy keeps the last: the word's first appearance.
+    rank[stream[::-1]] = np.arange(len(stream), 0, -1, dtype=np.int32)
+    rank[: len(SPECIALS)] = np.arange(-len(SPECIALS), 0)
+    words = [int(rank.argmax())]
+    at = np.flatnonzero(stream == words[0])
     while len(words) < order and words[-1] != BOS:
-        at = at - 1
-        at = at[stream[at] == stream[at].max()]
-        words.append(stream[at[0]])
+        before = stream.take(at - 1)
+        words.append(int(before[rank.take(before).argmax()]))
+        at = at[before == words[-1]] - 1
     return np.array(words[::-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lm_jax.ngram.word_table import Words, eight_bytes
+from lm_jax.text.word_table import Words, eight_bytes
 
 _LONGEST = 15  # characters of a number that is read here: its digits fit into the 53 bits of a float64
 _POWERS = 10.0 ** np.arange(_LONGEST + 1)

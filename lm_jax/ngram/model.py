@@ -14,7 +14,7 @@ from lm_jax.errors import UserError
 from lm_jax.ngram import array_file
 from lm_jax.ngram.query import OUTSIDE, UNSEEN, Matcher
 from lm_jax.ngram.trie import Trie
-from lm_jax.ngram.vocabulary import BOS, EOS, UNK, Vocabulary
+from lm_jax.ngram.vocabulary import BOS, Vocabulary
 
 LN_10 = float(np.log(10.0))
 _FORMAT = "lm_jax n-gram model 1"
@@ -26,17 +26,10 @@ class Scores(NamedTuple):
     Attributes:
         log_probs: float64 log p(word | words before it in the sentence), in nats; 0 at `<s>`, which is given.
         matched: int8 order of the longest n-gram that ends at the word and is in the model; 0 at `<s>`.
-        oov: where the word is `<unk>`.
     """
 
     log_probs: np.ndarray
     matched: np.ndarray
-    oov: np.ndarray
-
-    def perplexity(self, with_oov: bool = True) -> float:
-        """exp(-mean log probability) of the words, `</s>` among them and `<s>` not."""
-        counted = (self.matched > 0) & (with_oov | ~self.oov)
-        return float(np.exp(-self.log_probs[counted].mean()))
 
 
 class NGramModel:
@@ -82,13 +75,13 @@ class NGramModel:
         """Score every word of a stream given the words before it in its sentence.
 
         Args:
-            stream: ids of `<s> word ... word </s> <s> ...`, as `Vocabulary.encode` and `mark` make them.
+            stream: ids of `<s> word ... word </s> <s> ...`.
 
         Raises:
             UserError: an id is not of this vocabulary.
         """
         stream = self._check(stream)
-        scores = Scores(np.zeros(len(stream)), np.zeros(len(stream), np.int8), stream == UNK)
+        scores = Scores(np.zeros(len(stream)), np.zeros(len(stream), np.int8))
         for piece, ids in self._matcher.match(stream):
             rows = np.flatnonzero(stream[piece] != BOS)
             log10, matched = scores.log_probs[piece], scores.matched[piece]
@@ -136,37 +129,6 @@ class NGramModel:
     @functools.cached_property
     def _unigrams(self) -> np.ndarray:
         return 10.0 ** self.log10_probs[0].astype(np.float64)
-
-    def sample(
-        self,
-        history: Sequence[int] | np.ndarray,
-        max_words: int,
-        generator: np.random.Generator,
-        *,
-        temperature: float = 1.0,
-        without: Sequence[int] = (UNK,),
-    ) -> list[int]:
-        """Draw words one after the other, up to and with `</s>`, or till there is none to draw.
-
-        Args:
-            history: ids of the words before; see `next_distribution`.
-            max_words: stop after so many.
-            generator: of random numbers.
-            temperature: below 1 likely words become likelier; 0 takes the likeliest.
-            without: ids that are never drawn.
-        """
-        drawn: list[int] = []
-        while len(drawn) < max_words and drawn[-1:] != [EOS]:
-            probs = self.next_distribution([*history, *drawn])
-            probs[list(without)] = 0.0
-            if not probs.any():
-                break
-            if temperature == 0:
-                drawn.append(int(probs.argmax()))
-                continue
-            weights = np.power(probs / probs.max(), 1.0 / temperature)
-            drawn.append(int(generator.choice(len(weights), p=weights / weights.sum())))
-        return drawn
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the model to a file, of 16 bytes an n-gram and 8 for those of the highest order at most."""

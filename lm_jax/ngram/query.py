@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lm_jax.ngram.hashing import IdTable, mix
 from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS
+from lm_jax.text.hashing import IdTable, mix
 
 UNSEEN, OUTSIDE = -1, -2  # instead of an id: the n-gram is not in the tree; it would begin before the <s>
 _PIECE = 1 << 16  # words of text at a time

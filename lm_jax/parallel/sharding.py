@@ -25,9 +25,10 @@ RULES: tuple[tuple[str, P], ...] = (
     # these divided by fsdp, XLA would gather what was looked up for all rows before it divides it again.
     (r"(token_embedding|head)/embedding$", P(("tensor", "fsdp"), None)),
     (r"embedding$", P(None, "fsdp")),  # of positions
-    # A block's two products: split by what is made, then by what is read, with one sum at the end (Shoeybi
-    # et al. 2019, section 3).
-    (r"(qkv|query|key|value|gate|up|head)/kernel$", P("fsdp", "tensor")),
+    # A block's two products: split by outputs, then by inputs, with one sum at the end (Shoeybi et al. 2019,
+    # section 3). Queries, keys and values are split by heads: [D, slot, head, feature].
+    (r"(qkv|query|key_value)/kernel$", P("fsdp", None, "tensor", None)),
+    (r"(gate|up|head)/kernel$", P("fsdp", "tensor")),
     (r"(out|down)/kernel$", P("tensor", "fsdp")),
     # Read at every token: sharing it out would cost a message each time.
     (r"recurrent$|projection$", P()),

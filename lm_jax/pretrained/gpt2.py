@@ -1,5 +1,6 @@
 """GPT-2 as transformers keeps it: names of weights, and the fields of its config.json."""
 
+import math
 from typing import Any
 
 from lm_jax.errors import UserError
@@ -47,6 +48,13 @@ def ignored(config: GPTConfig) -> frozenset[str]:
     """Names that may be there and add nothing."""
     masks = {name.format(i) for name in BUFFERS for i in range(config.num_layers)}
     return frozenset(masks | (set(HEAD.values()) if config.tied_head else set()))
+
+
+def their_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The published shape of our parameter: q, k and v of all heads are columns of c_attn, in our order."""
+    return {"kernel": (*shape[:1], math.prod(shape[1:])), "bias": (math.prod(shape),)}.get(
+        name.partition("/qkv/")[2], shape
+    )
 
 
 def read_config(values: dict[str, Any], source: str) -> GPTConfig:

@@ -82,8 +82,10 @@ def read(directory: pathlib.Path) -> Pretrained:
         )
     names = weights.expand(gpt2.rules(config), config.num_layers)
     shapes = {name: leaf.shape for name, leaf in _flat(_abstract_params(config)).items()}
-    arrays = weights.read(directory, names, shapes, gpt2.ignored(config), gpt2.PREFIX)
-    params = flax.traverse_util.unflatten_dict({k: jnp.asarray(v) for k, v in arrays.items()}, sep="/")
+    their_shapes = {name: gpt2.their_shape(name, shape) for name, shape in shapes.items()}
+    arrays = weights.read(directory, names, their_shapes, gpt2.ignored(config), gpt2.PREFIX)
+    flat = {name: jnp.asarray(array.reshape(shapes[name])) for name, array in arrays.items()}
+    params = flax.traverse_util.unflatten_dict(flat, sep="/")
     return Pretrained(config, {"params": params}, tokenizer)
 
 
@@ -146,7 +148,8 @@ def _their_arrays(config: GPTConfig, params: Any) -> dict[str, np.ndarray]:
             np.asarray(flat[ours], np.float32) if ours in flat else np.zeros(shapes[ours].shape, np.float32)
         )
         name = theirs if theirs in gpt2.HEAD.values() else gpt2.PREFIX + theirs
-        arrays[name] = array[: config.vocab_size] if ours in _BY_TOKEN else array
+        array = array[: config.vocab_size] if ours in _BY_TOKEN else array
+        arrays[name] = array.reshape(gpt2.their_shape(ours, array.shape))
     return arrays
 
 

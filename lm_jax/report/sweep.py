@@ -21,9 +21,9 @@ class Cell:
 
     Attributes:
         values: dotted field name -> text, as on the command line.
-        rows: seed -> the rows of its results, "valid" and "test".
+        rows: seed -> the rows of its results.json.
         curves: seed -> its lines of metrics.jsonl.
-        error: why there are no results; "" where there are.
+        error: why there are no results; "" where there are some.
     """
 
     values: Mapping[str, str]
@@ -39,7 +39,7 @@ class Cell:
     def scores(self, split: str, metric: str) -> dict[int, float]:
         """Each seed's value of a metric on a part; without the seeds that have none."""
         found = {seed: row for seed, rows in self.rows.items() for row in rows if row.split == split}
-        values = {seed: row.metrics[metric].value for seed, row in found.items()}
+        values = {seed: row.metrics[metric].value for seed, row in found.items() if metric in row.metrics}
         return {seed: value for seed, value in values.items() if value is not None}
 
 
@@ -51,8 +51,10 @@ def compared_metric(cells: Sequence[Cell]) -> str:
     found = [row for cell in cells for rows in cell.rows.values() for row in rows]
     if not found:
         return ""
-    whole = (m for m in found[0].metrics if all(row.metrics[m].value is not None for row in found))
-    return next(whole, found[0].headline)
+    for metric in found[0].metrics:
+        if all(metric in row.metrics and row.metrics[metric].value is not None for row in found):
+            return metric
+    return found[0].headline
 
 
 def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lm_jax.evaluation.row import Row
@@ -56,8 +57,8 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.model,
-            row.split,
+            escape(row.model),
+            escape(row.split),
             f"{row.documents:,}",
             f"{row.counts[count]:,}",
             *(value(row, name) for name in others),

@@ -5,6 +5,7 @@ To add one: `@OPTIMIZERS.register("NAME")` or `@SCHEDULES.register("NAME")` abov
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,9 @@ def _adagrad(config: OptimizerConfig) -> optax.GradientTransformation:
 def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
     """Shazeer and Stern 2018, algorithm 4, with the constants given there."""
     return optax.chain(
-        optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+        _on_matrices(optax.scale_by_factored_rms()),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(),
     )
 
 
@@ -125,10 +128,31 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
     matrices = optax.chain(
         optax.trace(config.momentum, nesterov=True),
-        optax.stateless(_orthogonalise),
-        optax.stateless(match_adam),
+        _on_matrices(optax.chain(optax.stateless(_orthogonalise), optax.stateless(match_adam))),
     )
     return optax.partition({"muon": matrices, "adam": _adam(config)}, _muon_or_adam)
+
+
+def _on_matrices(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation, for which kernels with several output axes are matrices [..., inputs, outputs]."""
+
+    def flatten(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(_as_matrix, tree)
+
+    def init(params: Any) -> Any:
+        return inner.init(flatten(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        new, state = inner.update(flatten(updates), state, None if params is None else flatten(params))
+        return jax.tree.map(lambda new, old: new.reshape(old.shape), new, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _as_matrix(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+    """Projections to heads [..., inputs, slots, heads, width] flattened to [..., inputs, outputs]."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return x.reshape(*x.shape[:-3], -1) if re.search(r"(qkv|query|key_value)/kernel$", name) else x
 
 
 def _orthogonalise(tree: Any, params: Any = None) -> Any:
