@@ -1,22 +1,34 @@
-"""What every test shares: strict ranks, several CPU devices, and the folder of corpora and golden files."""
+"""What every test shares: strict ranks, several CPU devices, quick compilation, and the folder of corpora.
 
+Most of the suite's time is XLA's, which compiles the same tiny programs again and again. So the workers of
+one run share a cache of compiled programs, and programs are compiled without most of XLA's optimizations. A
+module whose subject is the optimized program imports the fixture `optimized` of `optimized.py`.
+"""
+
+import atexit
 import gc
 import os
 import pathlib
+import shutil
 import tempfile
 
 import pytest
 
+_CACHE = "LM_JAX_TESTS_CACHE"  # set by the first process of a run, for its workers and what they start
+if _CACHE not in os.environ:
+    os.environ[_CACHE] = tempfile.mkdtemp(prefix="lm_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ[_CACHE], ignore_errors=True)
+
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-# Runs of one tiny recipe compile the same programs again and again; and no test writes into the user's cache.
-os.environ["LM_JAX_CACHE"] = tempfile.mkdtemp(prefix="lm_jax_tests_")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["LM_JAX_CACHE"], "compiled"))
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ["LM_JAX_CACHE"] = os.environ[_CACHE]  # no test writes into the user's cache
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ[_CACHE], "compiled")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import jax  # behind the variables that it reads
+import jax  # noqa: E402 (behind the variables that it reads)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.special
 from golden_gpt2 import GOLDEN, golden_gpt2
-from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 from table_model import decoder, prompts
 from tiny_gpt import apply, shapes
 from tiny_gpt import decoder as model_decoder

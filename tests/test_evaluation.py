@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 
 from lm_jax import experiment
 from lm_jax.config import CountConfig

@@ -1,110 +1,105 @@
-"""Batches of examples: each example once an epoch, pure in the step, few shapes, shared by processes."""
+"""The examples: models and tasks in files outside the package train, resume, are opened and write text."""
 
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import tiny
+from interrupt import stopped_after
 
-from lm_jax.data.batches import Source
-from lm_jax.data.examples import Examples, Rows, held_out_examples, pad
-from lm_jax.errors import UserError
+from lm_jax import experiment, generate, user_code
+from lm_jax.data import pipeline
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.progress import read_metrics
 
-LENGTHS = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 80)), min_size=1, max_size=120)
-MAXIMA = (200, 50)
-LADDERS = ({16, 32, 64, 128, 200}, {16, 32, 50})
-
-
-def make(lengths, batch_size, seed=0, pool=3) -> Source[Rows]:
-    return Examples(np.array(lengths), MAXIMA, lambda rows: rows, batch_size, seed, pool)
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
-def real(rows):
-    return rows.indices[rows.weights == 1].tolist()
+def small(example, tmp_path):
+    """The example's model or task in a recipe that trains in a second."""
+    recipe = user_code.import_file(EXAMPLES / f"{example}.py").get_config()
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"))
+    if example == "alibi":
+        model = dataclasses.replace(recipe.model, num_layers=1, num_heads=2, d_model=16, dropout=0.1)
+        return dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, task=recipe.task)
 
 
-@given(lengths=LENGTHS, batch_size=st.integers(1, 9), seed=st.integers(0, 3), pool=st.integers(1, 5))
-def test_every_epoch_reads_each_example_once(lengths, batch_size, seed, pool):
-    source = make(lengths, batch_size, seed, pool)
-    assert source.steps_per_epoch == -(-len(lengths) // batch_size)
-    for epoch in range(3):
-        steps = range(epoch * source.steps_per_epoch, (epoch + 1) * source.steps_per_epoch)
-        batches = [source.batch(step) for step in steps]
-        assert sorted(i for rows in batches for i in real(rows)) == list(range(len(lengths)))
-        sizes = [len(real(rows)) for rows in batches]
-        assert max(sizes) - min(sizes) <= 1
-        for rows in batches:
-            assert rows.indices.shape == rows.weights.shape == (batch_size,)
-            assert rows.weights.dtype == np.float32
-
-
-@given(lengths=LENGTHS, batch_size=st.integers(1, 5), step=st.integers(0, 500), seed=st.integers(0, 3))
-def test_batches_are_functions_of_the_step_that_any_number_of_processes_shares(
-    lengths, batch_size, step, seed
-):
-    whole, other = make(lengths, 6 * batch_size, seed).batch(step), make(lengths, 6 * batch_size, seed)
-    other.batch(step + 1)
-    for count in (1, 2, 3):
-        shares = [other.batch(step, process, count) for process in range(count)]
-        for field in ("indices", "weights"):
-            assert np.array_equal(np.concatenate([getattr(s, field) for s in shares]), getattr(whole, field))
-        assert {s.lengths for s in shares} == {whole.lengths}
-
-
-@given(lengths=LENGTHS, batch_size=st.integers(1, 9))
-def test_rows_are_long_enough_and_of_few_lengths(lengths, batch_size):
-    source = make(lengths, batch_size)
-    held_out = held_out_examples(np.array(lengths), MAXIMA, lambda rows: rows, batch_size)
-    for rows in [*map(source.batch, range(source.steps_per_epoch)), *held_out]:
-        needed = np.minimum(np.array(lengths)[rows.indices], MAXIMA).max(axis=0)
-        for length, least, ladder in zip(rows.lengths, needed, LADDERS, strict=True):
-            assert length in ladder
-            assert length == min(rung for rung in ladder if rung >= least)
-
-
-@given(lengths=LENGTHS, batch_size=st.integers(1, 5), processes=st.integers(1, 3))
-def test_held_out_examples_come_once_in_a_fixed_order(lengths, batch_size, processes):
-    batch_size *= processes
-    shares = [
-        list(held_out_examples(np.array(lengths), MAXIMA, lambda rows: rows, batch_size, p, processes))
-        for p in range(processes)
+@pytest.mark.parametrize("example", ["alibi", "noisy_inputs"])
+def test_an_example_trains_resumes_and_opens_in_another_process(example, tmp_path, capsys):
+    config = small(example, tmp_path)
+    rows = experiment.run(config, tmp_path / "whole")
+    with stopped_after(5):
+        assert experiment.run(config, tmp_path / "stopped") == []
+    assert [r.as_json()["nats"] for r in experiment.run(config, tmp_path / "stopped")] == [
+        r.as_json()["nats"] for r in rows
     ]
-    assert {len(share) for share in shares} == {-(-len(lengths) // batch_size)}
-    order = [index for group in zip(*shares) for rows in group for index in real(rows)]
-    assert order == sorted(range(len(lengths)), key=lambda index: sum(lengths[index]))
-    assert all(rows.indices.shape == (batch_size // processes,) for share in shares for rows in share)
+    whole, stopped = (
+        [line.get("loss") for line in read_metrics(tmp_path / run / "metrics.jsonl")]
+        for run in ("whole", "stopped")
+    )
+    assert whole == stopped
+
+    generate.main([f"--model={tmp_path / 'whole'}", "--prompt=the", "--max-tokens=4"])
+    assert capsys.readouterr().out.startswith("the")
+
+    # Another process knows the part only if it is told the file.
+    command = [sys.executable, "eval.py", f"--model={tmp_path / 'whole'}", f"--out={tmp_path / 'out'}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    unknown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert "add --import=FILE.py" in unknown.stderr
+    told = [*command, f"--import={EXAMPLES / example}.py"]
+    done = subprocess.run(told, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{rows[1].metrics['bits_per_byte'].value:.4f}" in done.stdout
 
 
-def test_epochs_and_seeds_differ():
-    lengths = np.ones(100, int)
-    orders = [
-        Examples(lengths, [16], lambda rows: tuple(rows.indices), 10, seed).batch(step)
-        for seed in (0, 1)
-        for step in (0, 10)
-    ]
-    assert len(set(orders)) == 4
+def test_alibi_scores_alike_by_full_reading_and_from_a_cache(tmp_path):
+    config = dataclasses.replace(small("alibi", tmp_path).model, vocab_size=17, max_length=12, num_layers=2)
+    module = config.make()
+    tokens = jnp.asarray(np.random.default_rng(0).integers(17, size=(2, 9)), jnp.int32)
+    params = module.init(jax.random.key(0), tokens)
+    whole = module.apply(params, tokens)[0]
+    logits, state = module.apply(params, tokens[:, :4], jnp.full(2, 4), 12, method="prefill")
+    np.testing.assert_allclose(logits, whole[:, 3], atol=1e-5)
+    for t in range(4, 9):
+        logits, state = module.apply(params, state, tokens[:, t], method="step")
+        np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
+    plain = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    assert np.abs(GPTConfig(**plain).make().apply(params, tokens)[0] - whole).max() > 1e-3
 
 
-def test_sorting_within_pools_removes_most_padding_and_batches_of_a_pool_are_shuffled():
-    lengths = np.random.default_rng(0).integers(1, 513, 6400)
-    padding = {}
-    for pool in (1, 16):
-        source = Examples(lengths, [512], lambda rows: rows, 32, seed=0, pool=pool)
-        batches = [source.batch(step) for step in range(source.steps_per_epoch)]
-        padding[pool] = sum(rows.lengths[0] * 32 for rows in batches) / lengths.sum() - 1
-    assert padding[16] < 0.6 * padding[1]
-    sizes = [lengths[rows.indices].mean() for rows in batches[:16]]
-    assert sizes != sorted(sizes)
+def test_alibi_adds_its_slope_times_the_distance_to_the_scores():
+    """Heads 1 and 2 of 2 have the slopes 2^-4 and 2^-8 (Press et al. 2022, section 3)."""
+    alibi = user_code.import_file(EXAMPLES / "alibi.py")
+    rng = np.random.default_rng(0)
+    q_BTHK, k_BGSK, v_BGSK = (
+        rng.normal(size=s).astype(np.float32) for s in [(1, 3, 2, 4), *[(1, 2, 3, 4)] * 2]
+    )
+    got = alibi.alibi_attention(q_BTHK, k_BGSK, v_BGSK, is_causal=True, position_BT=jnp.arange(3)[None])
+    for head, slope in enumerate([2.0**-4, 2.0**-8]):
+        for t in range(3):
+            scores = k_BGSK[0, head, : t + 1] @ q_BTHK[0, t, head] / 2 - slope * (t - np.arange(t + 1))
+            p = np.exp(scores) / np.exp(scores).sum()
+            np.testing.assert_allclose(got[0, t, head], p @ v_BGSK[0, head, : t + 1], atol=1e-5)
 
 
-def test_pad_truncates_and_marks_padding_by_a_negative_segment():
-    tokens, segments = pad([np.array([5, 6]), np.array([], int), np.arange(9)], 4, value=7)
-    assert tokens.tolist() == [[5, 6, 7, 7], [7, 7, 7, 7], [0, 1, 2, 3]]
-    assert segments.tolist() == [[0, 0, -1, -1], [-1, -1, -1, -1], [0, 0, 0, 0]]
-    assert tokens.dtype == segments.dtype == np.int32
-
-
-def test_a_batch_that_cannot_be_shared_is_a_users_mistake():
-    with pytest.raises(UserError, match="batch_size=3 cannot be shared evenly by 2"):
-        make([(1, 1)], 3).batch(0, 0, 2)
-    with pytest.raises(UserError, match="batch_size=3 cannot be shared evenly by 2"):
-        next(held_out_examples(np.array([1]), [16], lambda rows: rows, 3, 0, 2))
+def test_noise_is_a_function_of_the_step_and_the_row(tmp_path):
+    config = small("noisy_inputs", tmp_path)
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, noise=0.3))
+    split = pipeline.prepare(config.data).splits["train"]
+    source = config.task.source(split, config.data, 8, 0)
+    clean = pipeline.make_source(split, config.data, 8, 0)
+    whole, halves = source.batch(3), [source.batch(3, i, 2) for i in range(2)]
+    np.testing.assert_array_equal(whole.inputs, np.concatenate([half.inputs for half in halves]))
+    np.testing.assert_array_equal(whole.targets, clean.batch(3).targets)
+    share = np.mean(np.concatenate([source.batch(n).inputs != clean.batch(n).inputs for n in range(50)]))
+    assert 0.2 < share < 0.3, "some of the tokens drawn are those that were there"

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 
 import lm_jax
 from lm_jax import experiment

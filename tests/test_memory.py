@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+from optimized import _optimized  # noqa: F401  (a fixture that every test here uses)
 
 from lm_jax.batch import Batch
 from lm_jax.config import OptimizerConfig

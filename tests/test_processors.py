@@ -11,7 +11,6 @@ import scipy.stats
 from golden_gpt2 import GOLDEN, golden_gpt2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 from table_model import decoder, prompts
 from tiny_gpt import decoder as gpt_decoder
 

@@ -8,7 +8,6 @@ import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 from table_model import decoder, prefill, prompts, step
 
 from lm_jax.decoding import processors

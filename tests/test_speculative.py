@@ -7,7 +7,6 @@ import pytest
 import scipy.special
 import scipy.stats
 import tiny_gpt
-from quick import _compile_quickly  # noqa: F401  (a fixture that every test here uses)
 from table_model import decoder, prompts
 
 from lm_jax.decoding import sampling

@@ -35,7 +35,7 @@ _normal = nn.initializers.normal
 _BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
 _MLPS = {"gelu": MLP, "swiglu": SwiGLU}
 _CHOICES = {
-    "position": ("learned", "rope"),
+    "position": ("learned", "rope", "none"),
     "norm": ("layer", "rms"),
     "mlp": tuple(_MLPS),
     "attention": tuple(ATTENTIONS),
@@ -58,7 +58,7 @@ class GPTConfig(ModelConfig):
     num_kv_heads: int = 0  # heads of keys and values, shared by groups of the others; 0: num_heads
     d_model: int = 128  # width of the residual stream
     d_ff: int = 0  # width inside the MLP; 0: 4 * d_model, or 2/3 of that with swiglu: as many parameters
-    position: str = "learned"  # learned: an embedding is added, or rope: queries and keys are rotated
+    position: str = "learned"  # learned: an embedding is added, rope: queries and keys are rotated, or none
     rope_theta: float = 10000.0  # rope's base: its slowest pair turns once in about 2π times as many tokens
     norm: str = "layer"  # layer, or rms: no mean taken out and no bias
     mlp: str = "gelu"  # gelu, or swiglu: gated hidden units
@@ -137,6 +137,10 @@ class GPTConfig(ModelConfig):
     def convert(self, variables: Any) -> Any:
         """Variables with the layers stacked or one by one, as `scan_layers` says."""
         return convert_layers(variables, self.scan_layers)
+
+    def convert_from_format_1(self, variables: Any) -> Any:
+        """With q, k and v as an axis of their own, which format 1 held side by side."""
+        return split_fused_qkv(variables, self)
 
     def cost(self, length: int) -> Cost:
         """Parameters, and operations of the matrix products for each token of rows of `length` tokens.
