@@ -65,7 +65,7 @@ def train(text: pathlib.Path, order: int) -> NGramLanguageModel:
         corpus=f"text:{text}", valid=f"text:{valid}", split="hash:0", tokenizer="word", vocab_size=0
     )
     with tempfile.TemporaryDirectory(dir=text.parent) as cache:
-        data = pipeline.prepare(config, cache)
+        data = pipeline.prepare(config, cache_dir=cache)
         model = ngram.fit(NGramConfig(order=order, discount_fallback=FALLBACK), data, lambda *_: None)
     return NGramLanguageModel(model, data.tokenizer)
 
