@@ -65,13 +65,13 @@ def train(text: pathlib.Path, order: int) -> NGramLanguageModel:
         corpus=f"text:{text}", valid=f"text:{valid}", split="hash:0", tokenizer="word", vocab_size=0
     )
     with tempfile.TemporaryDirectory(dir=text.parent) as cache:
-        data = pipeline.prepare(config, cache)
+        data = pipeline.prepare(config, cache_dir=cache)
         model = ngram.fit(NGramConfig(order=order, discount_fallback=FALLBACK), data, lambda *_: None)
     return NGramLanguageModel(model, data.tokenizer)
 
 
 def train_in_stages(text: pathlib.Path, order: int, out: list[str]) -> None:
-    """Trains, writes ARPA files, and leaves the seconds of each stage in a file beside the text."""
+    """Trains, writes ARPA files, and writes the processor seconds of each stage to a file beside the text."""
     seconds = dict.fromkeys(STAGES, 0.0)
     for stage, (module, name) in STAGES.items():
         setattr(module, name, _clocked(getattr(module, name), stage, seconds))
@@ -83,18 +83,18 @@ def train_in_stages(text: pathlib.Path, order: int, out: list[str]) -> None:
 
 def _clocked(work: Callable[..., Any], stage: str, seconds: dict[str, float]) -> Callable[..., Any]:
     def timed_work(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         result = work(*args, **kwargs)
-        seconds[stage] += time.perf_counter() - start
+        seconds[stage] += time.process_time() - start
         return result
 
     return timed_work
 
 
 def make_text(corpus: str, path: pathlib.Path, tokens: int, seed: int) -> int:
-    """Write a text of about so many words, and say how many they are.
+    """Writes a text of about `tokens` words and returns the exact number.
 
-    In a process of its own: what a process was at its largest counts as the peak of those it starts.
+    It runs in a process of its own, since a process's peak of memory counts for those that it starts.
     """
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_make_text, corpus, path, tokens, seed).result()
@@ -108,7 +108,7 @@ def _make_text(corpus: str, path: pathlib.Path, tokens: int, seed: int) -> int:
 
 
 def walk(text: bytes, tokens: int, seed: int, walkers: int = 2048) -> bytes:
-    """Text of about so many words, whose words follow each other as in the given one."""
+    """Text of about `tokens` words, in which words follow each other as in the given text."""
     rng = np.random.default_rng(seed)
     index: dict[bytes, int] = {}
     ids = np.array(
@@ -134,7 +134,7 @@ def walk(text: bytes, tokens: int, seed: int, walkers: int = 2048) -> bytes:
 
 
 class Places:
-    """The places of a text by what is there."""
+    """The positions of a text by their keys."""
 
     def __init__(self, keys: np.ndarray):
         self.order = np.argsort(keys, kind="stable")
@@ -142,7 +142,7 @@ class Places:
         self.first, self.end = np.searchsorted(ranked, keys, "left"), np.searchsorted(ranked, keys, "right")
 
     def another(self, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Some place with the same key."""
+        """A random position with the same key."""
         first, end = self.first[place], self.end[place]
         return self.order[first + (rng.random(len(place)) * (end - first)).astype(np.int64)]
 
@@ -157,7 +157,7 @@ def program(name: str) -> str | None:
 
 
 class Run(NamedTuple):
-    """What a piece of work took: seconds on the clock and of the processor, and gibibytes at its peak."""
+    """The wall seconds, processor seconds and peak GiB of memory of a run."""
 
     seconds: float
     processor: float
@@ -165,7 +165,7 @@ class Run(NamedTuple):
 
 
 def run(command: list[str], stdin: pathlib.Path | None = None, **env: str) -> Run:
-    """Run a command."""
+    """Runs a command."""
     with open(stdin or os.devnull, "rb") as text:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -185,14 +185,14 @@ def run(command: list[str], stdin: pathlib.Path | None = None, **env: str) -> Ru
 
 
 def timed(work: Callable[[], object]) -> Run:
-    """Run a function."""
+    """Runs a function."""
     start, processor = time.perf_counter(), time.process_time()
     work()
     return Run(time.perf_counter() - start, time.process_time() - processor, float("nan"))
 
 
 def show(title: str, rows: dict[str, Callable[[], Run]], rounds: int, words: int) -> None:
-    """Run all in turns; print medians, millions of words a second, and how often the last takes as long."""
+    """Runs all in turns; prints medians, their ratios to the last row, and millions of words a second."""
     runs: dict[str, list[Run]] = {name: [] for name in rows}
     for _ in range(rounds):
         for name, work in rows.items():
@@ -246,8 +246,9 @@ def compare_estimation(text: pathlib.Path, tokens: int, order: int, rounds: int)
         if lmplz:
             rows["lmplz"] = lambda out=their_out: run([lmplz, *options, *out])
         show(f"{title}, order {order}, {tokens:,} words", rows, rounds, tokens)
+        print("processor seconds of each stage, without start and imports:")
         for stage in STAGES:
-            print(f"    {stage:<38} {statistics.median(each[stage] for each in stages):8.2f}")
+            print(f"    {stage:<54} {statistics.median(each[stage] for each in stages):8.2f}")
 
 
 def compare_scoring(model: NGramLanguageModel, text: pathlib.Path, tokens: int, rounds: int) -> None:
@@ -261,10 +262,12 @@ def compare_scoring(model: NGramLanguageModel, text: pathlib.Path, tokens: int, 
         run([build, "probing", str(arpa_path), str(binary)])
 
     rows = {"ours": lambda: timed(lambda: model.score([whole]))}
-    rows["ours"]()  # makes the indices
+    rows["ours"]()  # builds the hash tables
     if build and query:
         command = [query, "-v", "summary", str(binary)]
-        rows["query"] = lambda: Run(*np.subtract(run(command, text), run(command)))  # less the time to load
+        rows["query"] = lambda: Run(
+            *np.subtract(run(command, text), run(command))
+        )  # without the time to load
     if importlib.util.find_spec("kenlm"):
         import kenlm
 
@@ -314,7 +317,7 @@ def show_growth(corpus: str, folder: pathlib.Path, most: int, order: int) -> Non
 
 
 def main() -> None:
-    """Read the flags and run the parts."""
+    """Reads the flags and runs the parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -332,7 +335,7 @@ def main() -> None:
         return
     parts = flags.parts.split(",")
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])  # and of all that is started from here
+        os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])  # of the started processes too
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         training, test = folder / "train", folder / "test"

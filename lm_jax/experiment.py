@@ -167,7 +167,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
         tokenizer = kept if kept.exists() else language_model.tokenizer_path(config.init_from)
         data_config = dataclasses.replace(data_config, tokenizer=str(tokenizer))
     with Reporter() as report:
-        data = pipeline.prepare(data_config, progress=report)
+        data = pipeline.prepare(data_config, config.task.fields(), progress=report)
     return data, config.resolved(data.tokenizer.vocab_size)
 
 

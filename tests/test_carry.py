@@ -18,7 +18,8 @@ from test_packing import stream
 from lm_jax.batch import Batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.data import pipeline
-from lm_jax.data.pipeline import DataConfig, evaluation_batches
+from lm_jax.data.batches import evaluation_batches
+from lm_jax.data.pipeline import DataConfig
 from lm_jax.models.base import ModelConfig
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel.sharding import MeshConfig

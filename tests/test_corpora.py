@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lm_jax.data import corpora, python_docs, records, splits
 from lm_jax.data.corpora import Document
 from lm_jax.errors import UserError
+from lm_jax.text import words
 
 
 def read(spec, documents="file"):
@@ -535,6 +536,12 @@ def test_tails_count_words_over_documents_without_any(counts, held_out):
     texts = ["".join(d.text for d in found[part]) for part in splits.PARTS]
     assert "".join(texts) == "".join(d.text for d in documents)
     assert [len(text.split()) for text in texts[1:]] == list(held_out)
+
+
+@given(text=LINES, repeats=st.sampled_from([1, 3000]))
+def test_words_are_counted_as_bytes_split_does_in_short_and_long_texts(text, repeats):
+    data = text.encode() * repeats
+    assert words.count_words(data) == len(data.split())
 
 
 @pytest.mark.parametrize(

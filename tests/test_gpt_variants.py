@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny_gpt import EVERYTHING, apply, continue_greedily, random_tokens, shapes, tiny
 
-from lm_jax.models.gpt import GPT, GPTConfig, convert_layers, split_fused_qkv
+from lm_jax.models.gpt import GPT, GPTConfig, split_fused_qkv
+from lm_jax.models.transformer import convert_layers
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 LLAMA = {

@@ -1,6 +1,12 @@
-"""Models of the Brown corpus against lmplz and query, where they are installed."""
+"""Models equal to KenLM's: against golden files, and against lmplz and query where they are installed.
 
+KenLM made the files in `golden/kenlm`: `lmplz -o 3 --prune 0 1 2 < train.txt > o3_prune012.arpa` and
+`query o3_prune012.arpa < test.txt`. The texts are parts of tinyshakespeare.
+"""
+
+import bz2
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -10,11 +16,61 @@ import numpy as np
 import pytest
 from ngram_text import count, encode, perplexity
 
+from lm_jax.data import pipeline
+from lm_jax.data.pipeline import DataConfig
+from lm_jax.language_models import ngram
 from lm_jax.ngram import arpa
+from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.smoothing import NGramConfig, estimate
 from lm_jax.ngram.vocabulary import BOS, UNK
 
-pytestmark = pytest.mark.slow
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "kenlm"
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory) -> tuple[ngram.NGramLanguageModel, NGramModel]:
+    """A model made as `train.py` makes it from a text file, and KenLM's of the same text."""
+    folder = tmp_path_factory.mktemp("kenlm")
+    for name in ("train.txt", "o3_prune012.arpa"):
+        (folder / name).write_bytes(bz2.decompress((GOLDEN / f"{name}.bz2").read_bytes()))
+    config = DataConfig(
+        corpus=f"text:{folder}/train.txt",
+        valid=f"text:{GOLDEN}/test.txt",
+        split="hash:0",
+        tokenizer="word",
+        vocab_size=0,
+    )
+    data = pipeline.prepare(config, cache_dir=folder)
+    model = ngram.fit(NGramConfig(order=3, prune=(0, 1, 2)), data, lambda *_: None)
+    return ngram.NGramLanguageModel(model, data.tokenizer), arpa.read(folder / "o3_prune012.arpa")
+
+
+def numbers(model: NGramModel) -> dict[tuple[bytes, ...], list[np.float32]]:
+    """log10 probability and, but for the highest order, log10 back-off of each n-gram, by its words."""
+    words, found, grams = model.vocabulary.words, {}, [()]
+    for n in range(model.order):
+        children = np.diff(model.trie.first_child[n - 1]) if n else [len(words)]
+        contexts = [gram for gram, number in zip(grams, children, strict=True) for _ in range(number)]
+        grams = [(*gram, words[i]) for gram, i in zip(contexts, model.trie.words[n], strict=True)]
+        columns = [level[n] for level in (model.log10_probs, model.log10_backoffs) if n < len(level)]
+        found |= dict(zip(grams, np.stack(columns, axis=1).tolist(), strict=True))
+    return found
+
+
+def test_every_number_of_a_trained_model_is_that_of_lmplz(golden):
+    ours, theirs = numbers(golden[0].model), numbers(golden[1])
+    assert ours.keys() == theirs.keys()
+    found, expected = (np.float32([n for gram in theirs for n in model[gram]]) for model in (ours, theirs))
+    assert len(found) == 6714 * 2 + 2905 * 2 + 278
+    np.testing.assert_array_max_ulp(found, expected, maxulp=1)
+
+
+def test_scores_of_lines_are_those_of_query(golden):
+    printed = (GOLDEN / "o3_prune012.query.txt").read_text().splitlines()
+    lines = (GOLDEN / "test.txt").read_text().splitlines()
+    for scores, line in zip(golden[0].score(lines), printed, strict=True):
+        expected = [float(number) for number in re.findall(r"=\d+ \d (\S+)\t", line)]
+        np.testing.assert_allclose(scores.log_probs / np.log(10), expected, rtol=0, atol=1e-6)
 
 
 def program(name: str) -> str:
@@ -40,6 +96,7 @@ def brown(shared, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "config"),
     [

@@ -16,7 +16,8 @@ import lm_jax
 from lm_jax import experiment, fields
 from lm_jax.errors import UserError
 from lm_jax.export import export, main
-from lm_jax.models.gpt import GPTConfig, convert_layers
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.models.transformer import convert_layers
 from lm_jax.pretrained import huggingface, weights
 from lm_jax.pretrained.huggingface import Pretrained
 from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer

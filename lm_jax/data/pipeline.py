@@ -10,7 +10,6 @@ from typing import Any
 
 from lm_jax.data import cache, corpora, splits, store
 from lm_jax.data.batches import Source, Streams, Windows
-from lm_jax.data.batches import evaluation_batches as evaluation_batches  # part of this module's interface
 from lm_jax.data.corpora import Corpus, Progress
 from lm_jax.data.documents import NO_FIELDS, Document, Fields
 from lm_jax.data.store import Split

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from lm_jax.data.documents import Document
 from lm_jax.data.text_files import read_text
 from lm_jax.errors import UserError
 from lm_jax.text.words import is_blank
+
+_SCALARS = (str, int, float)  # booleans too
 
 
 def parse_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
@@ -26,7 +29,7 @@ def parse_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
             where = f"{path}, line {number},"
             record = _object(line, where)
             text = _text(record, field, where)
-            fields = {n: v for n, v in record.items() if n != field and isinstance(v, str | int | float)}
+            fields = {n: v for n, v in record.items() if isinstance(v, _SCALARS) and n != field}
             yield Document(f"{name}:{number}", text, fields)
 
 
@@ -37,9 +40,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where} cannot be read as JSON ({error})", "give one object a line") from None
     if not isinstance(record, dict):
         raise UserError(f"{where} is a JSON {type(record).__name__}, not an object", "give one object a line")
-    for name, value in record.items():
+    if "\\u" in line:  # only an escape can be half a character
         try:
-            f"{name}{value if isinstance(value, str) else ''}".encode()
+            "".join(map(str, itertools.chain(*record.items()))).encode()
         except UnicodeEncodeError:
             raise UserError(
                 f"{where} has an escape that is half a character", "write both halves, or U+FFFD"
@@ -110,21 +113,19 @@ def _documents(
     rows: Iterable[tuple[int, list[str]]], path: Path, name: str, column: str, kind: str, remedy: str
 ) -> Iterator[Document]:
     """A document for each row of a table; its other cells are fields, by column name or else by number."""
-    names: list[str] = []
-    index = 0
+    index = width = 0
+    others: list[tuple[str, int]] = []
     for number, cells in rows:
-        if not names:
-            index = _place(cells, column, path, kind)
-            names = [str(n) for n in range(1, len(cells) + 1)] if column.isdecimal() else cells
+        if not width:
+            index, width = _place(cells, column, path, kind), len(cells)
+            names = [str(n) for n in range(1, width + 1)] if column.isdecimal() else cells
+            others = [(n, place) for place, n in enumerate(names) if n and place != index]
             if not column.isdecimal():
                 continue
-        if len(cells) != len(names):
-            raise UserError(
-                f"{path}, line {number}, has {len(cells)} columns where the first line has {len(names)}",
-                remedy,
-            )
-        fields = {n: cell for place, (n, cell) in enumerate(zip(names, cells)) if n and place != index}
-        yield Document(f"{name}:{number}", cells[index], fields)
+        if len(cells) != width:
+            cause = f"{path}, line {number}, has {len(cells)} columns where the first line has {width}"
+            raise UserError(cause, remedy)
+        yield Document(f"{name}:{number}", cells[index], {n: cells[place] for n, place in others})
 
 
 def _place(header: list[str], column: str, path: Path, kind: str) -> int:

@@ -125,7 +125,8 @@ class _TextWriter:
         self.ends = [0]
 
     def add(self, document: Document) -> None:
-        data, fields = document.text.encode(), json.dumps(self._fields.select(document))
+        data = document.text.encode()
+        fields = json.dumps(self._fields.select(document)) if any(self._fields) else "{}"
         self._text.write(data)
         self._records.write(f"[{json.dumps(document.name)}, {fields}]\n")
         self._digest.update(data)

@@ -86,8 +86,10 @@ class Prompts(NamedTuple):
                 f"a prompt of {lengths.max()} tokens is longer than the context of {context_length}",
                 "shorten the prompt",
             )
-        if len(seeds) != len(tokens) or not all(0 <= seed < 2**32 for seed in seeds):
-            raise UserError(f"seeds={list(seeds)}", "give one for each prompt, from 0 below 2**32")
+        if len(seeds) != len(tokens) or not all(isinstance(s, int) and 0 <= s < 2**32 for s in seeds):
+            raise UserError(
+                f"seeds={list(seeds)}", "give one whole number for each prompt, from 0 below 2**32"
+            )
         return Prompts(tokens, lengths, seeds)
 
 

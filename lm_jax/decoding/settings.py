@@ -177,6 +177,19 @@ def sample(
     return token_B
 
 
+def distribution(logits_BV: jax.Array, sampling: Sampling, history: History, end_id: Any) -> jax.Array:
+    """Logits whose softmax is the distribution that `sample` chooses from.
+
+    Greedy has one token of probability 1. NaN where the settings leave no token.
+    """
+    logits_BV = edit(logits_BV, sampling, history, end_id)
+    if not sampling.is_greedy:
+        return truncate(logits_BV, sampling)
+    best_B1 = logits_BV.argmax(axis=-1)[:, None]
+    only_BV = jnp.where(jnp.arange(logits_BV.shape[-1])[None] == best_B1, 0.0, -jnp.inf)
+    return jnp.where(logits_BV.max(axis=-1, keepdims=True) > -jnp.inf, only_BV, jnp.nan)
+
+
 def _count(tokens_BS: jax.Array, counted_BS: jax.Array, logits_BV: jax.Array) -> jax.Array:
     """How often each token of the vocabulary is among the counted ones, int32 [B, V]."""
     rows_B1 = jnp.arange(tokens_BS.shape[0])[:, None]

@@ -28,7 +28,8 @@ from lm_jax.decoding.decoder import (
     plain,
 )
 from lm_jax.decoding.processors import pick
-from lm_jax.decoding.settings import History, Sampling, edit, truncate
+from lm_jax.decoding.rejection import accept, chosen
+from lm_jax.decoding.settings import History, Sampling, distribution
 from lm_jax.decoding.text import Generated, Text, bucket, fit_prompts, joined, row_keys
 from lm_jax.errors import UserError
 
@@ -189,7 +190,7 @@ def _begin(functions, sizes, params, prompts, rules, key_R):
     room = sizes.room + sizes.num_drafted  # the last reading may bring more than num_tokens
     text_RS = jnp.pad(tokens_RT, ((0, 0), (0, room)))
     history = History(text_RS if rules.sampling.reads_text else text_RS[:, :0], length_R, length_R)
-    scores_RV = _distribution(logits_RV, history, rules)
+    scores_RV = distribution(logits_RV, rules.sampling, history, rules.end)
     token_R = pick(scores_RV, _uniform(key_R, jnp.zeros_like(length_R), 1)[:, 0])
     R = len(token_R)
     tokens_RN = jnp.zeros((R, room + 1), jnp.int32).at[:, 0].set(token_R)
@@ -220,18 +221,14 @@ def _advance(functions, K, params, rules, limit, rows):
 
 def _read_once(functions, K, params, rules, rows):
     """Drafts K tokens, reads them, keeps those that the model accepts, and draws one of its own."""
-    draft_u_RT, accept_u_RK, own_u_R1 = jnp.split(
-        _uniform(rows.key_R, 1 + rows.reads_R, 2 * K + 2), (K + 1, 2 * K + 1), axis=1
-    )
+    draft_u_RT, accept_u_RT = jnp.split(_uniform(rows.key_R, 1 + rows.reads_R, 2 * K + 2), 2, axis=1)
     drafted = _draft(functions.draft_step, params[1], rules, rows, draft_u_RT)
     token_RK, q_RKV = drafted.token_TR[:K].T, jnp.swapaxes(drafted.q_TRV[:K], 0, 1)
     read_RT = jnp.concatenate([rows.token_R[:, None], token_RK], axis=1)
     logits_RTV, state = functions.extend(params[0], rows.state, read_RT)
-    score = partial(_distribution, rules=rules)
-    p_RTV = jax.nn.softmax(jax.vmap(score, in_axes=(1, 0), out_axes=1)(logits_RTV, drafted.history))
-    taken_RK = accept_u_RK * _chosen(q_RKV, token_RK) < _chosen(p_RTV[:, :K], token_RK)
-    kept_R = jnp.cumprod(taken_RK, axis=1).sum(axis=1)
-    own_R = pick(_residual(p_RTV, q_RKV, kept_R), own_u_R1[:, 0])
+    score = jax.vmap(distribution, in_axes=(1, None, 0, None), out_axes=1)
+    p_RTV = jax.nn.softmax(score(logits_RTV, rules.sampling, drafted.history, rules.end))
+    kept_R, own_R = accept(p_RTV, q_RKV, token_RK, accept_u_RT)
 
     place_1T = jnp.arange(K + 1)[None]
     new_RT = jnp.where(place_1T == kept_R[:, None], own_R[:, None], jnp.pad(token_RK, ((0, 0), (0, 1))))
@@ -277,7 +274,7 @@ def _draft(draft_step, params, rules, rows, u_RT):
     def body(carry, u_R):
         state, token_R, history = carry
         logits_RV, state = draft_step(params, state, token_R)
-        scores_RV = _distribution(logits_RV, history, rules)
+        scores_RV = distribution(logits_RV, rules.sampling, history, rules.end)
         token_R = pick(scores_RV, u_R)
         drafted = _Drafted(state, history, token_R, jax.nn.softmax(scores_RV))
         return (state, token_R, history.append(token_R)), drafted
@@ -293,33 +290,6 @@ def _uniform(key_R, number_R, n):
     )
 
 
-def _distribution(logits_RV, history, rules):
-    """Logits whose softmax a token is drawn from, one of probability 1 for greedy.
-
-    NaN where the settings leave no token.
-    """
-    logits_RV = edit(logits_RV, rules.sampling, history, rules.end)
-    if rules.sampling.is_greedy:
-        best_R1 = logits_RV.argmax(axis=-1)[:, None]
-        only_RV = jnp.where(jnp.arange(logits_RV.shape[-1])[None] == best_R1, 0.0, -jnp.inf)
-        return jnp.where(logits_RV.max(axis=-1, keepdims=True) > -jnp.inf, only_RV, jnp.nan)
-    return truncate(logits_RV, rules.sampling)
-
-
-def _residual(p_RTV, q_RKV, kept_R):
-    """Logits of the model's own token: of max(0, p - q) where a draft was rejected, of p after the last."""
-    index_R11 = kept_R[:, None, None]
-    p_RV = jnp.take_along_axis(p_RTV, index_R11, axis=1)[:, 0]
-    q_RV = jnp.take_along_axis(jnp.pad(q_RKV, ((0, 0), (0, 1), (0, 0))), index_R11, axis=1)[:, 0]
-    rest_RV = jnp.maximum(p_RV - q_RV, 0)
-    # Where p and q differ by rounding only, a rejection leaves nothing; p itself is then correct.
-    return jnp.log(jnp.where(rest_RV.sum(axis=1, keepdims=True) > 0, rest_RV, p_RV))
-
-
 def _log_prob(logits, p, token):
     """The model's own log-probability of a token drawn from p; NaN where there was no token to draw."""
-    return jnp.where(jnp.isnan(_chosen(p, token)), jnp.nan, _chosen(jax.nn.log_softmax(logits), token))
-
-
-def _chosen(values, index):
-    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+    return jnp.where(jnp.isnan(chosen(p, token)), jnp.nan, chosen(jax.nn.log_softmax(logits), token))

@@ -86,10 +86,19 @@ def causal_mask(position_BT: jax.Array, num_keys: int) -> jax.Array:
 
 
 def segment_mask(segments_BT: jax.Array) -> jax.Array:
-    """True where query and key lie in one unbroken run of the same segment. Shape [B, 1, T, T]."""
+    """True where query and key lie in one unbroken run of the same segment. Shape [B, 1, T, T].
+
+    Padding, whose segments are negative, is in runs of its own: no token attends to it, and what it attends
+    to is finite.
+    """
     changed_BT = jnp.diff(segments_BT, axis=1, prepend=segments_BT[:, :1]) != 0
     run_BT = jnp.cumsum(changed_BT, axis=1)  # an id that returns after a change is a new run
     return run_BT[:, None, :, None] == run_BT[:, None, None, :]
+
+
+def padding_mask(segments_BS: jax.Array) -> jax.Array:
+    """True at keys that are no padding, whose segments are negative. Shape [B, 1, 1, S]."""
+    return (segments_BS >= 0)[:, None, None, :]
 
 
 def rotary(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
@@ -362,16 +371,62 @@ class SelfAttention(nn.Module):
 
     def _heads(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries [B, T, H, K], keys and values [B, T, G, K]."""
-        (B, T, D), H, G = x_BTD.shape, self.num_heads, self.num_kv_heads or self.num_heads
-        if D % H or H % G:
-            raise UserError(
-                f"a width of {D} does not divide into {H} heads, or these among {G} of keys and values",
-                "make d_model a multiple of num_heads, and that one of num_kv_heads",
-            )
-        M, K = H // G, D // H
+        (B, T, D), H = x_BTD.shape, self.num_heads
+        M, G, K = _head_shape(D, H, self.num_kv_heads)
         qkv = Dense((M + 2, G, K), self.dtype, use_bias=self.use_bias, name="qkv")(x_BTD)
-        q_BTHK = qkv[:, :, :M].swapaxes(2, 3).reshape(B, T, H, K)
-        return q_BTHK, qkv[:, :, M], qkv[:, :, M + 1]
+        # Split with G and K as one axis: the gradients are then joined by a fast copy on a CPU.
+        q, k, v = jnp.split(qkv.reshape(B, T, M + 2, G * K), [M, M + 1], axis=2)
+        q_BTHK = q.reshape(B, T, M, G, K).swapaxes(2, 3).reshape(B, T, H, K)
+        return q_BTHK, k.reshape(B, T, G, K), v.reshape(B, T, G, K)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to a memory, such as an encoder's output (Vaswani et al. 2017, section 3.2.3).
+
+    The kernels are `query` [D, M, G, K] and `key_value` [D, 2, G, K], keys first; see `SelfAttention` for
+    them and for the attributes.
+    """
+
+    d_model: int
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+    dropout: float = 0.0
+    out_init: Initializer = nn.initializers.normal(0.02)
+    num_kv_heads: int = 0
+    use_bias: bool = True
+
+    def setup(self):
+        """Makes the products."""
+        M, G, K = _head_shape(self.d_model, self.num_heads, self.num_kv_heads)
+        self.query = Dense((M, G, K), self.dtype, use_bias=self.use_bias)
+        self.key_value = Dense((2, G, K), self.dtype, use_bias=self.use_bias)
+        self.out = Dense(self.d_model, self.dtype, self.out_init, self.use_bias)
+        self.drop = Dropout(self.dropout)
+
+    def read_memory(self, memory_BSD: jax.Array) -> LayerCache:
+        """The memory's keys and values, to be computed once for all calls."""
+        k_BSGK, v_BSGK = jnp.unstack(self.key_value(memory_BSD), axis=2)
+        return LayerCache(k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2))
+
+    def __call__(
+        self, x_BTD: jax.Array, memory: LayerCache, mask_B11S: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """Attends from x to the memory where the mask is true; returns [B, T, D]."""
+        B, T, _ = x_BTD.shape
+        q_BTHK = self.query(x_BTD).swapaxes(2, 3).reshape(B, T, self.num_heads, -1)
+        drop = self.drop if train and self.dropout else None
+        return self.out(full_attention(q_BTHK, *memory, mask_B11S, drop=drop).reshape(x_BTD.shape))
+
+
+def _head_shape(D: int, H: int, G: int) -> tuple[int, int, int]:
+    """(M, G, K): heads of queries for each head of keys, heads of keys (0: H), and their width."""
+    G = G or H
+    if D % H or H % G:
+        raise UserError(
+            f"a width of {D} does not divide into {H} heads, or these among {G} of keys and values",
+            "make d_model a multiple of num_heads, and that one of num_kv_heads",
+        )
+    return H // G, G, D // H
 
 
 def split_fused_heads(qkv: jax.Array, num_heads: int, num_kv_heads: int) -> jax.Array:

@@ -5,10 +5,7 @@ parallel blocks, no biases). Every field stands alone, so that an ablation chang
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import itemgetter
 from typing import Any, ClassVar
 
 import jax
@@ -21,23 +18,21 @@ from lm_jax.models.attention import (
     ATTENTIONS,
     AttentionCore,
     KeyValueCache,
-    LayerCache,
-    SelfAttention,
     causal_mask,
     segment_mask,
     split_fused_heads,
 )
 from lm_jax.models.base import Cost, ModelConfig
-from lm_jax.models.layers import MLP, Dropout, Embed, LayerNorm, SwiGLU
+from lm_jax.models.layers import Dropout, Embed
 from lm_jax.models.products import matmul_transposed
+from lm_jax.models.transformer import MLPS, NORMS, Stack, StackConfig, convert_layers, make_norm
 
 _normal = nn.initializers.normal
 _BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
-_MLPS = {"gelu": MLP, "swiglu": SwiGLU}
 _CHOICES = {
     "position": ("learned", "rope", "none"),
-    "norm": ("layer", "rms"),
-    "mlp": tuple(_MLPS),
+    "norm": NORMS,
+    "mlp": tuple(MLPS),
     "attention": tuple(ATTENTIONS),
     "dtype": ("float32", "bfloat16"),
 }
@@ -88,6 +83,30 @@ class GPTConfig(ModelConfig):
     def mlp_width(self) -> int:
         """`d_ff`, or what 0 stands for; with swiglu rounded up to a multiple of 8."""
         return self.d_ff or (8 * math.ceil(self.d_model / 3) if self.mlp == "swiglu" else 4 * self.d_model)
+
+    def stack(self) -> StackConfig:
+        """The shape of the blocks."""
+        return StackConfig(
+            self.num_layers,
+            self.num_heads,
+            self.d_model,
+            self.mlp_width,
+            self.num_kv_heads,
+            norm=self.norm,
+            mlp=self.mlp,
+            parallel=self.parallel_block,
+            use_bias=self.use_bias,
+            dropout=self.dropout,
+            attention_dropout=self.dropout,
+            layer_norm_epsilon=self.layer_norm_epsilon,
+            # Keeps the residual stream's variance from growing with depth (Radford et al. 2019, section 2.3).
+            residual_scale=(2 * self.num_layers) ** -0.5,
+            rope_theta=self.rope_theta if self.position == "rope" else 0.0,
+            core=self.attention_core(),
+            dtype=jnp.dtype(self.dtype),
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
 
     def attention_core(self) -> AttentionCore:
         """How queries meet keys, here and with a cache. A subclass returns its own; see `AttentionCore`."""
@@ -166,6 +185,10 @@ class GPTConfig(ModelConfig):
         forward = self.num_layers * layer + 2 * D * V
         return Cost(self.num_layers * block + norm + rows * D, forward, 3 * forward)
 
+    def convert_from_format_1(self, variables: Any) -> Any:
+        """Variables whose q, k and v are still columns of one matrix, in the layout of today."""
+        return split_fused_qkv(variables, self)
+
     def describe_context(self) -> dict[str, Any]:
         """The length of the windows in which texts are read."""
         return {"window": self.max_length}
@@ -190,57 +213,6 @@ class GPTConfig(ModelConfig):
             )
 
 
-class Block(nn.Module):
-    """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); or both at once from one norm."""
-
-    config: GPTConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        cache: LayerCache | None,
-        mask_BHTS: jax.Array | None,
-        position_BT: jax.Array,
-        is_causal: bool,
-        train: bool,
-    ) -> tuple[jax.Array, LayerCache | None]:
-        """Returns [B, T, D] and the layer's cache, which is None where none was given."""
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
-        # Keeps the residual stream's variance from growing with depth (Radford et al. 2019, section 2.3).
-        out_init = _normal(0.02 * (2 * c.num_layers) ** -0.5)
-        drop = partial(Dropout(c.dropout), deterministic=not train)
-        attention = SelfAttention(
-            c.num_heads,
-            dtype,
-            c.dropout,
-            out_init,
-            num_kv_heads=c.num_kv_heads,
-            use_bias=c.use_bias,
-            rope_theta=c.rope_theta if c.position == "rope" else 0.0,
-            core=c.attention_core(),
-            name="attention",
-        )
-        mlp = _MLPS[c.mlp](c.mlp_width, dtype, out_init, c.use_bias, name="mlp")
-
-        if c.parallel_block:
-            h_BTD = _norm(c, "norm")(x_BTD)
-            a_BTD, cache = attention(h_BTD, mask_BHTS, cache, position_BT, is_causal, train)
-            return x_BTD + drop(a_BTD) + drop(mlp(h_BTD)), cache
-        h_BTD = _norm(c, "attention_norm")(x_BTD)
-        h_BTD, cache = attention(h_BTD, mask_BHTS, cache, position_BT, is_causal, train)
-        x_BTD += drop(h_BTD)
-        h_BTD = mlp(_norm(c, "mlp_norm")(x_BTD))
-        return x_BTD + drop(h_BTD), cache
-
-
-def _norm(config: GPTConfig, name: str | None = None) -> nn.Module:
-    dtype = jnp.dtype(config.dtype)
-    if config.norm == "rms":
-        return nn.RMSNorm(config.layer_norm_epsilon, dtype, name=name)
-    return LayerNorm(config.layer_norm_epsilon, dtype, use_bias=config.use_bias, name=name)
-
-
 class GPT(nn.Module):
     """A GPT. Its state is a `KeyValueCache` (see `init_state`), or None to read rows from their start.
 
@@ -259,13 +231,9 @@ class GPT(nn.Module):
         if c.position == "learned":
             self.position_embedding = Embed(c.max_length, c.d_model, dtype, embedding_init=_normal(0.02))
         self.drop = Dropout(c.dropout)
-        block = _rematerialised(c) if c.remat else Block
-        self.layers: Any = (
-            _scanned(block, c.num_layers)(c)
-            if c.scan_layers
-            else [block(c, name=f"layer_{i}") for i in range(c.num_layers)]
-        )
-        self.final_norm = _norm(c)
+        self.stack = Stack(c.stack())
+        nn.share_scope(self, self.stack)  # layers are named beside the embedding
+        self.final_norm = make_norm(c.stack())
         if not c.tied_head:
             self.head = Embed(c.vocab_size, c.d_model, dtype, embedding_init=_normal(0.02))
 
@@ -293,6 +261,7 @@ class GPT(nn.Module):
             tokens_BT: int token ids.
             state: keys and values of the tokens before these; each row goes on at its own position.
             segments: int [B, T]; where it changes within a row, attention starts anew. Positions go on.
+                Negative ones are padding.
             train: whether dropout is on; needs `rngs={"dropout": key}`.
 
         Returns:
@@ -319,24 +288,14 @@ class GPT(nn.Module):
         if self.config.position == "learned":
             x_BTD += self.position_embedding(position_BT)
         x_BTD = self.drop(x_BTD, deterministic=not train)
-        caches = (None,) * self.config.num_layers if state is None else state.layers
-        x_BTD, caches = self._blocks(x_BTD, caches, mask_BHTS, position_BT, state is None, train)
+        caches = None if state is None else state.layers
+        x_BTD, caches = self.stack(x_BTD, caches, mask_BHTS, position_BT, state is None, train=train)
         x_BTD = self.final_norm(x_BTD)
         if state is None:
             return x_BTD, None
+        assert caches is not None
         x_BTD = jnp.where((position_BT < capacity)[:, :, None], x_BTD, jnp.nan)
         return x_BTD, KeyValueCache(caches, state.position_B + T)
-
-    def _blocks(self, x_BTD, caches, *rest):
-        """Through all blocks, each with its cache or None; returns the caches as they then are."""
-        if self.config.scan_layers:
-            x_BTD, stacked = self.layers(x_BTD, _stack(caches), *rest)
-            return x_BTD, _unstack(stacked, len(caches))
-        made = []
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x_BTD, cache = layer(x_BTD, cache, *rest)
-            made.append(cache)
-        return x_BTD, tuple(made)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
@@ -402,19 +361,6 @@ class GPT(nn.Module):
         return jnp.concatenate([blocks_VB, head_VD[whole * _BLOCK :] @ hidden_BD.T]).T
 
 
-def convert_layers(variables: Any, scan_layers: bool) -> Any:
-    """A GPT's variables in the layout that `scan_layers` asks for, from either; nothing is computed."""
-    params = dict(variables["params"])
-    if scan_layers and "layers" not in params:
-        num_layers = sum(name.startswith("layer_") for name in params)
-        params["layers"] = _stack([params.pop(f"layer_{i}") for i in range(num_layers)])
-    elif not scan_layers and "layers" in params:
-        stacked = params.pop("layers")
-        num_layers = jax.tree.leaves(stacked)[0].shape[0]
-        params |= {f"layer_{i}": layer for i, layer in enumerate(_unstack(stacked, num_layers))}
-    return {**variables, "params": params}
-
-
 def split_fused_qkv(tree: Any, config: GPTConfig) -> Any:
     """Parameters of format 1, whose `qkv` was one matrix [D, (H + 2 G) K], in today's layout.
 
@@ -429,27 +375,3 @@ def split_fused_qkv(tree: Any, config: GPTConfig) -> Any:
         return split_fused_heads(x, config.num_heads, config.kv_heads) if is_fused else x
 
     return jax.tree_util.tree_map_with_path(split, tree)
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _unstack(tree: Any, n: int) -> tuple[Any, ...]:
-    return tuple(jax.tree.map(itemgetter(i), tree) for i in range(n))
-
-
-def _rematerialised(config: GPTConfig) -> type[Block]:
-    # A scan keeps XLA from merging the second computation with the first; elsewhere a barrier must.
-    return nn.remat(Block, prevent_cse=not config.scan_layers, static_argnums=(5, 6))  # is_causal, train
-
-
-def _scanned(block: type[Block], num_layers: int) -> Callable[..., Block]:
-    """The block as `num_layers` blocks one after another; only its cache differs from layer to layer."""
-    return nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
-        length=num_layers,
-    )

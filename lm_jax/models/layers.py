@@ -177,19 +177,49 @@ def _gelu_backward(x, dy):
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
+@jax.custom_vjp
+def gelu_exact(x: jax.Array) -> jax.Array:
+    """GELU (Hendrycks & Gimpel 2016): x · Φ(x), Φ being the normal distribution function, as BERT has it.
+
+    Computed in float32; the backward pass keeps x alone.
+    """
+    exact = _exact(x)
+    return (exact * _normal_cdf(exact)).astype(x.dtype)
+
+
+def _normal_cdf(x):
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+
+
+def _gelu_exact_forward(x):
+    return gelu_exact(x), x
+
+
+def _gelu_exact_backward(x, dy):
+    exact = _exact(again(x, dy))
+    density = jnp.exp(-0.5 * exact * exact) / math.sqrt(2 * math.pi)
+    return ((_exact(dy) * (_normal_cdf(exact) + exact * density)).astype(x.dtype),)
+
+
+gelu_exact.defvjp(_gelu_exact_forward, _gelu_exact_backward)
+
+
 class MLP(nn.Module):
-    """Two `Dense` layers with `gelu` between them."""
+    """Two `Dense` layers with an activation between them."""
 
     d_ff: int
     dtype: jnp.dtype = jnp.float32
     out_init: Initializer = nn.initializers.normal(0.02)
     use_bias: bool = True
+    activation: Callable[[jax.Array], jax.Array] = gelu
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
         h_BTF = Dense(self.d_ff, self.dtype, use_bias=self.use_bias, name="up")(x_BTD)
-        return Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, gelu, name="down")(h_BTF)
+        return Dense(x_BTD.shape[-1], self.dtype, self.out_init, self.use_bias, self.activation, name="down")(
+            h_BTF
+        )
 
 
 class SwiGLU(nn.Module):

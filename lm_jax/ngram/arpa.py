@@ -29,14 +29,14 @@ _MISSING_UNK = -100.0  # log10 p(<unk>) where the file has none, as in KenLM
 
 
 def read(path: str | os.PathLike, progress: Progress | None = None) -> NGramModel:
-    """Read an ARPA file, packed where its name ends in .gz.
+    """Reads an ARPA file, compressed with gzip where its name ends in .gz.
 
-    Words get ids in the order of the file, behind the three specials. A file without `<unk>` gives unknown
-    words 10^-100. Where the beginning or the end of an n-gram is not in the file, as after pruning by
-    entropy, it is added with the probability that back-offs give it.
+    Words get ids in the order of the file, after the three special ones. If the file has no `<unk>`, unknown
+    words get the probability 10^-100. A prefix or suffix of an n-gram that the file lacks, as after entropy
+    pruning, is added with its back-off probability.
 
     Raises:
-        UserError: the file cannot be read, or a line, which is named, is not as it should be.
+        UserError: the file cannot be read, or a line is malformed; the message names the line.
     """
     with open_binary(path) as file:
         lines = _Lines(file, os.fspath(path))
@@ -50,10 +50,10 @@ def read(path: str | os.PathLike, progress: Progress | None = None) -> NGramMode
                 progress(f"reading {n}-grams", sum(sizes[:n]), sum(sizes))
         if np.any(sections[-1].log10_backoffs):
             row = int(np.argmax(sections[-1].log10_backoffs != 0))
-            lines.fail("a back-off behind an n-gram of the highest order", sections[-1].line + row)
+            lines.fail("a back-off after an n-gram of the highest order", sections[-1].line + row)
         lines.expect("\\end\\")
     levels = _build(lines, sections) or _build(lines, close(sections))
-    assert levels is not None  # a closed model has all beginnings and ends
+    assert levels is not None  # closed sections have all prefixes and suffixes
     trie, log10_probs, log10_backoffs = levels
     return NGramModel(vocabulary, trie, log10_probs, log10_backoffs[:-1])
 
@@ -62,7 +62,7 @@ class _Lines:
     """The lines of a file, one or many at a time.
 
     Attributes:
-        number: of the line read last.
+        number: of the last line read, from 1.
     """
 
     def __init__(self, file: IO[bytes], name: str):
@@ -70,19 +70,19 @@ class _Lines:
         self._file, self._name, self._text = file, name, b""
 
     def fail(self, cause: str, line: int | None = None) -> NoReturn:
-        """Say what is wrong with a line, the last one where it is not given."""
+        """Raises a UserError about a line, by default the last one read."""
         where = f"{self._name}, line {self.number if line is None else line}"
-        raise UserError(f"{where}: {cause}", "mend the file, or let its toolkit write it again")
+        raise UserError(f"{where}: {cause}", "correct the file, or write it again with its toolkit")
 
     def take(self, most: int) -> bytes:
-        """One whole line at least and `most` at most; none at the end of the file."""
+        """At least one and at most `most` whole lines; empty at the end of the file."""
         try:
             while b"\n" not in self._text[-_BLOCK:] and (more := self._file.read(_BLOCK)):
                 self._text += more
                 if len(self._text) > _LONGEST_LINE:
-                    self.fail("the next line does not end; is this an ARPA file?")
+                    self.fail("the next line is longer than 16 MiB; is this an ARPA file?")
         except (EOFError, OSError, zlib.error) as error:
-            self.fail(f"the packed file is damaged or cut short behind it ({error})")
+            self.fail(f"the compressed file is damaged or truncated after it ({error})")
         if self._text and b"\n" not in self._text:
             self._text += b"\n"
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n"))[:most]
@@ -92,14 +92,14 @@ class _Lines:
         return taken
 
     def next(self) -> str:
-        """The next line that is not empty, without white space around it; empty at the end of the file."""
+        """The next line that is not blank, stripped; empty at the end of the file."""
         while line := self.take(1):
             if line.strip():
                 break
         return line.strip().decode(errors="replace")
 
     def expect(self, text: str) -> None:
-        """Read over a line of this text, and empty ones before it."""
+        """Reads blank lines and then a line with this text."""
         line = self.next()
         if line != text:
             self.fail(
@@ -110,7 +110,7 @@ class _Lines:
 
 
 def _read_sizes(lines: _Lines) -> list[int]:
-    """How many n-grams of each order the header announces."""
+    """The number of n-grams of each order, from the header."""
     while (line := lines.next()).startswith("#"):
         pass
     if line != "\\data\\":
@@ -128,7 +128,7 @@ def _read_sizes(lines: _Lines) -> list[int]:
 
 
 def _read_section(lines: _Lines, n: int, size: int, find: Callable[[Words], np.ndarray]) -> Section:
-    """Read the n-grams of one order."""
+    """Reads the n-grams of one order."""
     lines.expect(f"\\{n}-grams:")
     start, got, parts = lines.number + 1, 0, []
     while got < size:
@@ -146,7 +146,7 @@ def _read_section(lines: _Lines, n: int, size: int, find: Callable[[Words], np.n
 def _parse(
     lines: _Lines, text: bytes, n: int, line: int, find: Callable[[Words], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The words, probabilities and back-offs of some lines, of which the first has the number `line`."""
+    """Word ids [m, n], log10 probabilities [m] and log10 back-offs [m] of lines from number `line` on."""
     fields = split(text, _IS_SPACE)
     is_end = (fields.sizes == 1) & (np.frombuffer(fields.text, np.uint8)[fields.starts] == NEWLINE[0])
     ends = np.flatnonzero(is_end)
@@ -159,10 +159,13 @@ def _parse(
             found = text.split(b"\n", row + 1)[row].decode(errors="replace")
             lines.fail(f"{cause} in {found[:80]!r}", line + row)
 
-    refuse((ends - begins != n + 1) & ~has_backoff, f"no probability, {n} words and perhaps a back-off")
+    refuse(
+        (ends - begins != n + 1) & ~has_backoff,
+        f"expected a probability, {n} words and optionally a back-off",
+    )
     probs, wrong = decimals.parse(fields.select(begins))
     refuse(wrong, "the probability is not a number")
-    refuse(probs > 0, "a logarithm of a probability above 0")
+    refuse(probs > 0, "the log probability is above 0")
     backoffs = np.zeros(len(begins), np.float32)
     wrong = np.zeros(len(begins), np.bool_)
     backoffs[has_backoff], wrong[has_backoff] = decimals.parse(fields.select(begins[has_backoff] + n + 1))
@@ -185,7 +188,7 @@ def _read_unigrams(lines: _Lines, size: int) -> tuple[Vocabulary, Section]:
     for i, word in enumerate(names):
         if place[word] != i:
             lines.fail(
-                f"{word.decode(errors='replace')!r} is a 1-gram a second time", section.line + place[word]
+                f"{word.decode(errors='replace')!r} is twice among the 1-grams", section.line + place[word]
             )
     if missing := [word for word in SPECIALS[1:] if word not in place]:
         lines.fail(f"{missing[0].decode()} is not among the 1-grams")
@@ -200,7 +203,7 @@ def _read_unigrams(lines: _Lines, size: int) -> tuple[Vocabulary, Section]:
 
 
 def _build(lines: _Lines, sections: list[Section]) -> tuple[Trie, list[np.ndarray], list[np.ndarray]] | None:
-    """The n-grams as a tree, with their numbers; None if some lack their beginning or their end."""
+    """The trie, log10 probabilities and log10 back-offs; None if an n-gram's prefix or suffix is missing."""
     trie = Trie([sections[0].words[:, 0]], [])
     log10_probs, log10_backoffs = [sections[0].log10_probs], [sections[0].log10_backoffs]
     indices: list[Index] = []
@@ -211,7 +214,7 @@ def _build(lines: _Lines, sections: list[Section]) -> tuple[Trie, list[np.ndarra
         keys = (contexts.astype(np.int64) << 32) | section.words[:, -1]
         order = np.argsort(keys, kind="stable")
         if len(twice := np.flatnonzero(np.diff(keys[order]) == 0)):
-            lines.fail(f"an {n}-gram a second time", section.line + int(order[twice + 1].min()))
+            lines.fail(f"the {n}-gram occurs twice", section.line + int(order[twice + 1].min()))
         starts = np.zeros(len(trie.words[-1]) + 1, np.int32)
         np.cumsum(np.bincount(contexts, minlength=len(starts) - 1), out=starts[1:])
         trie.words.append(np.ascontiguousarray(section.words[order, -1]))
@@ -223,7 +226,7 @@ def _build(lines: _Lines, sections: list[Section]) -> tuple[Trie, list[np.ndarra
 
 
 def _find_all(indices: list[Index], rows: np.ndarray) -> np.ndarray:
-    """The ids of n-grams, given as rows of their words; UNSEEN where there is none."""
+    """int32 ids of n-grams given as rows of word ids; UNSEEN for those that are not in the model."""
     ids = np.empty(len(rows), np.int32)
     for low in range(0, len(rows), _ROWS):
         piece = rows[low : low + _ROWS]

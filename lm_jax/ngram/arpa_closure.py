@@ -1,4 +1,4 @@
-"""N-grams that a model needs and an ARPA file may lack: the beginnings and the ends of those it has."""
+"""Adds the prefixes and suffixes of n-grams that an ARPA file lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Section(NamedTuple):
         words: int32 ids [m, order].
         log10_probs: float32 [m].
         log10_backoffs: float32 [m], 0 where the file gives none.
-        line: the number of the first one's line.
+        line: the line number of the first n-gram.
     """
 
     words: np.ndarray
@@ -24,7 +24,7 @@ class Section(NamedTuple):
 
 
 def close(sections: list[Section]) -> list[Section]:
-    """Add the missing beginnings and ends of n-grams, with the probabilities that back-offs give them."""
+    """Adds the missing prefixes and suffixes of n-grams, with their back-off probabilities."""
     scores = [
         dict(
             zip(

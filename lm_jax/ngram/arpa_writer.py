@@ -1,8 +1,8 @@
-"""ARPA files: the writer.
+"""Writes ARPA files.
 
-A line is pieces of known sizes, words and numbers, each with what follows it. They are stored in one call, as
-overlapping items of sixteen bytes in the order of their places: what an item spills over the end of its piece
-is covered by the next. What of a word is beyond sixteen bytes is stored after that.
+A line consists of pieces of known sizes: words and numbers, each with its separator. One numpy assignment
+stores the pieces of many lines as overlapping items of 16 bytes in the order of their places: each item
+overwrites the excess bytes of the item before. The rest of words longer than 16 bytes is stored afterwards.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from lm_jax.ngram.trie import Trie
 from lm_jax.ngram.vocabulary import Progress, open_binary
 
 _ITEM = 16
-_LINES = 1 << 12  # lines put together at a time, so that they stay in the cache
-_ZERO = -99.0  # what the format has for the logarithm of 0
+_LINES = 1 << 12  # lines formatted at a time, so that they stay in the cache
+_ZERO = -99.0  # the format's log10 of 0
 
 
 def write(model: NGramModel, path: str | os.PathLike, progress: Progress | None = None) -> None:
-    """Write a model as an ARPA file, packed where the name ends in .gz; numbers have eight decimals.
+    """Writes a model as an ARPA file, compressed where its name ends in .gz; numbers have eight decimals.
 
     Raises:
-        UserError: the format cannot hold the model, or the file cannot be written.
+        UserError: the format cannot represent the model, or the file cannot be written.
     """
     if model.log10_unseen:
-        raise UserError(
-            "an ARPA file cannot hold the constant of stupid back-off", "save the model as its own file"
-        )
+        raise UserError("an ARPA file cannot represent stupid back-off", "save the model in its own format")
     tables = _Tables(model.vocabulary.words)
     sizes = [len(level) for level in model.log10_probs]
     with open_binary(path, "wb") as file:
@@ -51,7 +49,7 @@ def write(model: NGramModel, path: str | os.PathLike, progress: Progress | None 
 
 
 def _words(trie: Trie, n: int, here: slice) -> np.ndarray:
-    """The int64 words of some n-grams, one n-gram a row."""
+    """The word ids of n-grams, int64 [rows, n]."""
     if n == 1:
         return trie.words[0][here, None].astype(np.int64)
     starts = trie.first_child[n - 2]
@@ -64,12 +62,15 @@ def _words(trie: Trie, n: int, here: slice) -> np.ndarray:
 
 
 class _Tables:
-    """Words with a space behind them, and parts of numbers."""
+    """Look-up tables: words with a space after them, and parts of numbers."""
 
     def __init__(self, words: list[bytes]):
         for word in words:
             if len(word.split()) != 1 or b"\0" in word:
-                raise UserError(f"an ARPA file cannot hold the word {word!r}", "name it without white space")
+                raise UserError(
+                    f"an ARPA file cannot hold the word {word!r}",
+                    "use a tokenizer whose words have no white space and no NUL",
+                )
         self.sizes = np.array([len(word) + 1 for word in words])
         self.items = np.array([word + b" " for word in words], f"S{_ITEM}").view(f"V{_ITEM}")
         self.text = np.frombuffer(b" ".join(words) + b" ", np.uint8)
@@ -97,11 +98,13 @@ class _Tables:
         long = np.flatnonzero(sizes > _ITEM)
         if len(long):
             self._finish(text, places.take(long), pieces.ravel().take(long))
-        text[ends[n :: pieces.shape[1]] - 1] = ord("\n" if backoffs is None else "\t")  # for a space
+        text[ends[n :: pieces.shape[1]] - 1] = ord(
+            "\n" if backoffs is None else "\t"
+        )  # in place of the space
         return text[: int(ends[-1])].data
 
     def _finish(self, text: np.ndarray, places: np.ndarray, words: np.ndarray) -> None:
-        """Store what of long words is beyond an item, byte by byte."""
+        """Stores the bytes of long words after the first 16."""
         sizes = self.sizes.take(words) - _ITEM
         offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes) + _ITEM
         text[np.repeat(places, sizes) + offsets] = self.text[
@@ -109,11 +112,11 @@ class _Tables:
         ]
 
     def _numbers(self, values: np.ndarray, end: bytes, items: np.ndarray) -> np.ndarray:
-        """Fill in items of numbers with eight decimals and an end; gives their sizes."""
+        """Writes numbers with eight decimals and a separator into items; returns their sizes."""
         scaled = np.rint(np.maximum(values.astype(np.float64), _ZERO) * 1e8).astype(np.int64)
         is_negative = scaled < 0
         np.abs(scaled, out=scaled)
-        whole, high = scaled // 10**8, scaled // 10**4  # np.divmod takes several times as long
+        whole, high = scaled // 10**8, scaled // 10**4  # np.divmod is slower
         low, high = scaled - high * 10**4, high - whole * 10**4
         whole += 100 * is_negative
         digits = self.four_digits.take(high) | (self.four_digits.take(low) << np.uint64(32))

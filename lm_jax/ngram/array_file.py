@@ -1,4 +1,4 @@
-"""Named arrays in one file that is mapped into memory: the safetensors format, with numpy alone."""
+"""Reads and writes named arrays as memory-mapped safetensors files, with numpy alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ALIGNMENT = 64
 
 
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write arrays and strings to a file, which appears under its name only when it is whole."""
+    """Writes arrays and metadata; the file gets its name when it is complete."""
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for name, array in arrays.items():
@@ -39,10 +39,10 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Map a file's arrays into memory, and read its strings.
+    """Maps the arrays of a file into memory and reads its metadata.
 
     Raises:
-        UserError: there is no such file, or it is not whole or not of this format.
+        UserError: the file cannot be read, is truncated or has another format.
     """
     try:
         with open(path, "rb") as file:
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         arrays = {name: _view(data, 8 + size, **entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error):
         raise UserError(
-            f"{os.fspath(path)} is no model file, or only a part of one", "save the model again"
+            f"{os.fspath(path)} is no model file, or is truncated", "save the model again"
         ) from None
     return arrays, metadata
 

@@ -1,9 +1,9 @@
-"""How often every n-gram of a text occurs: all orders at once, in prefix order.
+"""Counts the n-grams of all orders of a text.
 
-The positions of the text are sorted by the word they hold; then, order by order, every group of positions
-that share an n-gram is split by the word that follows it. The groups that come of a group are the children
-of its n-gram in a `Trie`, and a group has as many positions as its n-gram has occurrences. Positions are
-taken in pieces that stay in a core's cache and sorted there by 16-bit radix sort.
+The positions of the text are sorted by the word there. Then, order by order, each group of positions that
+share an n-gram is split by the next word. The new groups are the children of the n-gram in a `Trie`, and the
+size of a group is the count of its n-gram. Positions are sorted by 16-bit radix sort, in pieces that stay in
+a core's cache.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS, EOS, SPECIALS, Progress, Vocabulary
 
 MAX_ORDER = 8
-_BLOCK = 1 << 16  # positions that are sorted by their bytes at a time
-_PIECE = 1 << 13  # positions that are sorted by their words at a time
+_BLOCK = 1 << 16  # positions sorted by bucket at a time
+_PIECE = 1 << 13  # positions sorted by their next word at a time
 
 
 class NGramCounts(NamedTuple):
-    """Every n-gram of a text and how often it occurs.
+    """The n-grams of a text and their counts.
 
     Attributes:
-        vocabulary: of the words.
+        vocabulary: the words by id.
         trie: the n-grams. All words of the vocabulary are unigrams, seen or not.
         counts: by order (index n - 1), int32 occurrences of each n-gram.
         suffixes: by order from 2 (index n - 2), int32 id of each n-gram without its first word.
@@ -51,16 +51,16 @@ class NGramCounts(NamedTuple):
 def count(
     stream: np.ndarray, vocabulary: Vocabulary, order: int, progress: Progress | None = None
 ) -> NGramCounts:
-    """Count the n-grams of a stream.
+    """Counts the n-grams of a stream.
 
     Args:
         stream: ids of whole sentences, each `<s> word ... word </s>`.
-        vocabulary: the words of the ids.
+        vocabulary: the words by id.
         order: the highest order, 1 to 8.
-        progress: hears how far the work is.
+        progress: called with (description, done, total).
 
     Raises:
-        UserError: the order is out of range, the stream is empty or not one, or the memory is too small.
+        UserError: the order is out of range, the stream is empty or malformed, or there is too little memory.
     """
     stream = _check(stream, len(vocabulary), order)
     _check_memory(len(stream), order)
@@ -75,7 +75,7 @@ def count(
 
 
 def _check(stream: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
-    """The stream as int32, if all is well."""
+    """The stream as int32, checked."""
     if not 1 <= order <= MAX_ORDER:
         raise UserError(f"order {order} is out of range", f"choose 1 to {MAX_ORDER}")
     if len(stream) == 0:
@@ -88,22 +88,22 @@ def _check(stream: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
     if stream.min() < 0 or stream.max() >= vocab_size:
         raise UserError(
             f"ids from {stream.min()} to {stream.max()} for a vocabulary of {vocab_size} words",
-            "give the vocabulary the ids were made with",
+            "give the vocabulary that the ids were made with",
         )
     if len(stream) > np.iinfo(np.int32).max:
         raise UserError(
-            f"a text of {len(stream)} words is too long for 32-bit positions", "give a part of it"
+            f"a text of {len(stream)} words is too long for 32-bit positions", "train on a part of it"
         )
     return np.ascontiguousarray(stream, np.int32)
 
 
 def _check_memory(tokens: int, order: int) -> None:
-    """Refuse more text than there is memory for, by an upper bound on what was measured at orders 1 to 8."""
+    """Raises a UserError if counting needs more memory than there is: an upper bound for orders 1 to 8."""
     memory.check(tokens * (10 + 15 * order), f"counting {order}-grams")
 
 
 class _Column:
-    """An int32 array that grows. What is not filled takes address space, but no memory."""
+    """A growing int32 array of fixed capacity. Unused capacity takes address space, but no memory."""
 
     def __init__(self, most: int):
         self._values = np.empty(most, np.int32)
@@ -119,9 +119,7 @@ class _Column:
 
 
 class _Level:
-    """The n-grams of one order as they are found: of each its last word, its count and one of its positions,
-    and where its children begin at the next order.
-    """
+    """The last word, count, one position and first child of each n-gram of one order found so far."""
 
     def __init__(self, most: int):
         self.words, self.counts, self.positions, self.first_child = (_Column(most + 1) for _ in range(4))
@@ -129,7 +127,7 @@ class _Level:
 
 
 class _Splitter:
-    """Splits groups of positions by the next word, order by order, and keeps what comes of it."""
+    """Splits groups of positions by the next word, order by order, and collects the n-grams."""
 
     def __init__(self, stream: np.ndarray, vocab_size: int, order: int):
         self.stream = stream
@@ -141,9 +139,9 @@ class _Splitter:
         self._bits = (vocab_size - 1).bit_length()
 
     def run(self, progress: Progress | None) -> None:
-        """Make orders 2 and above."""
+        """Counts orders 2 and above."""
         starts = np.concatenate([[0], np.cumsum(self.levels[0].counts.values)])
-        # A first rough sort by words: 256 buckets of successive words, of about as many positions each.
+        # A first rough sort by words: 256 buckets of successive words, with about equal numbers of positions.
         bucket_of = np.minimum(starts[:-1] * 256 // len(self.stream), 255).astype(np.uint8)
         positions = self._sort_by_bucket(bucket_of, starts)
         edges = np.append(np.flatnonzero(np.diff(bucket_of, prepend=-1)), len(bucket_of)).tolist()
@@ -156,9 +154,7 @@ class _Splitter:
     def _sort_by_bucket(self, bucket_of: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The int32 positions of the stream, in the order of the buckets of the words there."""
         positions = np.empty(len(self.stream), np.int32)
-        filled = starts[
-            np.searchsorted(bucket_of, np.arange(256))
-        ]  # up to where each bucket's positions are in
+        filled = starts[np.searchsorted(bucket_of, np.arange(256))]  # the end of each bucket so far
         for low in range(0, len(self.stream), _BLOCK):
             bucket = bucket_of.take(self.stream[low : low + _BLOCK])
             order = np.argsort(bucket, kind="stable")
@@ -169,7 +165,7 @@ class _Splitter:
         return positions
 
     def _extend(self, here: np.ndarray, group: np.ndarray, groups: int, n: int) -> None:
-        """Make orders n and above at positions `here`, whose (n-1)-grams are numbered from 0 by `group`."""
+        """Counts orders n and above at positions `here`; `group` numbers their (n-1)-grams from 0."""
         here, group, edges = self._split(here, group, groups, n)
         if n < len(self.levels):
             for first, end in pieces(edges, _PIECE):
@@ -179,13 +175,13 @@ class _Splitter:
     def _split(
         self, here: np.ndarray, group: np.ndarray, groups: int, n: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Make the n-grams of order n at positions `here`, whose (n-1)-grams are numbered from 0 by `group`.
+        """Counts the n-grams of order n at positions `here`; `group` numbers their (n-1)-grams from 0.
 
         Returns:
-            The positions in the order of the n-grams; the numbers of the n-grams there, from 0; and where
-            the positions of each n-gram start, with the number of positions at the end.
+            The positions sorted by n-gram; the numbers of their n-grams, from 0; and the first position of
+            each n-gram, with the number of positions at the end.
         """
-        word = self.stream.take(here + (n - 1), mode="wrap")  # behind the last </s> comes the first <s>
+        word = self.stream.take(here + (n - 1), mode="wrap")  # after the last </s> comes the first <s>
         inside = np.flatnonzero(word != BOS)
         if len(inside) < len(word):
             here, group, word = here.take(inside), group.take(inside), word.take(inside)
@@ -215,7 +211,7 @@ class _Splitter:
         )
 
     def suffixes(self) -> list[np.ndarray]:
-        """What `NGramCounts.suffixes` holds. Takes the place of the positions."""
+        """`NGramCounts.suffixes`; overwrites the positions."""
         found = [level.words.values for level in self.levels[1:2]]
         for level, ids in zip(self.levels[2:], self.ids, strict=True):
             places = level.positions.values

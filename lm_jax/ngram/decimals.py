@@ -1,4 +1,4 @@
-"""Decimal numbers in text, read many at a time."""
+"""Parses decimal numbers in text, many to a numpy call."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import numpy as np
 
 from lm_jax.text.word_table import Words, eight_bytes
 
-_LONGEST = 15  # characters of a number that is read here: its digits fit into the 53 bits of a float64
+_LONGEST = 15  # characters of a plain decimal, whose digits fit into the 53 bits of a float64
 _POWERS = 10.0 ** np.arange(_LONGEST + 1)
 
 
 def parse(words: Words) -> tuple[np.ndarray, np.ndarray]:
-    """The words as float32, and which of them are not numbers. What is no plain decimal is left to Python."""
+    """The words as float32 [N], and which are not numbers, bool [N].
+
+    What is no plain decimal, such as 1e-3, is parsed by Python.
+    """
     windows = eight_bytes(words.text)
     characters = np.stack([windows[words.starts], windows[words.starts + 8]], axis=1).view(np.uint8)
     digits = np.zeros(len(words.starts), np.int64)
@@ -28,7 +31,7 @@ def parse(words: Words) -> tuple[np.ndarray, np.ndarray]:
         decimals += is_digit & after_point
         after_point |= is_point
     is_negative = characters[:, 0] == ord("-")
-    is_plain &= words.sizes > is_negative.astype(np.int64) + after_point  # some digit
+    is_plain &= words.sizes > is_negative.astype(np.int64) + after_point  # at least one digit
     values = (np.where(is_negative, -digits, digits) / _POWERS.take(decimals)).astype(np.float32)
     wrong = np.zeros(len(values), np.bool_)
     for row in np.flatnonzero(~is_plain).tolist():

@@ -1,4 +1,4 @@
-"""The counts that a smoothing works with, and the discounts it takes off them."""
+"""The counts that a smoothing uses, and the discounts that it subtracts from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PIECE = 1 << 13
 
 
 def occurrences(counts: NGramCounts, n: int) -> np.ndarray:
-    """The int32 counts of the n-grams; none for `<s>` by itself, which is never predicted."""
+    """int32 counts of the n-grams; 0 for the unigram `<s>`, which is never predicted."""
     values = counts.counts[n - 1]
     if n == 1:
         values = values.copy()
@@ -21,10 +21,10 @@ def occurrences(counts: NGramCounts, n: int) -> np.ndarray:
 
 
 def continuations(counts: NGramCounts, n: int) -> np.ndarray:
-    """How many words precede each n-gram (Chen and Goodman 1998, equation 20), as int32.
+    """int32 numbers of different words before each n-gram (Chen and Goodman 1998, equation 20).
 
-    Nothing precedes `<s>` and nothing is longer than the longest n-grams: what begins with `<s>` and what
-    is of the highest order keeps its count.
+    N-grams that begin with `<s>`, before which there is no word, and those of the highest order keep their
+    counts.
     """
     if n == counts.order:
         return occurrences(counts, n)
@@ -55,11 +55,11 @@ def modified(counts: NGramCounts, values: np.ndarray, n: int, fallback: tuple[fl
     """Discounts D(0) = 0, D(1), D(2), D(3 and more): Chen and Goodman (1998), equation 26.
 
     Raises:
-        UserError: the equation has no answer or none between 0 and the count, and there is no fallback.
+        UserError: a discount is undefined or not between 0 and its count, and there is no fallback.
     """
     times = [int(np.count_nonzero(values == k)) for k in range(5)]
     if n < counts.order and n <= len(counts.last):
-        # lmplz enters the last n-gram of each lower order with its occurrences for its continuations.
+        # lmplz takes the occurrences of the last n-gram of each lower order for its continuations.
         last = counts.last[n - 1]
         for count, change in ((values[last], -1), (counts.counts[n - 1][last], 1)):
             if count < 5:

@@ -1,4 +1,4 @@
-"""The formula behind every smoothing: what an n-gram keeps, and what is left to a shorter history.
+"""The interpolation formula that all smoothings share.
 
 With c the counts of an order, h' the history h without its first word, and sums over the words w that were
 seen after h:
@@ -7,9 +7,9 @@ seen after h:
     Z(h)     = Σ c(hw) + T(h)
     γ(h)     = (Σ D(c(hw)) + T(h)) / Z(h)
 
-D are discounts, T is mass beside the counts. The count of a pruned n-gram goes to γ(h) as a whole. For T = 0
-this is the arithmetic of lmplz (Heafield et al., "Scalable Modified Kneser-Ney Language Model Estimation",
-2013, section 3.3) in its order and in single precision, and gives its probabilities bit for bit.
+D are discounts, and T is additional mass. The whole count of a pruned n-gram goes to γ(h). For T = 0 the
+operations, their order and their single precision are those of lmplz (Heafield et al., "Scalable Modified
+Kneser-Ney Language Model Estimation", 2013, section 3.3), and the probabilities are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 
 from lm_jax.ngram.trie import pieces
 
-_PIECE = 1 << 14  # n-grams at a time: what is computed of them stays in a core's cache
+_PIECE = 1 << 14  # n-grams at a time, so that the arrays stay in a core's cache
 
 ExtraMass = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray | float]
-"""T of some histories, from the sum of counts of each, all counts, and the number of each count's history."""
+"""T of histories, from the sum of counts of each, all counts, and the index of each count's history."""
 
 
 def interpolate(
@@ -34,15 +34,15 @@ def interpolate(
     extra_mass: ExtraMass,
     lower: Callable[[slice], np.ndarray | np.float32],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """p of all n-grams of an order and γ of their histories, in float32; γ is 1 for a history without any.
+    """float32 p of all n-grams of an order and γ of their histories; γ is 1 for a history without n-grams.
 
     Args:
         values: int32 counts c of the n-grams.
-        starts: where the n-grams of each history start, and where those of the last one end.
+        starts: the first n-gram of each history, and the number of n-grams at the end.
         kept: which n-grams are not pruned; None: all.
         discounts: float32 D of the counts 0, 1, 2, and of 3 and more.
-        extra_mass: gives T.
-        lower: gives p(w | h') of some of the n-grams.
+        extra_mass: returns T.
+        lower: returns p(w | h') of a slice of the n-grams.
     """
     probs, gammas = np.empty(len(values), np.float32), np.ones(len(starts) - 1, np.float32)
     for first, end in pieces(starts, _PIECE):
@@ -64,7 +64,7 @@ def _normalisers(
     discounts: np.ndarray,
     extra_mass: ExtraMass,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Z and γ of the histories that some n-grams, numbered by `history`, have."""
+    """float32 Z and γ of the histories of some n-grams; `history` numbers them from 0."""
     total = np.bincount(history, weights=count, minlength=histories)
     capped = np.minimum(count, 3)
     # Of each history, how many of its n-grams have a count of 0, 1, 2, and 3 or more; pruned ones count as 0.

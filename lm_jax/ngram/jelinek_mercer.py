@@ -1,4 +1,4 @@
-"""The weights of Jelinek-Mercer smoothing: how far to trust a history that occurs so often."""
+"""Fits the weights of Jelinek-Mercer smoothing to held-out text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CLIP = 1e-4  # no weight is nearer to 0 or 1, so that every word keeps some pro
 
 
 def bucket(totals: np.ndarray) -> np.ndarray:
-    """Which weight is that of histories that occur so often."""
+    """The index of the weight for histories with these counts."""
     return np.minimum(np.log2(np.maximum(totals, 1)).astype(np.int64), _BUCKETS - 1)
 
 
 def fit(
     counts: NGramCounts, held_out: np.ndarray, iterations: int = 100, tolerance: float = 1e-7
 ) -> np.ndarray:
-    """Fit the weights λ of p(w | h) = λ(h) c(hw) / c(h) + (1 - λ(h)) p(w | h') to held-out text.
+    """Fits the weights λ of p(w | h) = λ(h) c(hw) / c(h) + (1 - λ(h)) p(w | h') to held-out text.
 
     By expectation-maximisation (Jelinek and Mercer 1980; Chen and Goodman 1998, section 2.3), with histories
     bucketed by their counts (Bahl, Jelinek and Mercer 1983).
@@ -30,8 +30,8 @@ def fit(
     Args:
         counts: of the training text.
         held_out: a stream of other text.
-        iterations: at most so many.
-        tolerance: stop when the held-out text's log-likelihood per word grows by less.
+        iterations: the most steps.
+        tolerance: stop when the log-likelihood of the held-out text, in nats per word, grows by less.
 
     Returns:
         Weights of shape [order, buckets].
@@ -85,11 +85,11 @@ def _step(
     for weight, share in zip(chosen, shares, strict=True):
         probs.append(weight * share + (1 - weight) * probs[-1])
     new = np.empty_like(weights)
-    reached = 1.0 / probs[-1]  # times the chance that the orders above pass a word on
+    reached = 1.0 / probs[-1]  # times the probability that the higher orders back off
     for n in range(len(weights) - 1, -1, -1):
         rows = np.flatnonzero(buckets[n] >= 0)
-        here = (reached * chosen[n] * shares[n])[rows]  # the posterior that this order made the word
-        there = (reached * probs[n + 1])[rows]  # or an order below
+        here = (reached * chosen[n] * shares[n])[rows]  # the posterior probability of this order
+        there = (reached * probs[n + 1])[rows]  # of this or a lower order
         taken = np.bincount(buckets[n][rows], weights=here, minlength=_BUCKETS)
         total = np.bincount(buckets[n][rows], weights=there, minlength=_BUCKETS)
         pooled = taken.sum() / max(total.sum(), 1e-300)

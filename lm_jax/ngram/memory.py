@@ -1,4 +1,4 @@
-"""How much memory there is, and a refusal before work that would need more."""
+"""The memory available, and a check before work that needs much."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lm_jax.errors import UserError
 
 
 def available() -> int:
-    """The bytes of memory that can be had: free on the machine, and within the limit of a container."""
+    """The bytes available: free on the machine, and within the container's limit."""
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -25,7 +25,7 @@ def available() -> int:
 
 
 def check(needed: int, work: str) -> None:
-    """Refuse work that takes more memory than there is.
+    """Raises an error if work needs more memory than is available.
 
     Raises:
         UserError: `needed` bytes are not available.

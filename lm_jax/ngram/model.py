@@ -1,4 +1,4 @@
-"""An n-gram model: probabilities of n-grams, and factors that lead to shorter ones."""
+"""Back-off n-gram models: scores, distributions and files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMAT = "lm_jax n-gram model 1"
 
 
 class Scores(NamedTuple):
-    """What a model says of each word of a stream; all arrays are as long as the stream.
+    """The scores of the words of a stream; all arrays are as long as the stream.
 
     Attributes:
         log_probs: float64 log p(word | words before it in the sentence), in nats; 0 at `<s>`, which is given.
@@ -72,7 +72,7 @@ class NGramModel:
         return self.trie.order
 
     def score(self, stream: np.ndarray) -> Scores:
-        """Score every word of a stream given the words before it in its sentence.
+        """Scores every word of a stream given the words before it in its sentence.
 
         Args:
             stream: ids of `<s> word ... word </s> <s> ...`.
@@ -86,7 +86,7 @@ class NGramModel:
             rows = np.flatnonzero(stream[piece] != BOS)
             log10, matched = scores.log_probs[piece], scores.matched[piece]
             for order in range(self.order, 1, -1):
-                # Words whose n-gram of this order is not in the model pass on to a shorter one, at a cost.
+                # Words whose n-gram of this order is not in the model back off to a shorter one.
                 found, histories = ids[order - 1][1:].take(rows), ids[order - 2].take(rows)
                 is_found = found >= 0
                 hits = np.flatnonzero(is_found)
@@ -94,8 +94,10 @@ class NGramModel:
                 matched[rows.take(hits)] = order
                 if self.log10_unseen:
                     log10[rows[(histories == UNSEEN) & (found != OUTSIDE)]] += self.log10_unseen
-                pays = np.flatnonzero((histories >= 0) & ~is_found)
-                log10[rows.take(pays)] += self.log10_backoffs[order - 2].take(histories.take(pays))
+                backing_off = np.flatnonzero((histories >= 0) & ~is_found)
+                log10[rows.take(backing_off)] += self.log10_backoffs[order - 2].take(
+                    histories.take(backing_off)
+                )
                 rows = rows.compress(~is_found)
             log10[rows] += self.log10_probs[0].take(ids[0][1:].take(rows))
             matched[rows] = 1
@@ -106,8 +108,8 @@ class NGramModel:
         """p(w | history) of every word of the vocabulary, float64; 0 for `<s>`.
 
         Args:
-            history: ids of the words before. Only what follows the last `<s>`, and of it the last order - 1
-                words, count; begin with `<s>` what begins a sentence.
+            history: ids of the words before; at the beginning of a sentence, `<s>` is the first. Only the
+                words from the last `<s>` on are used, and at most order - 1 of them.
 
         Raises:
             UserError: an id is not of this vocabulary.
@@ -119,7 +121,7 @@ class NGramModel:
         factors = [float(level[node]) for level, node in zip(self.log10_backoffs, nodes, strict=False)]
         factors += [self.log10_unseen] * (len(history) - len(nodes))
         probs = self._unigrams * 10.0 ** sum(factors)
-        for n, node in enumerate(nodes, 2):  # the n-grams that lengthen the last n - 1 words
+        for n, node in enumerate(nodes, 2):  # the n-grams that extend the last n - 1 words
             children = slice(*self.trie.first_child[n - 2][node : node + 2])
             log10 = self.log10_probs[n - 1][children] + sum(factors[n - 1 :])
             probs[self.trie.words[n - 1][children]] = 10.0**log10
@@ -131,7 +133,7 @@ class NGramModel:
         return 10.0 ** self.log10_probs[0].astype(np.float64)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the model to a file, of 16 bytes an n-gram and 8 for those of the highest order at most."""
+        """Saves the model: at most 16 bytes per n-gram, 8 per n-gram of the highest order."""
         ends = np.cumsum([len(word) for word in self.vocabulary.words])
         arrays = {"vocabulary.ends": ends}
         word_type = np.uint16 if len(ends) <= 1 << 16 else np.int32
@@ -152,10 +154,10 @@ class NGramModel:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> NGramModel:
-        """Map a saved model into memory.
+        """Maps a saved model into memory.
 
         Raises:
-            UserError: the file cannot be read, or is not a whole model's.
+            UserError: the file cannot be read, is truncated or holds no n-gram model of this version.
         """
         arrays, metadata = array_file.read(path)
         if metadata.get("format") != _FORMAT:

@@ -1,4 +1,4 @@
-"""Which n-grams end at each word of a text: the longest match at every order, for whole documents at once."""
+"""Finds the n-grams of every order that end at each word of a stream."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS
 from lm_jax.text.hashing import IdTable, mix
 
-UNSEEN, OUTSIDE = -1, -2  # instead of an id: the n-gram is not in the tree; it would begin before the <s>
-_PIECE = 1 << 16  # words of text at a time
-_INDEX_FROM = 1 << 14  # words of text from which on the hash tables are worth making
+UNSEEN, OUTSIDE = -1, -2  # in place of an id: the n-gram is not in the trie; it would begin before the <s>
+_PIECE = 1 << 16  # words at a time
+_INDEX_FROM = 1 << 14  # words of a stream that is matched by hash tables
 _WORD_BITS = np.uint64(32)
 
 
@@ -20,8 +20,10 @@ class Index:
     """Finds the n-grams of one order by a hash table from their context and last word to their id."""
 
     def __init__(self, last_words: np.ndarray, first_child: np.ndarray):
-        """Make the table for n-grams by their last words and where each context's children begin."""
-        self._keys = np.zeros(max(len(last_words), 1), np.uint64)  # one at least, to be looked at in vain
+        """Makes the table from the n-grams' last words and the first child of each context."""
+        self._keys = np.zeros(
+            max(len(last_words), 1), np.uint64
+        )  # at least one, which the table reads for an absent id
         self._table = IdTable(len(last_words))
         for first, end in pieces(first_child, _PIECE):
             here = slice(int(first_child[first]), int(first_child[end]))
@@ -30,7 +32,7 @@ class Index:
             self._table.insert(mix(self._keys[here]), np.arange(here.start, here.stop, dtype=np.int32))
 
     def find(self, contexts: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """int32 ids of n-grams by their contexts' ids and their last words, UNSEEN where there is none."""
+        """int32 ids of n-grams by their contexts' ids and last words; UNSEEN where there is none."""
         keys = _key(contexts, words)
 
         def is_match(ids: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
@@ -40,9 +42,10 @@ class Index:
 
 
 class Matcher:
-    """Finds the n-grams of a tree in text.
+    """Finds the n-grams of a trie in streams.
 
-    Short texts are matched by binary search among an n-gram's children. The first long one makes the indices.
+    Short streams are matched by binary search among an n-gram's children. The first long one builds the hash
+    tables.
     """
 
     def __init__(self, trie: Trie):
@@ -50,16 +53,16 @@ class Matcher:
         self._indices: list[Index] = []
 
     def match(self, stream: np.ndarray) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Match a stream piece by piece.
+        """Matches a stream piece by piece.
 
         Args:
-            stream: ids of words, each sentence beginning with `<s>`. What comes before the first `<s>` is
-                matched without a history.
+            stream: ids of words, each sentence beginning with `<s>`. Words before the first `<s>` are matched
+                without a history.
 
         Yields:
-            Which words of the stream a piece holds, and by order an int64 array of the ids of the n-grams
-            that end at each of them, or UNSEEN or OUTSIDE. In front of each array is the id for the word
-            before the piece, OUTSIDE if there is none.
+            A slice of the stream, and by order the int64 ids of the n-grams that end at each of its words,
+            or UNSEEN or OUTSIDE. Each array begins with the id for the word before the slice, OUTSIDE if
+            there is none.
         """
         if len(stream) >= _INDEX_FROM and not self._indices:
             self._indices = [
@@ -67,9 +70,7 @@ class Matcher:
             ]
         for start in range(0, len(stream), _PIECE):
             end = min(start + _PIECE, len(stream))
-            before = min(
-                start, self.trie.order
-            )  # so many words more, and all matches are as in the whole text
+            before = min(start, self.trie.order)  # with these words, matches are as in the whole stream
             ids = self._match_piece(stream[start - before : end])
             if before:
                 yield slice(start, end), [level[before - 1 :] for level in ids]

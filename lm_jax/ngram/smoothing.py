@@ -1,9 +1,9 @@
-"""From counts to probabilities: maximum likelihood to modified Kneser-Ney.
+"""Estimates models from counts, with smoothings from maximum likelihood to modified Kneser-Ney.
 
 Every smoothing is a choice of the counts, the discounts and the extra mass in the formula of `interpolation`:
 
     maximum_likelihood    occurrences    no discount         no extra mass
-    add_k                 occurrences    no discount         k for every word, shared out evenly
+    add_k                 occurrences    no discount         k for every word, the same for all
     jelinek_mercer        occurrences    no discount         by weights fitted to held-out text
     witten_bell           occurrences    no discount         1 for every different word seen
     absolute_discounting  occurrences    one an order        no extra mass
@@ -41,17 +41,17 @@ SMOOTHINGS = (
     "modified_kneser_ney",
     "stupid_backoff",
 )
-_PIECE = 1 << 14  # probabilities turned into logarithms at a time
+_PIECE = 1 << 14  # probabilities converted to log10 at a time
 
 
 @dataclass(frozen=True)
 class NGramConfig:
-    """What makes an n-gram model of counts."""
+    """The settings of an n-gram model."""
 
     family: ClassVar[str] = "ngram"
     order: int = 5  # words in the longest n-gram, 1 to 8
     smoothing: str = "modified_kneser_ney"  # one of SMOOTHINGS
-    prune: tuple[int, ...] = ()  # drop n-grams seen at most this often, by order; the last value goes on
+    prune: tuple[int, ...] = ()  # by order, drop n-grams seen at most this often; the last value goes on
     interpolate_unigrams: bool = True  # False: all mass that the unigrams leave goes to <unk>
     discount_fallback: tuple[float, ...] = ()  # discounts of counts 1, 2 and 3+ where the text gives none
     add_k: float = 1.0  # what add_k adds to every count
@@ -59,7 +59,7 @@ class NGramConfig:
 
 
 def check(config: NGramConfig) -> None:
-    """Refuse settings that make no model.
+    """Checks the settings.
 
     Raises:
         UserError: a setting is out of its range.
@@ -87,20 +87,23 @@ def estimate(
     held_out: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> NGramModel:
-    """Make a model of counts.
+    """Estimates a model.
 
     Args:
         counts: of the training text; they are not changed.
         config: the smoothing and its settings; its order must be that of the counts.
         held_out: a stream of other text, for the weights of jelinek_mercer.
-        progress: hears how far the work is.
+        progress: called with (description, done, total).
 
     Raises:
-        UserError: the settings are wrong, or the text gives no discounts (see `discounting`).
+        UserError: a setting is out of its range, or the discounts are undefined (see `discounting`).
     """
     check(config)
     if counts.order != config.order:
-        raise UserError(f"counts of order {counts.order} for a model of order {config.order}", "count again")
+        raise UserError(
+            f"counts of order {counts.order} for a model of order {config.order}",
+            "count with the model's order",
+        )
     keep = pruning.kept(counts, config.prune)
     smoothing = _Smoothing(config, counts, keep, held_out)
     log10_probs: list[np.ndarray] = []
@@ -132,7 +135,7 @@ def estimate(
 
 
 class _Smoothing:
-    """The settings of an estimation; gives the probabilities of one order after the other."""
+    """Computes the probabilities of one order after the other."""
 
     def __init__(
         self,
@@ -151,7 +154,7 @@ class _Smoothing:
             self.weights = jelinek_mercer.fit(counts, held_out)
 
     def level(self, n: int, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p of the n-grams of order n, from p of those one shorter, and γ of their histories."""
+        """p of the n-grams of order n and γ of their histories, given p of the n-grams of order n - 1."""
         values = (continuations if "kneser_ney" in self.config.smoothing else occurrences)(self.counts, n)
         starts = self.counts.trie.first_child[n - 2] if n > 1 else np.array([0, len(values)])
 
@@ -169,7 +172,7 @@ class _Smoothing:
             lower,
         )
         if n == 1:
-            probs[BOS] = 1  # as in lmplz: it may be scored at no cost
+            probs[BOS] = 1  # as in lmplz
             probs[UNK] += 0 if self.config.interpolate_unigrams else gammas[0]
         if self.config.smoothing == "stupid_backoff":
             gammas[:] = self.config.backoff_weight
@@ -198,7 +201,7 @@ class _Smoothing:
         return 0.0
 
     def _share_evenly(self, n: int, probs: np.ndarray, gammas: np.ndarray) -> None:
-        """Make what lies below the full history the uniform distribution, in place.
+        """Replaces the distributions after shorter than full histories by the uniform one, in place.
 
         A full history has order - 1 words or begins with `<s>`.
         """
@@ -214,19 +217,18 @@ class _Smoothing:
 
 
 def _to_log10(probs: np.ndarray) -> np.ndarray:
-    """Turn float32 probabilities into their common logarithms, 0 at most, in place.
+    """Replaces float32 probabilities by their log10, at most 0.
 
-    The steps are those of log10f in fdlibm (e_log10f.c), which the GNU C library took over up to its 2.40:
-    with a correctly rounded logarithm up to two numbers in five would differ from lmplz's in their last bit.
+    The steps are those of log10f in fdlibm (e_log10f.c), which the GNU C library uses up to version 2.40. A
+    correctly rounded logarithm would differ from lmplz's in the last bit of many numbers.
     """
     single = np.float32
     with np.errstate(divide="ignore"):
         for low in range(0, len(probs), _PIECE):
             piece = probs[low : low + _PIECE]
             fraction, exponent = np.frexp(piece)
-            exponent = (exponent - (exponent > 0)).astype(
-                single
-            )  # the fraction is in [1, 2) above 1, [0.5, 1) below
+            # The fraction is in [1, 2) for probabilities from 1 on, else in [0.5, 1).
+            exponent = (exponent - (exponent > 0)).astype(single)
             fraction = np.where(piece < 1, fraction, 2 * fraction)
             natural = np.log(fraction.astype(np.float64)).astype(single)
             log10 = exponent * single(7.9034151668e-07) + single(0.43429449201) * natural

@@ -1,4 +1,4 @@
-"""N-grams of all orders as a tree: the children of an n-gram lie side by side, sorted by their last word."""
+"""N-grams of all orders as a tree: the children of an n-gram are adjacent, sorted by their last word."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 
 class Trie(NamedTuple):
-    """The n-grams of orders 1 to `order`, in prefix order at every order; an n-gram's id is its place there.
+    """The n-grams of orders 1 to `order`, in prefix order at every order; an n-gram's id is its index there.
 
     Attributes:
         words: by order (index n - 1), the int32 last word of each n-gram. The unigrams are 0, 1, 2, ...
-        first_child: by order but the last, int32 of one more than there are n-grams: the (n+1)-grams that
-            begin with n-gram i are those from `first_child[i]` up to `first_child[i + 1]`.
+        first_child: by order but the last, int32 [number of n-grams + 1]: the (n+1)-grams that begin with
+            n-gram i are those from `first_child[i]` up to `first_child[i + 1]`.
     """
 
     words: list[np.ndarray]
@@ -37,7 +37,7 @@ class Trie(NamedTuple):
 
         Args:
             order: of the n-grams to find, 2 or more.
-            contexts: ids of their first words, at order - 1.
+            contexts: ids of their prefixes, of order - 1.
             words: their last words, as many.
 
         Returns:
@@ -60,7 +60,7 @@ class Trie(NamedTuple):
     def suffixes(self, words: np.ndarray) -> list[int]:
         """The ids of the n-grams that end a sequence of words: the last word, the last two, and so on.
 
-        As many as there are in the tree, `order` at most.
+        The list ends with the longest one in the tree, of order `order` at most.
         """
         ids: list[int] = []
         for order in range(1, min(self.order, len(words)) + 1):
@@ -77,14 +77,14 @@ class Trie(NamedTuple):
 
 
 def pieces(starts: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Cut consecutive groups into pieces of about `most` members, and of a whole group at least.
+    """Cuts consecutive groups into pieces of at most `most` members, but of at least one group.
 
     Args:
-        starts: where each group's members begin, and where the last group's end.
-        most: how many members a piece of several groups may have.
+        starts: the first member of each group, and the number of members at the end.
+        most: the most members of a piece of several groups.
 
     Yields:
-        The first group of a piece and the one behind its last.
+        The first group of a piece and the one after its last.
     """
     first = 0
     while first < len(starts) - 1:

@@ -28,7 +28,7 @@ class Vocabulary:
     """
 
     def __init__(self, words: Iterable[bytes | str] = ()):
-        """Make a vocabulary.
+        """Makes a vocabulary.
 
         Args:
             words: all words; the three special ones come first or are left out.
@@ -57,7 +57,7 @@ class Vocabulary:
 
 
 def open_binary(path: str | os.PathLike, mode: str = "rb") -> IO[bytes]:
-    """Open a binary file, compressed where its name ends in .gz.
+    """Opens a binary file, compressed with gzip where its name ends in .gz.
 
     Raises:
         UserError: the file cannot be opened.

@@ -14,7 +14,8 @@ import numpy as np
 
 from lm_jax import files
 from lm_jax.errors import UserError
-from lm_jax.models.gpt import GPT, GPTConfig, convert_layers
+from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.models.transformer import convert_layers
 from lm_jax.pretrained import gpt2, weights
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import END, Tokenizer

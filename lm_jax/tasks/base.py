@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from lm_jax.batch import Sums
 from lm_jax.data.batches import Source
+from lm_jax.data.documents import NO_FIELDS, Fields
 from lm_jax.data.pipeline import Data, DataConfig
 from lm_jax.data.store import Split
 from lm_jax.models.base import ModelConfig
@@ -65,6 +66,10 @@ class Task(abc.ABC, Generic[B]):
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
         """Raises UserError for a value that no run can use, or that does not fit the model or the data."""
+
+    def fields(self) -> Fields:
+        """The fields of documents that the task reads beside their text."""
+        return NO_FIELDS
 
     def make(self, model: ModelConfig) -> nn.Module:
         """The module that is trained: the model's own, or one with a head upon it."""

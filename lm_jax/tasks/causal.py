@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from lm_jax.batch import Batch, Sums
 from lm_jax.data import pipeline
-from lm_jax.data.batches import Source
+from lm_jax.data.batches import Source, evaluation_batches
 from lm_jax.data.pipeline import Data, DataConfig
 from lm_jax.data.store import Split
 from lm_jax.errors import UserError
@@ -78,7 +78,7 @@ class Causal(Task[Batch]):
         self, split: Split, data: DataConfig, model: ModelConfig, batch_size: int, process: Process
     ) -> Iterator[Batch]:
         """Each token and end of a part once; a carried state goes through each document."""
-        return pipeline.evaluation_batches(
+        return evaluation_batches(
             split,
             batch_size,
             data.sequence_length,

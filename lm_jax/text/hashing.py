@@ -10,7 +10,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashin
 
 
 def mix(keys: np.ndarray) -> np.ndarray:
-    """Scramble uint64 keys so that every bit of a key reaches the high bits that choose a slot."""
+    """Mixes uint64 keys so that every bit of a key affects the high bits, which choose a slot."""
     mixed = keys * _GOLDEN
     mixed ^= mixed >> np.uint64(32)
     mixed *= _GOLDEN
@@ -20,8 +20,8 @@ def mix(keys: np.ndarray) -> np.ndarray:
 class IdTable:
     """Open addressing with linear probing; a slot holds an id, and the caller compares the keys.
 
-    Keys live where the ids point to (a vocabulary, a level of n-grams), so that the table takes four bytes
-    a slot, two to four slots an id.
+    The caller stores the keys by id, so that the table takes four bytes per slot and two to four slots per
+    id.
     """
 
     def __init__(self, capacity: int):
@@ -32,13 +32,13 @@ class IdTable:
         self._mask = (1 << bits) - 1
 
     def insert(self, hashes: np.ndarray, ids: np.ndarray) -> None:
-        """Add distinct keys by their uint64 hashes. The caller keeps within the capacity."""
+        """Adds distinct keys by their uint64 hashes; the caller keeps to the capacity."""
         slots = (hashes >> self._shift).view(np.int64)
         while len(ids):
             free = np.flatnonzero(self._slots.take(slots) < 0)
-            self._slots[slots.take(free)] = ids.take(free)  # where several want one slot, one of them has it
-            lost = np.flatnonzero(self._slots.take(slots) != ids)
-            slots, ids = (slots.take(lost) + 1) & self._mask, ids.take(lost)
+            self._slots[slots.take(free)] = ids.take(free)  # of several keys for one slot, one is stored
+            rest = np.flatnonzero(self._slots.take(slots) != ids)
+            slots, ids = (slots.take(rest) + 1) & self._mask, ids.take(rest)
 
     def find(
         self, hashes: np.ndarray, is_match: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
@@ -47,8 +47,8 @@ class IdTable:
 
         Args:
             hashes: uint64 hashes of the keys.
-            is_match: given candidate ids and the rows they are for (None: all rows), says which are right.
-                The answer for a candidate of -1, which is none, does not matter.
+            is_match: given candidate ids and the rows they are for (None: all rows), returns which are right.
+                The result for a candidate of -1, which is no id, is ignored.
         """
         slots = (hashes >> self._shift).view(np.int64)
         found = self._slots.take(slots)

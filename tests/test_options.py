@@ -1,0 +1,90 @@
+"""The options of `generate` as arguments of decoders."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.decoding.beam import BeamSettings
+from lm_jax.decoding.decoder import Limits
+from lm_jax.decoding.settings import Sampling
+from lm_jax.errors import UserError
+from lm_jax.language_models.options import Request
+from lm_jax.text.simple import ByteTokenizer
+
+BYTES = ByteTokenizer()
+
+
+def test_options_become_the_decoders_arguments():
+    options = {
+        "temperature": 0.5, "top_k": 4, "banned": ["ab", 7], "forced": "c", "seed": [3, 4], "num_samples": 2
+    }  # fmt: skip
+    request = Request(BYTES, ["a", ""], 9, options)
+    end = BYTES.end_id
+    assert request.prompts.tokens.tolist() == [[end, 97], [end, end]]
+    assert request.prompts.lengths.tolist() == [2, 1]
+    assert request.prompts.seeds == (3, 4)
+    assert request.limits == Limits(9, 2, end)
+    assert request.sampling == Sampling(0.5, 4, banned=((97, 98), (7,)), forced=(99,))
+    assert request.beams is None
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray, lambda x: np.asarray(x)[()]])
+@pytest.mark.parametrize(
+    ("options", "sequences"),
+    [
+        (
+            {
+                "temperature": 0,
+                "top_k": 2,
+                "no_repeat_ngram": 3,
+                "seed": 5,
+                "num_samples": 2,
+                "min_tokens": 1,
+            },
+            {},
+        ),
+        ({"num_beams": 3, "num_samples": 2, "length_penalty": 0.5, "early_stopping": True}, {}),
+        ({}, {"seed": [1, 2], "forced": [3, 4], "banned": [5, 6]}),
+    ],
+)
+def test_numpy_and_jax_numbers_are_python_numbers(kind, options, sequences):
+    expected = Request(BYTES, ["a", "b"], 9, options | sequences)
+    given = {name: kind(value) for name, value in options.items()}
+    given |= {name: [kind(number) for number in value] for name, value in sequences.items()}
+    arrays = options | {name: kind(value) for name, value in sequences.items()}
+    for made in (Request(BYTES, ["a", "b"], kind(9), given), Request(BYTES, ["a", "b"], 9, arrays)):
+        for name in ("limits", "sampling", "beams"):
+            assert getattr(made, name) == getattr(expected, name)
+        assert made.prompts.seeds == expected.prompts.seeds
+        assert type(made.limits.num_tokens) is int
+
+
+def test_beams_take_the_options_that_apply_to_them():
+    made = Request(BYTES, ["a"], 9, {"num_beams": 4, "early_stopping": "never", "min_tokens": 2, "top_p": 1})
+    assert made.beams == BeamSettings(4, 1.0, "never")
+    assert made.sampling == Sampling(min_tokens=2)
+
+
+def test_a_row_is_kept_up_to_the_token_that_completes_a_stop():
+    request = Request(BYTES, ["a"], 9, {"stop": ["cd", "dx"]})
+    assert request.limits.stop(0, np.array(list(b"abc"))) is None
+    assert request.limits.stop(0, np.array(list(b"abcdx"))) == 4
+    assert request.stops_at(b"abcdx") == 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "max_tokens", "options", "line"),
+    [
+        ([], 5, {}, "no prompt; give at least one"),
+        ("the", 5, {}, "prompts is a text, not a list of texts"),
+        (["a"], 0, {}, "num_tokens=0"),
+        (["a"], 2.5, {}, "num_tokens=2.5"),
+        (["a"], 5, {"seed": -1}, r"seeds=\[-1\]"),
+        (["a"], 5, {"seed": 1.5}, r"seeds=\[1.5\]; give one whole number"),
+        (["a"], 5, {"num_samples": 0}, "num_samples=0"),
+        (["a"], 5, {"num_beams": 1, "length_penalty": 1.0}, "length_penalty without num_beams"),
+    ],
+)
+def test_a_wrong_request_is_one_line(prompts, max_tokens, options, line):
+    with pytest.raises(UserError, match=line):
+        Request(BYTES, prompts, max_tokens, options)
