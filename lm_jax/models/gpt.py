@@ -157,10 +157,6 @@ class GPTConfig(ModelConfig):
         """Variables with the layers stacked or one by one, as `scan_layers` says."""
         return convert_layers(variables, self.scan_layers)
 
-    def convert_from_format_1(self, variables: Any) -> Any:
-        """With q, k and v as an axis of their own, which format 1 held side by side."""
-        return split_fused_qkv(variables, self)
-
     def cost(self, length: int) -> Cost:
         """Parameters, and operations of the matrix products for each token of rows of `length` tokens.
 
