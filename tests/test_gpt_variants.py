@@ -81,6 +81,7 @@ def test_equals_the_golden_file(file, fields, block, final_norm):
     np.testing.assert_array_equal(made.tokens, golden["greedy"])
 
 
+@pytest.mark.parity
 @pytest.mark.slow
 def test_equals_transformers():
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")

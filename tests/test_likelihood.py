@@ -53,6 +53,7 @@ def test_token_outside_the_vocabulary_is_nan_not_another_token():
     assert np.isnan(likelihood.token_log_probs(np.zeros((2, 3)), [-1, 3])).all()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_cross_entropy_is_torchs(batch, label_smoothing):
     torch = pytest.importorskip("torch")

@@ -70,6 +70,7 @@ def lines(path):
             yield fields[1], [float(number) for number in fields[::2]]
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     "config",
     [
@@ -125,6 +126,7 @@ def with_trigrams(*trigrams: str) -> str:
     return header.replace("\\end\\", "\\3-grams:\n" + "\n".join(trigrams) + "\n\n\\end\\")
 
 
+@pytest.mark.parity
 def test_missing_ends_are_added_as_in_kenlm(tmp_path):
     kenlm = pytest.importorskip("kenlm")
     text = (

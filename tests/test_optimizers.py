@@ -56,6 +56,7 @@ def train_in_torch(make, params=PARAMS, grads=GRADS):
     return jax.tree.unflatten(jax.tree.structure(params), [leaf.detach().numpy() for leaf in leaves])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("fields", "make"),
     [
@@ -101,6 +102,7 @@ def test_adafactor_factors_large_matrices_as_the_paper_s_algorithm_4():
     np.testing.assert_allclose(ours["kernel"], x, atol=1e-4)
 
 
+@pytest.mark.parity
 def test_muon_is_pytorchs_for_kernels_and_adam_for_the_rest():
     def muon(torch, leaves):
         return torch.optim.Muon(leaves, 0.05, 0.0, 0.95, adjust_lr_fn="match_rms_adamw", ns_steps=5)

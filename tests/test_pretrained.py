@@ -239,6 +239,7 @@ def make_theirs(directory, vocab_size, **fields):
     return theirs
 
 
+@pytest.mark.parity
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",

@@ -74,6 +74,7 @@ def test_processors_are_their_definitions(texts, data, how, end):
     np.testing.assert_allclose(edit(jnp.asarray(logits), how, history, end), expected, rtol=1e-6)
 
 
+@pytest.mark.parity
 @pytest.mark.slow
 def test_processors_equal_transformers():
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")

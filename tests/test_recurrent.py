@@ -82,6 +82,7 @@ def test_equals_the_golden_file(kind):
     check_equal_to_torch(kind, golden(kind))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_torch(kind, monkeypatch):
     pytest.importorskip("torch")

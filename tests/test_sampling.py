@@ -59,6 +59,7 @@ def test_truncation_is_its_definition(logits, how):
         np.testing.assert_array_equal(kept_row, np.where(expected, row, -np.inf))
 
 
+@pytest.mark.parity
 @pytest.mark.slow
 def test_processors_equal_transformers():
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")

@@ -124,6 +124,7 @@ def test_rare_characters_are_unknown():
     assert tokenizer.decode(ids) == "\ufffdab\ufffd"
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", ["data/tinyshakespeare.txt", "data/wikitext2-valid.txt", None])
 def test_gpt2_ids_equal_transformers(shared, gpt2, name):
     transformers = pytest.importorskip("transformers")

@@ -100,6 +100,7 @@ def test_ids_equal_those_that_transformers_gave(kind, tokenizer):
     assert len({i for ids in GOLDEN["ids"][kind] for i in ids}) > 50
 
 
+@pytest.mark.parity
 def test_ids_equal_transformers(kind, shared):
     transformers = pytest.importorskip("transformers")
     text = (shared / "data/wikitext2-valid.txt").read_text(encoding="utf-8")
@@ -221,6 +222,7 @@ def test_settings_that_are_null_are_defaults_and_wrong_ones_are_named(tmp_path):
         tokenizers.load(write(tmp_path, do_lower_case="no"))
 
 
+@pytest.mark.parity
 def test_berts_own_json_and_vocab_txt_are_the_same_tokenizer(tmp_path, kind, tokenizer):
     transformers = pytest.importorskip("transformers")
     numbers = {token: number for number, token in enumerate(GOLDEN["vocabulary"])}
