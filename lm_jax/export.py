@@ -22,7 +22,6 @@ from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import LanguageModel
 from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
-from lm_jax.models.gpt import GPTConfig
 from lm_jax.ngram import arpa
 from lm_jax.pretrained import huggingface
 from lm_jax.pretrained.huggingface import Pretrained
@@ -39,12 +38,12 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> None:
         UserError: a model or a path of another kind.
     """
     path = pathlib.Path(path)
-    if isinstance(model, NGramLanguageModel):
+    if isinstance(model, CausalLanguageModel):
+        huggingface.write(path, Pretrained(model.config, model.params, model.tokenizer))
+    elif isinstance(model, NGramLanguageModel):
         if not path.name.endswith((".arpa", ".arpa.gz")):
             raise UserError(f"{path} is no name for an n-gram model", "end it with .arpa or .arpa.gz")
         arpa.write(model.model, path)
-    elif isinstance(model, CausalLanguageModel) and isinstance(model.config, GPTConfig):
-        huggingface.write(path, Pretrained(model.config, model.params, model.tokenizer))
     else:
         raise UserError(f"a {model.family} model cannot be exported", "give a GPT or an n-gram model")
 

@@ -18,7 +18,7 @@ from lm_jax.errors import UserError
 from lm_jax.export import export, main
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.transformer import convert_layers
-from lm_jax.pretrained import huggingface, weights
+from lm_jax.pretrained import gpt2, huggingface, weights
 from lm_jax.pretrained.huggingface import Pretrained
 from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer
 
@@ -106,12 +106,12 @@ def test_what_is_no_gpt2_is_not_exported(tmp_path, fields, named):
 
 
 def test_the_published_size():
-    config = huggingface.gpt2.read_config(
+    config = gpt2.read_config(
         {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_layer": 12, "n_head": 12,
          "n_embd": 768}, "config.json",
     )  # fmt: skip
     assert config.cost(1024).parameters == 124_439_808
-    names = weights.expand(huggingface.gpt2.rules(config), 12)
+    names = weights.expand(gpt2.rules(config), 12)
     assert len(set(names.values())) == len(names) == 148
 
 

@@ -41,6 +41,7 @@ class ModelConfig(abc.ABC):
             another run may set them as it likes.
         sows_output: whether `hidden` sows the last layer's output before dropout, [B, T, D], as "output" into
             the collection "intermediates".
+        published_as: the `model_type` under which transformers reads an exported model; "": none does.
         vocab_size: number of rows of the vocabulary, 0 while it is left to the tokenizer.
         num_tokens: number of tokens that exist; rows beyond them only pad the vocabulary, and have
             probability 0. 0 while it is left to the tokenizer.
@@ -49,6 +50,7 @@ class ModelConfig(abc.ABC):
     family: ClassVar[str]
     free_fields: ClassVar[frozenset[str]] = frozenset({"dtype"})
     sows_output: ClassVar[bool] = False
+    published_as: ClassVar[str] = ""
 
     vocab_size: int = 0  # rows of the vocabulary; 0: as many as the tokenizer has tokens
     num_tokens: int = 0  # tokens of the tokenizer, which sets it; further rows only pad the vocabulary

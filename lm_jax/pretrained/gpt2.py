@@ -1,10 +1,12 @@
 """GPT-2 as transformers keeps it: names of weights, and the fields of its config.json."""
 
+import dataclasses
 import math
 from typing import Any
 
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
+from lm_jax.pretrained.base import Form
 
 PREFIX = "transformer."  # before all names but the head's; the files that OpenAI's model came in have none
 
@@ -127,3 +129,16 @@ def write_config(config: GPTConfig, end_id: int) -> dict[str, Any]:
         "bos_token_id": end_id,
         "eos_token_id": end_id,
     }
+
+
+FORM = Form(
+    prefix=PREFIX,
+    unprefixed=frozenset(HEAD.values()),
+    read_config=read_config,
+    write_config=write_config,
+    rules=rules,
+    ignored=ignored,
+    their_shape=their_shape,
+    template=lambda config: dataclasses.replace(config, use_bias=True),
+    by_token=frozenset({"token_embedding/embedding", "head/embedding"}),
+)

@@ -14,15 +14,13 @@ import numpy as np
 
 from lm_jax import files
 from lm_jax.errors import UserError
-from lm_jax.models.gpt import GPT, GPTConfig
-from lm_jax.models.transformer import convert_layers
-from lm_jax.pretrained import gpt2, weights
+from lm_jax.pretrained import weights
+from lm_jax.pretrained.base import FORMS, Form
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import END, Tokenizer
 
 HUB = "hf:"  # before the name of a model on the hub
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_BY_TOKEN = ("token_embedding/embedding", "head/embedding")  # a row for each token
 _HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
 
 
@@ -35,7 +33,7 @@ class Pretrained(NamedTuple):
         tokenizer: from text to ids.
     """
 
-    config: GPTConfig
+    config: Any
     params: Any
     tokenizer: Tokenizer
 
@@ -81,27 +79,33 @@ def read(directory: pathlib.Path) -> Pretrained:
             f"the tokenizer in {directory} has {tokenizer.vocab_size} tokens, its model {config.vocab_size}",
             "restore the tokenizer that the model was trained with",
         )
-    names = weights.expand(gpt2.rules(config), config.num_layers)
+    form = _form(directory)
+    names = weights.expand(form.rules(config), config.num_layers)
     shapes = {name: leaf.shape for name, leaf in _flat(_abstract_params(config)).items()}
-    their_shapes = {name: gpt2.their_shape(name, shape) for name, shape in shapes.items()}
-    arrays = weights.read(directory, names, their_shapes, gpt2.ignored(config), gpt2.PREFIX)
+    their_shapes = {name: form.their_shape(name, shape) for name, shape in shapes.items()}
+    arrays = weights.read(directory, names, their_shapes, form.ignored(config), form.prefix)
     flat = {name: jnp.asarray(array.reshape(shapes[name])) for name, array in arrays.items()}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
     return Pretrained(config, {"params": params}, tokenizer)
 
 
-def read_config(directory: pathlib.Path) -> GPTConfig:
-    """The shape of the model in a directory.
+def read_config(directory: pathlib.Path) -> Any:
+    """The config of the model in a directory.
 
     Raises:
         UserError: another architecture, or a damaged config.json.
     """
     path = directory / "config.json"
-    values = files.read_json(path)
-    kind = values.get("model_type")
-    if kind != "gpt2":
-        raise UserError(f"{path} describes a model of type {kind!r}", "give one of type 'gpt2'")
-    return gpt2.read_config(values, str(path))
+    return _form(directory).read_config(files.read_json(path), str(path))
+
+
+def _form(directory: pathlib.Path) -> Form:
+    path = directory / "config.json"
+    kind = files.read_json(path).get("model_type")
+    if kind not in FORMS:
+        known = " or ".join(map(repr, FORMS.names()))
+        raise UserError(f"{path} describes a model of type {kind!r}", f"give one of type {known}")
+    return FORMS.get(kind)
 
 
 def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int = 5 * 10**9) -> None:
@@ -116,13 +120,18 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists", "give a new directory")
     tokenizer = pretrained.tokenizer
+    if not pretrained.config.published_as:
+        raise UserError(
+            f"a {pretrained.config.family} model has no published form", "export a model of another family"
+        )
+    form = FORMS.get(pretrained.config.published_as)
     config = dataclasses.replace(pretrained.config, vocab_size=tokenizer.vocab_size)
-    values = gpt2.write_config(config, tokenizer.end_id)
+    values = form.write_config(config, tokenizer.end_id)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
         made = pathlib.Path(temporary, "model")
         made.mkdir()
-        weights.write(made, _their_arrays(config, pretrained.params), max_shard_bytes)
+        weights.write(made, _their_arrays(form, config, pretrained.params), max_shard_bytes)
         tokenizer.save(made)
         if tokenizer.kind == "bpe":
             end = END
@@ -140,17 +149,17 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
         shutil.move(made, directory)
 
 
-def _their_arrays(config: GPTConfig, params: Any) -> dict[str, np.ndarray]:
-    flat = _flat(convert_layers(params, scan_layers=False))
-    shapes = _flat(_abstract_params(dataclasses.replace(config, use_bias=True)))
+def _their_arrays(form: Form, config: Any, params: Any) -> dict[str, np.ndarray]:
+    flat = _flat(config.for_inference().convert(params))
+    shapes = _flat(_abstract_params(form.template(config)))
     arrays = {}
-    for ours, theirs in weights.expand(gpt2.rules(config), config.num_layers).items():
+    for ours, theirs in weights.expand(form.rules(config), config.num_layers).items():
         array = (
             np.asarray(flat[ours], np.float32) if ours in flat else np.zeros(shapes[ours].shape, np.float32)
         )
-        name = theirs if theirs in gpt2.HEAD.values() else gpt2.PREFIX + theirs
-        array = array[: config.vocab_size] if ours in _BY_TOKEN else array
-        arrays[name] = array.reshape(gpt2.their_shape(ours, array.shape))
+        name = theirs if theirs in form.unprefixed else form.prefix + theirs
+        array = array[: config.vocab_size] if ours in form.by_token else array
+        arrays[name] = array.reshape(form.their_shape(ours, array.shape))
     return arrays
 
 
@@ -158,9 +167,9 @@ def _flat(variables: Any) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(variables["params"], sep="/")
 
 
-def _abstract_params(config: GPTConfig) -> Any:
-    model = GPT(dataclasses.replace(config, scan_layers=False))
-    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+def _abstract_params(config: Any) -> Any:
+    module = config.for_inference().make()
+    return jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
 
 
 def _download(name: str) -> pathlib.Path:
