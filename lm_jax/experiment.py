@@ -152,10 +152,10 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     check_agreement(config_module.to_json(resolved), "the recipe")
     check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
     trainer = loop.Trainer(resolved)
+    start = _initial_params(resolved) if config.init_from and _is_new(workdir) else None
     # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
     with together():
         _write_facts(config, data, workdir)
-    start = (lambda: _initial_params(resolved)) if config.init_from else None
     return loop.fit(trainer, data, workdir, start)
 
 
@@ -201,6 +201,12 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
             lines = [json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in split.documents()]
             files.write_text(workdir / f"{name}.jsonl", "".join(lines))
     files.write_json(path, data.provenance)
+
+
+def _is_new(workdir: pathlib.Path) -> bool:
+    """Whether no checkpoint is there to go on from."""
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.latest_step() is None
 
 
 def _initial_params(config: Config) -> Any:

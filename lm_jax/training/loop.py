@@ -77,8 +77,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         trainer: the compiled recipe.
         data: the prepared corpus, with a part "train" and a part "valid".
         workdir: where checkpoints and metrics.jsonl go.
-        params: () -> parameters to start from instead of random ones; called only where no checkpoint is
-            there.
+        params: parameters to start from instead of random ones, where there is no checkpoint.
 
     Returns:
         False where SIGTERM or SIGINT ended it early, with everything saved.
@@ -121,7 +120,7 @@ def _start(trainer: Trainer, checkpoints: Checkpoints, params: Any) -> tuple[Tra
     if step is not None:
         return _restore(checkpoints, step, trainer.program.state), step
     if params is not None:
-        return trainer.program.init_from(jax.device_get(params())), 0
+        return trainer.program.init_from(jax.device_get(params)), 0
     return trainer.program.init(), 0
 
 

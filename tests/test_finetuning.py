@@ -1,0 +1,92 @@
+"""Runs that start from the parameters of another run."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from interrupt import stopped_after
+
+import lm_jax
+from lm_jax import config as config_module
+from lm_jax import experiment
+from lm_jax.config import Config
+from lm_jax.errors import UserError
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.models.rnn import RNNConfig
+from lm_jax.progress import read_metrics
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A GPT and an RNN that were trained for a few steps, and the recipe of the GPT."""
+    path = tmp_path_factory.mktemp("sources")
+    gpt = tiny.config(tiny.write_text(path / "text.txt"), num_steps=2, sample_tokens=0)
+    rnn = dataclasses.replace(
+        gpt,
+        data=dataclasses.replace(gpt.data, order="contiguous"),
+        model=RNNConfig(num_layers=1, d_embedding=8, d_hidden=8),
+    )
+    for name, config in (("gpt", gpt), ("rnn", rnn)):
+        experiment.run(config, path / name)
+    return path, gpt
+
+
+def tuned(config, source, **model):
+    """A recipe that knows the source's model by its directory alone; resolved as train.py does."""
+    recipe = dataclasses.replace(config, model=GPTConfig(**model), init_from=str(source))
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, num_steps=6, eval_every=3))
+
+
+def losses(workdir):
+    return [line["loss"] for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line]
+
+
+def test_a_stopped_run_goes_on_when_its_source_is_gone(sources, tmp_path):
+    path, gpt = sources
+    shutil.copytree(path / "gpt", tmp_path / "source")
+    recipe = tuned(gpt, tmp_path / "source")
+    whole = experiment.override(recipe, {}, tmp_path / "whole")
+    experiment.run(whole, tmp_path / "whole")
+    with stopped_after(4):
+        assert experiment.run(experiment.override(recipe, {}, tmp_path / "run"), tmp_path / "run") == []
+    shutil.rmtree(tmp_path / "source")
+    assert experiment.run(experiment.override(recipe, {}, tmp_path / "run"), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    with pytest.raises(UserError, match="there is no directory"):
+        experiment.override(recipe, {}, tmp_path / "new")
+
+
+def test_the_recipe_sets_the_fields_that_leave_parameters_as_they_are(sources, tmp_path):
+    path, gpt = sources
+    recipe = experiment.override(
+        tuned(gpt, path / "gpt", dropout=0.5, d_model=64), {"model.dtype": "bfloat16"}
+    )
+    assert (recipe.model.dropout, recipe.model.dtype) == (0.5, "bfloat16")
+    assert recipe.model.d_model == gpt.model.d_model, "the shape is that of the source"
+    kept = experiment.override(tuned(gpt, path / "gpt"), {})
+    assert kept.model == config_module.read(path / "gpt").model
+
+
+def test_a_recurrent_model_is_a_source_too(sources, tmp_path):
+    path, gpt = sources
+    recipe = experiment.override(tuned(gpt, path / "rnn"), {"data.order": "contiguous"})
+    assert isinstance(recipe.model, RNNConfig)
+    with stopped_after(1):
+        experiment.run(
+            dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, num_steps=50)), tmp_path / "r"
+        )
+    source = lm_jax.load(path / "rnn")
+    first = losses(tmp_path / "r")[0]
+    again = experiment.override(Config(), {"init_from": str(path / "rnn")})
+    assert again.model.family == "rnn"
+    assert abs(first - np.log(source.tokenizer.vocab_size)) > 1e-3, "not random parameters"
+
+
+def test_another_shape_is_refused(sources, tmp_path):
+    path, gpt = sources
+    recipe = experiment.override(tuned(gpt, path / "gpt"), {"model.d_model": "8"})
+    with pytest.raises(UserError, match=r"of another shape: .*model.d_model \(16 there, 8 here\)"):
+        experiment.run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
