@@ -102,6 +102,18 @@ def test_a_signal_to_any_process_stops_all_and_they_go_on_on_another_mesh(recipe
     assert numbers(tmp_path / "run", "loss")[-1] > 0
     assert [line["step"] for line in losses(tmp_path / "run") if "loss" in line] == list(range(1, steps + 3))
 
+    # One process finds a damaged file: the other must not wait for it.
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    names = sorted(json.loads((checkpoint / "seal.json").read_text())["files"])
+    damaged = checkpoint / names[1]
+    damaged.write_bytes(b"damaged")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=steps + 9))
+    running = start(config, tmp_path / "run", tmp_path / "recipe.py", 2)
+    outputs = [process.communicate(timeout=200)[0] for process in running]
+    assert [process.returncode for process in running] == [2, 2], outputs
+    assert f"process 1 stopped: checkpoint {checkpoint} is damaged: {names[1]}" in outputs[0]
+    assert f"error: checkpoint {checkpoint} is damaged: {names[1]}" in outputs[1]
+
 
 def test_a_process_reads_the_rows_of_its_devices():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
