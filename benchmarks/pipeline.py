@@ -1,9 +1,10 @@
 """How fast text becomes batches: `python benchmarks/pipeline.py`, about a minute.
 
 Batches of 16 windows of 512 tokens out of 50 million on disk, in random order: `Windows`, also behind
-`Prefetch`, beside the two usual ways. Then text to ids, beside plain Python for characters and transformers
-for GPT-2's own vocabulary where it is at hand. All take turns in rounds; shown are the median and the best
-rate, and how many times faster the first is (the median over rounds).
+`Prefetch`, and `Examples` of 1 to 512 tokens, beside the two usual ways. Then text to ids, beside plain
+Python for characters and transformers for GPT-2's own vocabulary, where it is at hand. All take turns in
+rounds. The table shows the median and the best rate, and how many times faster the first is (the median over
+rounds).
 """
 
 import argparse
@@ -18,7 +19,9 @@ import numpy as np
 
 from lm_jax.data import corpora
 from lm_jax.data.batches import Streams, Windows
+from lm_jax.data.examples import Examples, Rows, pad
 from lm_jax.data.prefetch import Prefetch
+from lm_jax.data.store import TokenStream
 from lm_jax.text import load as tokenizers
 
 BATCH_SIZE, LENGTH, NUM_TOKENS, STEPS, ROUNDS = 16, 512, 50_000_000, 500, 9
@@ -57,7 +60,18 @@ def torch_stack(tokens: np.ndarray) -> Callable[[], object]:
     return batches
 
 
-def ours(source: Windows | Streams) -> Callable[[], object]:
+def examples(tokens: np.ndarray) -> Examples:
+    """Padded rows of documents of 1 to 512 tokens."""
+    lengths = np.random.default_rng(0).integers(1, LENGTH + 1, len(tokens) // LENGTH)
+    stream = TokenStream(np.asarray(tokens), np.append(1, np.cumsum(lengths + 1) + 1))
+
+    def assemble(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        return pad([stream.document(index) for index in rows.indices], rows.lengths[0], 0)
+
+    return Examples(stream.lengths, [LENGTH], assemble, BATCH_SIZE, seed=0)
+
+
+def ours(source: Windows | Streams | Examples) -> Callable[[], object]:
     """The batches of `STEPS` steps, which move on from round to round."""
     steps = iter(range(10**9))
     return lambda: [source.batch(next(steps)) for _ in range(STEPS)]
@@ -105,6 +119,7 @@ def race_batches() -> None:
             "Windows.batch": (ours(windows), work),
             "Streams.batch": (ours(Streams(split, BATCH_SIZE, LENGTH)), work),
             "Prefetch(Windows)": (ahead(windows), work),
+            "Examples.batch": (ours(examples(tokens)), work / 2),
             "a loop in Python": (plain_python(tokens), work / 10),
         }
         try:

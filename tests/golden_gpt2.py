@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,5 +20,8 @@ def golden_gpt2() -> tuple[GPT, Any]:
     """The model and its parameters."""
     model = GPT(GPTConfig(vocab_size=37, max_length=24, num_layers=2, num_heads=2, d_model=16))
     arrays = np.load(GOLDEN / "gpt2.npz")
-    flat = {ours: jnp.asarray(arrays[theirs]) for ours, theirs in weights.expand(gpt2.RULES, 2).items()}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    shapes = flax.traverse_util.flatten_dict(shapes, sep="/")
+    names = weights.expand(gpt2.RULES, model.config.num_layers)
+    flat = {ours: jnp.asarray(arrays[theirs].reshape(shapes[ours].shape)) for ours, theirs in names.items()}
     return model, {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}

@@ -65,7 +65,7 @@ def test_epochs_and_seeds_differ_in_order_and_in_edges():
 
 
 @given(sizes=SIZES)
-def test_streams_go_on_and_meet_where_the_next_one_began(sizes):
+def test_streams_are_contiguous_and_cover_the_text_in_an_epoch(sizes):
     num_tokens, batch_size, length = sizes
     streams = Streams(circle(num_tokens), batch_size, length)
     batches = [streams.batch(step) for step in range(streams.steps_per_epoch + 2)]

@@ -1,4 +1,4 @@
-"""Corpora and splits: what is read, how it is cut, what is held out, and what is refused."""
+"""Corpora and splits: reading, cutting into documents, holding out, and errors."""
 
 import ast
 import bz2
@@ -54,12 +54,12 @@ def test_paragraphs_begin_after_blank_lines_alone(text):
     assert sum(1 for p in pieces if p.encode().split()) == sum(begins)
 
 
-def test_paragraphs_take_the_blank_lines_after_them():
+def test_paragraphs_include_the_blank_lines_after_them():
     text = "\n \na\nb\n\n  \n c\n\n"
     assert corpora.cut(text, "paragraph") == ["\n \na\nb\n\n  \n", " c\n\n"]
 
 
-def test_text_files_are_read_as_they_stand_in_order_of_their_paths(tmp_path):
+def test_text_files_are_read_unchanged_in_order_of_their_paths(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/a.txt").write_bytes("\ufeffé\r\nb".encode())
     (tmp_path / "b.txt").write_bytes(b"x\n\ny\n")
@@ -240,7 +240,7 @@ def archive():
         (archive(), "a.txt is a zip archive, not a text; extract"),
     ],
 )
-def test_only_what_may_be_latin1_is_said_to_be(tmp_path, content, message):
+def test_only_single_byte_text_gets_the_advice_to_convert_it(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read(f"text:{write(tmp_path / 'a.txt', content)}")
     assert ("iconv" in str(caught.value)) == (content == b"ab\xe9")
@@ -325,13 +325,13 @@ def write(path, content):
         ("csv:{}", b"a,b\n", r"has no column 'text' \(its first line is 'a', 'b'\); type csv:GLOB#COL"),
     ],
 )
-def test_what_is_not_text_is_a_users_mistake(tmp_path, spec, content, message):
+def test_a_malformed_file_is_a_users_mistake(tmp_path, spec, content, message):
     path = write(tmp_path / "a.txt", content)
     with pytest.raises(UserError, match=message):
         list(corpora.read(spec.format(path)))
 
 
-def test_what_is_not_there_is_a_users_mistake(tmp_path):
+def test_a_missing_source_is_a_users_mistake(tmp_path):
     write(tmp_path / "a.txt", b"x")
     for spec, message in {
         f"text:{tmp_path}/b.txt": "no file .*b.txt; check the path",
@@ -422,7 +422,7 @@ def test_optimised_bytecode_changes_nothing():
     assert int(outputs[0].split()[0]) > 500_000
 
 
-def test_a_library_of_strange_files_is_read_as_far_as_it_goes(tmp_path, monkeypatch):
+def test_unreadable_files_of_the_standard_library_are_skipped(tmp_path, monkeypatch):
     sources = {
         "good.py": '"""Doc.\n\n    Indented.\n    """\nif 1:\n    def f():\n        "Inner."\n',
         "package/__init__.py": '"Package."\nclass A:\n    def b(self):\n        """B\ud83d."""\n',
@@ -475,7 +475,7 @@ def test_a_hash_holds_out_the_same_documents_whatever_else_there_is():
     assert parts("hash:0.2")["test"] == []
 
 
-def test_the_tail_of_tinyshakespeare_is_nanogpts(shared):
+def test_the_tail_of_tinyshakespeare_equals_nanogpts(shared):
     path = shared / "data/tinyshakespeare.txt"
     text = path.read_text(encoding="utf-8")
     found = parts("tail:0.1", corpora.read(f"text:{path}"))
@@ -515,7 +515,7 @@ def test_pieces_of_a_cut_document_have_its_fields():
     ]  # fmt: skip
 
 
-def test_a_tenth_is_a_tenth_and_a_tail_that_begins_with_a_document_cuts_none():
+def test_fractions_are_exact_and_a_tail_at_a_document_boundary_cuts_none():
     found = parts("tail:0.1", [Document("d", "0123456789")])
     assert [d.text for d in found["train"]] == ["012345678"]
     documents = [Document("a", "x y"), Document("b", "\nz")]

@@ -66,7 +66,7 @@ def test_movie_reviews_are_plain_text(shared, monkeypatch):
     assert (labels.count("neg"), labels.count("pos"), documents[0].name[:3]) == (1000, 1000, labels[0])
 
 
-def test_tokens_stand_between_spaces_and_sentences_on_lines(small):
+def test_tokens_are_separated_by_spaces_and_sentences_by_newlines(small):
     assert list(corpora.read("nltk:brown")) == [
         ("ca01", "The Jury said `` no '' .\nIt 's .\n", {"label": "news"}),
         ("cb02", "A b\n", {"label": "editorial"}),
@@ -82,12 +82,12 @@ def test_a_file_of_two_categories_or_of_none_has_no_label(small):
     assert corpora.read("nltk:brown").fingerprint() != before
 
 
-def test_plain_text_is_taken_as_it_stands_in_its_readers_code(small):
+def test_plain_text_is_read_unchanged_in_its_readers_encoding(small):
     assert list(corpora.read("nltk:gutenberg")) == [("a.txt", PLAIN, {})]
     assert list(corpora.read("nltk:abc")) == [("rural.txt", "naïve\n", {})]
 
 
-def test_prepare_records_what_was_read_and_reads_it_again_when_it_changed(small, tmp_path):
+def test_prepare_records_its_source_and_reads_a_changed_one_again(small, tmp_path):
     config = DataConfig(corpus="nltk:brown", tokenizer="byte", split="tail:0.2")
     first = pipeline.prepare(config, cache_dir=tmp_path / "cache")
     assert first.provenance["sources"] == {"train": {"corpus": "brown", "nltk_version": nltk.__version__}}
@@ -100,7 +100,7 @@ def test_prepare_records_what_was_read_and_reads_it_again_when_it_changed(small,
     )
 
 
-def test_progress_is_told_in_bytes(small):
+def test_progress_is_reported_in_bytes(small):
     told = []
     list(corpora.read("nltk:brown", progress=lambda *arguments: told.append(arguments)))
     sizes = [len(TAGGED.encode()), 10]
@@ -110,7 +110,7 @@ def test_progress_is_told_in_bytes(small):
     ]
 
 
-def test_what_is_not_there_is_an_immediate_error_with_the_command(small):
+def test_a_missing_corpus_is_an_immediate_error_with_the_command(small):
     start = time.monotonic()
     with pytest.raises(UserError) as caught:
         corpora.read("nltk:movie_reviews")
@@ -123,7 +123,7 @@ def test_what_is_not_there_is_an_immediate_error_with_the_command(small):
         corpora.read("nltk:treebank")
 
 
-def test_what_is_no_text_is_a_users_mistake(small):
+def test_a_corpus_without_text_is_a_users_mistake(small):
     write(small / "corpora/words/en", b"word\n")
     for spec, message in {
         "nltk:brwon": "NLTK has no corpus brwon; did you mean nltk:brown",

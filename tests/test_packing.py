@@ -1,4 +1,4 @@
-"""Documents that share a row without seeing each other."""
+"""Several documents in a row of a batch: segments separate them."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -58,7 +58,7 @@ def test_evaluation_has_the_same_segments(lengths, length):
     assert next(evaluation_batches(stream(lengths), 2, length)).segments is None
 
 
-def test_documents_are_told_apart_by_where_they_lie_not_by_a_token(tmp_path):
+def test_documents_are_separated_by_their_offsets_not_by_a_token(tmp_path):
     """A word tokenizer's end also closes the sentences inside a document."""
     (tmp_path / "a.txt").write_text("a b\nc\n\n" * 20)
     config = dataclasses.replace(
@@ -70,7 +70,7 @@ def test_documents_are_told_apart_by_where_they_lie_not_by_a_token(tmp_path):
     assert {gap for places in beginnings for gap in np.diff(places).tolist()} == {6}  # a b </s> c </s> </s>
 
 
-def test_no_token_sees_another_document():
+def test_no_position_attends_to_another_document():
     model = GPT(GPTConfig(vocab_size=8, max_length=16, num_layers=1, num_heads=2, d_model=16))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))
     hidden = jax.jit(

@@ -1,4 +1,4 @@
-"""From documents to batches: what is stored, what is built again, and what a step reads."""
+"""From documents to batches: the stored texts, fields and tokens, when they are rebuilt, and the sources."""
 
 import concurrent.futures
 import dataclasses
@@ -106,7 +106,7 @@ def test_large_vocabularies_are_stored_whole(tmp_path, cache):
     assert len(set(tokens.tolist())) == 69_991
 
 
-def test_what_was_built_is_opened(config, cache, monkeypatch):
+def test_an_existing_store_is_opened_and_not_built_again(config, cache, monkeypatch):
     first = pipeline.prepare(config, cache_dir=cache)
     monkeypatch.setattr(store, "write_texts", None)
     monkeypatch.setattr(store, "write_tokens", None)
@@ -169,7 +169,7 @@ def test_a_damaged_store_is_built_again(config, cache):
     assert not list(cache.glob(".*"))
 
 
-def test_a_failure_leaves_nothing_and_the_next_run_begins_anew(config, cache, monkeypatch):
+def test_a_failed_build_leaves_no_file_and_is_repeated(config, cache, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
@@ -199,7 +199,7 @@ def test_a_store_that_another_process_finished_first_is_taken(cache):
     assert [path.name for path in cache.iterdir()] == ["one"]
 
 
-def test_no_room_is_a_users_mistake(config, cache):
+def test_a_full_disk_is_a_users_mistake(config, cache):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -210,7 +210,7 @@ def test_no_room_is_a_users_mistake(config, cache):
     assert list(cache.iterdir()) == []
 
 
-def test_no_place_is_a_users_mistake(config, tmp_path, monkeypatch):
+def test_an_unusable_cache_directory_is_a_users_mistake(config, tmp_path, monkeypatch):
     monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path / "text.txt"))
     with pytest.raises(UserError, match=r"cannot write .*text.txt: .*; .* LM_JAX_CACHE"):
         pipeline.prepare(config)
@@ -247,14 +247,14 @@ def test_a_wrong_request_is_a_users_mistake_and_leaves_nothing(config, cache, ch
     assert not [*cache.glob("tokens-*"), *cache.glob(".*")]
 
 
-def test_progress_is_told(config, cache):
-    told = []
-    pipeline.prepare(config, cache_dir=cache, progress=lambda *arguments: told.append(arguments))
-    assert {d.split()[0] for d, _, _ in told} == {"reading", "training", "encoding"}
-    assert all(0 <= done <= total for _, done, total in told)
+def test_progress_is_reported(config, cache):
+    calls = []
+    pipeline.prepare(config, cache_dir=cache, progress=lambda *arguments: calls.append(arguments))
+    assert {d.split()[0] for d, _, _ in calls} == {"reading", "training", "encoding"}
+    assert all(0 <= done <= total for _, done, total in calls)
 
 
-def test_the_config_names_the_source(config, cache):
+def test_the_config_selects_the_source(config, cache):
     split = pipeline.prepare(config, cache_dir=cache).splits["train"]
     assert isinstance(pipeline.make_source(split, config, 4, 0), Windows)
     contiguous = pipeline.make_source(split, dataclasses.replace(config, order="contiguous"), 4, 0)

@@ -1,4 +1,4 @@
-"""Batches that a thread prepares ahead of who reads them."""
+"""Batches that a thread prepares ahead of the consumer."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ def test_prefetch_runs_ahead_no_further_than_asked():
         assert made == [0, 1, 2, 3, 4]  # one consumed, three in the queue, one waiting for room
 
 
-def test_prefetch_raises_what_the_thread_raised_after_what_came_before():
+def test_prefetch_raises_the_threads_error_after_the_batches_before_it():
     def make(step):
         if step == 2:
             raise UserError("no batch 2")

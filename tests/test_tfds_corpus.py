@@ -141,7 +141,7 @@ def test_shards_are_read_one_after_the_other(tmp_path, monkeypatch, num_shards):
     assert [done == total for _, done, total in told] == [False] * (num_shards - 1) + [True]
 
 
-def test_prepare_records_what_was_read_and_knows_it_again(tmp_path):
+def test_prepare_records_its_source_and_opens_it_again(tmp_path):
     config = DataConfig(
         corpus="tfds:small_reviews@train[:50]",
         valid="@test",
@@ -176,7 +176,7 @@ def test_a_fingerprint_follows_dataset_split_field_and_bytes(data_dir):
 
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "lm1b", "tiny_shakespeare", "wiki40b", "glue/cola:2.0.0"])
-def test_what_is_not_prepared_is_an_immediate_error_with_the_command(data_dir, name):
+def test_an_unprepared_data_set_is_an_immediate_error_with_the_command(data_dir, name):
     start = time.monotonic()
     with pytest.raises(UserError) as caught:
         corpora.read(f"tfds:{name}")
@@ -188,7 +188,7 @@ def test_what_is_not_prepared_is_an_immediate_error_with_the_command(data_dir, n
     )
 
 
-def test_the_command_prepares_what_is_then_read(tmp_path, monkeypatch):
+def test_the_command_in_the_error_prepares_the_data_set(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError) as caught:
         corpora.read("tfds:small_reviews/loud")

@@ -266,7 +266,7 @@ def write_bart(directory, bpe):
     return vocab
 
 
-def test_barts_special_tokens_are_found_without_marks_and_are_silent(bpe, tmp_path):
+def test_barts_special_tokens_are_found_by_name_and_decode_to_nothing(bpe, tmp_path):
     vocab = write_bart(tmp_path, bpe)
     tokenizer = tokenizers.load(tmp_path)
     names = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>"}
@@ -374,7 +374,7 @@ def test_a_damaged_file_is_a_users_mistake(tmp_path, content, message):
         tokenizers.load(tmp_path)
 
 
-def test_what_cannot_be_made_says_why(tmp_path):
+def test_a_tokenizer_that_cannot_be_made_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match="did you mean byte"):
         tokenizers.train("bytes", [])
     with pytest.raises(UserError, match="nor a file"):

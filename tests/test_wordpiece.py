@@ -134,7 +134,7 @@ def test_edges_of_characters_are_those_of_their_bytes(text):
     assert np.diff(wordpiece._byte_edges(text)).tolist() == [len(c.encode()) for c in text]
 
 
-def test_the_first_token_of_a_character_has_it_whole(tmp_path):
+def test_the_first_token_of_a_character_spans_all_of_it(tmp_path):
     tokenizer = tokenizers.load(write(tmp_path, do_lower_case=True))
     ids, spans = tokenizer.encode("a \ud55c é")
     assert tokenizer.decode(ids) == "a \u1112\u1161\u11ab e"
@@ -153,7 +153,7 @@ def test_no_token_reaches_across_where_a_text_is_cut(tokenizer, text):
     assert cut.spans.tolist() == whole.spans.tolist()
 
 
-def test_it_says_that_it_loses_something(tokenizer):
+def test_wordpiece_is_lossy_and_says_so(tokenizer):
     assert not tokenizer.lossless
     assert tokenizer.token_bytes(tokenizer.end_id) == b""
     assert tokenizer.decode([tokenizer.end_id, *tokenizer.encode("the cat, sat").ids]) == "the cat , sat"

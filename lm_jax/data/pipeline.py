@@ -34,7 +34,7 @@ class DataConfig:
     min_count: int = 0  # words and characters that are rarer in the training part become <unk>
     sequence_length: int = 128  # tokens in a row of a batch
     order: str = "shuffled"  # shuffled windows, or contiguous streams for models that carry a state
-    vary_length: bool = False  # contiguous: ten lengths about sequence_length, and rates in proportion
+    vary_length: bool = False  # contiguous: lengths vary about sequence_length, and learning rates with them
     separate_documents: bool = False  # attention and state restart where a document begins within a row
 
     @property

@@ -1,6 +1,6 @@
-"""The documentation inside Python's own standard library: a few megabytes of English on every machine.
+"""The documentation in Python's own standard library: a few megabytes of English on every machine.
 
-Sources are parsed, never imported, so that neither side effects nor `python -OO` play a part.
+Sources are parsed and never imported: there are no side effects, and `python -OO` makes no difference.
 """
 
 import ast
@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests, and what distributions leave out or later versions dropped; the rest is nearly the same everywhere.
+# Tests, and packages that some distributions or later versions lack; the rest is nearly the same everywhere.
 _LEFT_OUT = frozenset({"test", "tests", "idlelib", "tkinter", "lib2to3", "distutils", "ensurepip"})
 VERSION = platform.python_version()
 
 
 def root() -> Path:
-    """Where the standard library's sources lie."""
+    """The directory of the standard library's sources."""
     return Path(sysconfig.get_path("stdlib"))
 
 
@@ -25,7 +25,7 @@ def sources(root: Path) -> list[Path]:
     """The readable files of modules in order of their paths, without installed packages."""
     found = []
     for directory, inner, names in os.walk(root):
-        # A package's directory is an identifier; site-packages, lib-dynload and config-3.x are none.
+        # The directory of a package is an identifier, unlike site-packages, lib-dynload and config-3.x.
         inner[:] = sorted(name for name in inner if name.isidentifier() and name not in _LEFT_OUT)
         found += [Path(directory, name) for name in sorted(names) if name.endswith(".py")]
     return [path for path in found if os.access(path, os.R_OK)]
@@ -39,12 +39,12 @@ def module_name(path: Path, root: Path) -> str:
 def documentation(path: Path, name: str) -> str:
     """A module's docstring and those of its classes and functions, in the order of the source.
 
-    Each stands below its qualified name, an empty line between them. Empty where there is no docstring, or
-    where the file cannot be read or parsed, as some of a library's files are there for a parser's tests.
+    Each follows its qualified name on a line of its own; empty lines separate them. The result is empty where
+    there is no docstring, or where the file cannot be read or parsed (some files are there to test parsers).
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes, in sources that are not ours to mend
+            warnings.simplefilter("ignore")  # of invalid escapes in these sources
             tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return ""

@@ -103,10 +103,9 @@ class Split:
             yield record._replace(text=text)
 
     def _stream(self, stem: str) -> TokenStream:
-        return TokenStream(
-            np.memmap(self._tokens / f"{stem}.tokens", self._dtype, mode="r"),
-            np.memmap(self._tokens / f"{stem}.offsets", np.int64, mode="r"),
-        )
+        tokens = np.memmap(self._tokens / f"{stem}.tokens", self._dtype, mode="r")
+        offsets = np.memmap(self._tokens / f"{stem}.offsets", np.int64, mode="r")
+        return TokenStream(np.asarray(tokens), np.asarray(offsets))  # views: memmap's own slices are slow
 
 
 def _stem(part: str, field: str) -> str:

@@ -85,7 +85,7 @@ def _prepared(name: str) -> Any:
     code = f"tfds.builder('{name}', file_format='array_record').download_and_prepare()"
     command = f'python -c "import tensorflow_datasets as tfds; {code}"'
     remedy = (
-        f"check config and version; if it lies there in another format, set TFDS_DATA_DIR and run {command}"
+        f"check config and version; if it is there in another format, set TFDS_DATA_DIR and run {command}"
     )
     with _reported(f"tfds:{name}", remedy):
         try:

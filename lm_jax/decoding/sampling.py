@@ -67,7 +67,7 @@ def _write(decoder, prompts, limits, sampling, chunk):
             rows, out = _begin(decoder.prefill, capacity, copies, decoder.params, reading, rules)
         else:
             limit = min(chunk, limits.num_tokens - made, text.room)
-            rows, out = _advance(decoder.step, chunk, decoder.params, rows, rules, limit)
+            rows, out = _advance(decoder.step, chunk, decoder.params, rows, rules, made, limit)
         tokens, log_probs, alive, done = jax.device_get(out)
         made += int(alive.any(axis=0).sum())
         piece = text.append(Generated(tokens, log_probs, alive.sum(axis=1)), done, limits)
@@ -101,7 +101,6 @@ class _Rows(NamedTuple):
     token: jax.Array  # int32 [R], chosen and not yet read
     done: jax.Array  # bool [R]
     history: History
-    made: jax.Array  # int32, tokens generated so far in rows that go on
 
 
 def _choose(logits_RV, state, done_R, history, made, rules):
@@ -112,7 +111,7 @@ def _choose(logits_RV, state, done_R, history, made, rules):
     chosen_R = chosen_R - jax.nn.logsumexp(logits_RV, axis=-1)
     chosen_R = jnp.where(token_R < 0, jnp.nan, chosen_R)
     log_prob_R = jnp.where(done_R, 0, chosen_R)
-    rows = _Rows(state, token_R, done_R | (token_R == rules.end), history.append(token_R), made + 1)
+    rows = _Rows(state, token_R, done_R | (token_R == rules.end), history.append(token_R))
     return rows, (token_R, log_prob_R, ~done_R)
 
 
@@ -121,13 +120,12 @@ def _begin(prefill, capacity, copies, params, reading, rules):
     """Reads texts and chooses the next token of each row."""
     logits_BV, state = prefill(params, reading.tokens_BT, reading.length_B, capacity)
     logits_RV, state = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), (logits_BV, state))
-    made = jnp.int32(reading.made)
-    rows, out = _choose(logits_RV, state, reading.done_R, reading.history, made, rules)
+    rows, out = _choose(logits_RV, state, reading.done_R, reading.history, reading.made, rules)
     return rows, (*(x[:, None] for x in out), rows.done)
 
 
 @partial(jax.jit, static_argnames=("step", "chunk"), donate_argnames="rows")
-def _advance(step, chunk, params, rows, rules, limit):
+def _advance(step, chunk, params, rows, rules, made, limit):
     """Reads each row's last token and chooses the next, up to `limit` times or until all rows are done."""
 
     def unfinished(carry):
@@ -135,12 +133,12 @@ def _advance(step, chunk, params, rows, rules, limit):
         return (n < limit) & ~rows.done.all()
 
     def body(carry):
-        n, rows, made = carry
+        n, rows, outs = carry
         logits_RV, state = step(params, rows.state, rows.token)
-        rows, out = _choose(logits_RV, state, rows.done, rows.history, rows.made, rules)
-        return n + 1, rows, jax.tree.map(lambda buffer, x: buffer.at[:, n].set(x), made, out)
+        rows, out = _choose(logits_RV, state, rows.done, rows.history, made + n, rules)
+        return n + 1, rows, jax.tree.map(lambda buffer, x: buffer.at[:, n].set(x), outs, out)
 
     R = rows.token.shape[0]
-    made = tuple(jnp.zeros((R, chunk), dtype) for dtype in (jnp.int32, jnp.float32, bool))
-    _, rows, made = jax.lax.while_loop(unfinished, body, (0, rows, made))
-    return rows, (*made, rows.done)
+    outs = tuple(jnp.zeros((R, chunk), dtype) for dtype in (jnp.int32, jnp.float32, bool))
+    _, rows, outs = jax.lax.while_loop(unfinished, body, (0, rows, outs))
+    return rows, (*outs, rows.done)

@@ -73,14 +73,16 @@ class Sampling:
     @property
     def reads_text(self) -> bool:
         """Whether a setting depends on the tokens of the text so far, not on their number alone."""
-        off = Sampling()
         names = ("repetition_penalty", "frequency_penalty", "presence_penalty", "no_repeat_ngram", "banned")
-        return any(_in_use(getattr(self, name), getattr(off, name)) for name in names)
+        return any(_in_use(getattr(self, name), _OFF[name]) for name in names)
 
     @property
     def may_leave_none(self) -> bool:
         """Whether a setting can make every token impossible."""
         return bool(self.no_repeat_ngram or len(self.banned)) or _in_use(self.min_tokens, 0)
+
+
+_OFF = vars(Sampling())  # the values at which a setting does nothing
 
 
 class History(NamedTuple):
@@ -210,10 +212,12 @@ def _in_use(value: Any, off: float) -> bool:
 
 def _flatten(sampling: Sampling) -> tuple[tuple[Any, ...], Any]:
     """Leaves: the numbers in use. Static: which they are, and what decides the program's shape."""
-    off, fixed, leaves = vars(Sampling()), {}, {}
+    fixed, leaves = {}, {}
     for name, value in vars(sampling).items():
         known = isinstance(value, (int, float, tuple))  # not traced
-        if known and (value == off[name] or name == "no_repeat_ngram" or (name, value) == ("temperature", 0)):
+        if known and (
+            value == _OFF[name] or name == "no_repeat_ngram" or (name, value) == ("temperature", 0)
+        ):
             fixed[name] = value
         elif known and isinstance(value, tuple):
             leaves[name] = _padded(value) if name == "banned" else np.array(value, np.int32)
