@@ -19,7 +19,7 @@ if __name__ == "__main__":
     runtime.prepare()  # before jax is imported
 
 from lm_jax import config as config_module
-from lm_jax import errors, experiment, fields, flags
+from lm_jax import errors, experiment, fields, flags, user_code
 from lm_jax.parallel import distributed
 from lm_jax.report import table
 
@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
     config = experiment.override(config, values, workdir)
     rows = experiment.run(config, workdir)
     if distributed.is_writer():
-        table.print_run(workdir, rows)
+        imports = user_code.files_of(config.model, *([config.task] if config.is_trained else []))
+        table.print_run(workdir, rows, imports)
 
 
 if __name__ == "__main__":

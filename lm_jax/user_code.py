@@ -3,9 +3,11 @@
 import hashlib
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
 from types import ModuleType
+from typing import Any
 
 from lm_jax.errors import UserError
 
@@ -59,6 +61,13 @@ def import_file(path: pathlib.Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def files_of(*parts: Any) -> list[str]:
+    """The files outside lm_jax in which the classes of these parts of a recipe are defined, for --import."""
+    package = pathlib.Path(__file__).parent
+    found = [pathlib.Path(sys.modules[type(part).__module__].__file__ or "") for part in parts]
+    return list(dict.fromkeys(os.path.relpath(path) for path in found if package not in path.parents))
 
 
 def _cannot_import(what: str, error: Exception) -> UserError:

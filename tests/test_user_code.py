@@ -141,3 +141,12 @@ def test_importing_the_command_does_not_prepare_the_process():
     code = "import os, train; assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ"
     environment = {"PATH": "", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+def test_the_files_of_own_parts_are_named_for_other_commands(own_file):
+    path = pathlib.Path(own_file("named"))
+    config = user_code.import_file(path).get_config()
+    assert [pathlib.Path(file).resolve() for file in user_code.files_of(config.model, config.task)] == [
+        path.resolve()
+    ]
+    assert user_code.files_of(Config().model, Config().task) == []

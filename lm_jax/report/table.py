@@ -68,8 +68,14 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Prints the results of a finished run: its table, a sample, its files, and commands to go on with."""
+def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str] = ()) -> None:
+    """Prints the results of a finished run: its table, a sample, its files, and commands to go on with.
+
+    Args:
+        workdir: the run directory.
+        rows: its results; none of a run that was stopped.
+        imports: the user's files that define its model or task, which other commands must be told.
+    """
     if not rows:
         return
     console = make_console()
@@ -80,11 +86,12 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
         console.print(f"a sample {'·' * (width - len('a sample '))}", highlight=False)
         console.print(sample.read_text(encoding="utf-8").rstrip(), highlight=False, markup=False)
         console.print("·" * width, highlight=False)
+    told = "".join(f" --import={path}" for path in imports)
     written = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
     for line in (
         f"everything is in {workdir}: {', '.join(written)}",
-        f"next: python -m lm_jax.generate --model={workdir} --prompt='The '",
-        f"      python eval.py --model={workdir} --text=FILE",
+        f"next: python -m lm_jax.generate --model={workdir}{told} --prompt='The '",
+        f"      python eval.py --model={workdir}{told} --text=FILE",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
