@@ -208,6 +208,17 @@ def test_fewer_possible_texts_than_results_are_one_line(texts, num_results, line
         search(decoder(SPARSE), prompts(*texts), limits, BeamSettings(4))
 
 
+def test_no_text_goes_on_after_its_end_where_few_are_possible():
+    """0 is followed by 1 or the end, 1 by the end: two texts. The table goes on from the end to 2, and to 1."""
+    table = np.full((V, V), -np.inf, np.float32)
+    table[[0, 0, 1, END, 2], [1, END, END, 2, 1]] = 0
+    limits = Limits(9, num_samples=2, end_id=END)
+    found = search(decoder(table), prompts([0]), limits, BeamSettings(4))
+    assert sorted(zip(found.lengths, found.tokens[:, 0])) == [(1, END), (2, 1)]
+    with pytest.raises(UserError, match="prompt 0 has 2 continuations of a probability above 0"):
+        search(decoder(table), prompts([0]), limits._replace(num_samples=3), BeamSettings(4))
+
+
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
 def test_a_beam_with_logits_that_are_not_numbers_is_an_error_beside_good_ones(bad):
     table = np.where(np.arange(V)[:, None] == 2, np.float32(bad), TABLE)
