@@ -209,7 +209,7 @@ def test_fewer_possible_texts_than_results_are_one_line(texts, num_results, line
 
 
 def test_no_text_goes_on_after_its_end_where_few_are_possible():
-    """0 is followed by 1 or the end, 1 by the end: two texts. The table goes on from the end to 2, and to 1."""
+    """0 is followed by 1 or the end, 1 by the end: two texts. The table leads from the end to 2 and 1."""
     table = np.full((V, V), -np.inf, np.float32)
     table[[0, 0, 1, END, 2], [1, END, END, 2, 1]] = 0
     limits = Limits(9, num_samples=2, end_id=END)
