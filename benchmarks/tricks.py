@@ -11,10 +11,10 @@ difference is small beside that.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -24,13 +24,11 @@ if __name__ == "__main__":
     runtime.prepare()
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
 
-from lm_jax import fields
+from lm_jax import fast, fields
 from lm_jax.config import Config, OptimizerConfig, TrainConfig
 from lm_jax.data import pipeline
-from lm_jax.models import attention, gpt, layers, products
+from lm_jax.models import layers
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel.sharding import make_mesh
 from lm_jax.tasks.causal import Causal
@@ -46,61 +44,27 @@ BASE = Config(
 DROPPING = {"model.dropout": "0.1"}
 
 
-class LinenDropout(nn.Dropout):
-    """Flax's, called as ours is."""
-
-    def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
-        """As `nn.Dropout`."""
-        return nn.Dropout.__call__(self, x, deterministic)
-
-
-def plain_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float) -> jax.Array:
-    """Layer normalisation whose gradient JAX derives."""
-    return layers._normalise_forward(x, scale_D, bias_D, epsilon)[0]
-
-
-def plain_values(scores: jax.Array, values: jax.Array) -> jax.Array:
-    """A softmax and a product, whose gradients JAX derives."""
-    return (nn.softmax(scores) @ values.astype(jnp.float32)).astype(values.dtype)
-
-
-# The name of a trick -> the recipe's fields with it, and without it; what is replaced to be without it.
-TRICKS: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[Any, str, Any]]]] = {
-    "causal attention by blocks": ({}, {"model.attention": "full"}, []),
-    "logits by chunks": ({}, {"task.chunk_length": "0"}, []),
-    "gradients by hand": (
+# The name of a trick -> the recipe's fields with it, and without it; what it is traced in to be without it.
+TRICKS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[], Any]]] = {
+    "causal attention by blocks": ({}, {"model.attention": "full"}, nullcontext),
+    "logits by chunks": ({}, {"task.chunk_length": "0"}, nullcontext),
+    "fast forms (lm_jax/fast.py)": ({}, {}, fast.plain),
+    "the CPU's weight gradient": (
         {},
         {},
-        [
-            (layers, "matmul", jnp.matmul),
-            (layers, "matmul_of", lambda activation, x, kernel: activation(x) @ kernel),
-            (gpt, "matmul", jnp.matmul),
-            (layers, "gelu", nn.gelu),
-            (layers, "_normalise", plain_norm),
-            (attention, "_mean_of_values", plain_values),
-        ],
+        lambda: mock.patch.object(fast, "_outer_on_cpu", fast._outer),
     ),
-    "the CPU's weight gradient": ({}, {}, [(products, "_outer_on_cpu", products._outer)]),
-    "bfloat16": ({"model.dtype": "bfloat16"}, {}, []),
-    "cheap dropout (rate 0.1)": (
+    "bfloat16": ({"model.dtype": "bfloat16"}, {}, nullcontext),
+    "fast dropout (rate 0.1)": (
         DROPPING,
         DROPPING,
-        [(module, "Dropout", LinenDropout) for module in (attention, gpt)],
+        lambda: mock.patch.object(layers, "dropout", layers.dropout.__wrapped__),
     ),
 }
 
 
-@contextlib.contextmanager
-def replaced(parts: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """With other functions in the library's modules."""
-    with contextlib.ExitStack() as stack:
-        for module, name, other in parts:
-            stack.enter_context(mock.patch.object(module, name, other))
-        yield
-
-
 def final_losses(
-    data: pipeline.Data, values: dict[str, str], parts: list[tuple[Any, str, Any]], steps: int, seeds: int
+    data: pipeline.Data, values: dict[str, str], traced_in: Callable[[], Any], steps: int, seeds: int
 ) -> list[float]:
     """For each seed, the mean loss of the last tenth of the steps."""
     losses = []
@@ -110,7 +74,7 @@ def final_losses(
         config = config.resolved(data.tokenizer.vocab_size)
         source = pipeline.make_source(data.splits["train"], config.data, train.batch_size, seed)
         seen = []
-        with replaced(parts):
+        with traced_in():
             program = Program(config, make_mesh(config.mesh))
             state, key = program.init(), jax.random.key(seed)
             for step in range(steps):
@@ -130,16 +94,16 @@ def main() -> None:
     parser.add_argument("--only", default="")
     flags = parser.parse_args()
     data = pipeline.prepare(BASE.data)
-    base = final_losses(data, {}, [], flags.steps, flags.seeds)
+    base = final_losses(data, {}, nullcontext, flags.steps, flags.seeds)
     print(f"seeds lie {max(base) - min(base):.4f} apart: {' '.join(f'{loss:.4f}' for loss in base)}\n")
     print(f"{'trick':<28}{'with':>8}{'without':>9}   difference in each seed")
-    for name, (with_it, without_it, parts) in TRICKS.items():
+    for name, (with_it, without_it, traced_in) in TRICKS.items():
         if flags.only not in name:
             continue
-        on = final_losses(data, with_it, [], flags.steps, flags.seeds) if with_it else base
+        on = final_losses(data, with_it, nullcontext, flags.steps, flags.seeds) if with_it else base
         off = base
-        if without_it or parts:
-            off = final_losses(data, without_it, parts, flags.steps, flags.seeds)
+        if without_it or traced_in is not nullcontext:
+            off = final_losses(data, without_it, traced_in, flags.steps, flags.seeds)
         differences = " ".join(f"{a - b:+.4f}" for a, b in zip(on, off, strict=True))
         print(
             f"{name:<28}{statistics.fmean(on):8.4f}{statistics.fmean(off):9.4f}   {differences}", flush=True

@@ -1,4 +1,4 @@
-"""Cross entropy of a large vocabulary without ever holding all its logits."""
+"""Losses and log-probabilities of a large vocabulary without holding all logits at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm_jax import fast
 from lm_jax.batch import Array, Sums
-from lm_jax.metrics.likelihood import cross_entropy
+from lm_jax.metrics.likelihood import cross_entropy, token_log_probs
 
 Head = Callable[[Any, jax.Array], jax.Array]
 
@@ -29,13 +30,13 @@ def chunked_cross_entropy(
 ) -> Sums:
     """`likelihood.cross_entropy` of `head(params, hidden_BTD)`, some positions of each row at a time.
 
-    The gradients of `params` and `hidden_BTD` are found in the forward pass, while a chunk's logits exist:
-    these are computed once, and no more than B · chunk_length · V are held. `weights_BT` gets no gradient.
-    The rows keep their axis, so that data parallelism stays as it is.
+    The gradients of `params` and `hidden_BTD` are computed in the forward pass, while a chunk's logits exist:
+    logits are computed once, and at most B · chunk_length · V are held. `weights_BT` has no gradient. Rows
+    stay on their axis, so data parallelism is unaffected.
 
     Args:
-        head: (params, hidden [B, C, D]) -> logits [B, C, V], each position on its own. Keep one function
-            object: a new one compiles anew.
+        head: (params, hidden [B, C, D]) -> logits [B, C, V], each position on its own. Pass the same
+            function object each time: a new one is compiled again.
         params: the head's parameters, a pytree of floating-point arrays.
         hidden_BTD: what the head reads.
         targets_BT: token ids.
@@ -72,13 +73,13 @@ def _chunk_total(head, terms, params, hidden, targets, weights):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _total(head, terms, params, hidden, targets, weights):
-    """Σ of the chunks' totals; the arrays have the chunks as their first axis."""
+def _fast_total(head, terms, params, hidden, targets, weights):
+    """`_total`, whose gradient is computed in the forward pass, while a chunk's logits exist."""
     chunks = (hidden, targets, weights)
     return jax.lax.map(lambda chunk: _chunk_total(head, terms, params, *chunk), chunks).sum()
 
 
-def _total_fwd(head, terms, params, hidden, targets, weights):
+def _fast_total_forward(head, terms, params, hidden, targets, weights):
     value_and_grad = jax.value_and_grad(functools.partial(_chunk_total, head, terms), argnums=(0, 1))
 
     def add_chunk(params_grad, chunk):
@@ -92,9 +93,47 @@ def _total_fwd(head, terms, params, hidden, targets, weights):
     return totals.sum(), (params_grad, hidden_grad)
 
 
-def _total_bwd(head, terms, grads, cotangent):
+def _fast_total_backward(head, terms, grads, cotangent):
     params_grad, hidden_grad = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), grads)
     return params_grad, hidden_grad, None, None
 
 
-_total.defvjp(_total_fwd, _total_bwd)
+_fast_total.defvjp(_fast_total_forward, _fast_total_backward)
+
+
+@fast.replaced_by(_fast_total)
+def _total(head, terms, params, hidden, targets, weights):
+    """Σ of the chunks' totals; the arrays have the chunks as their first axis.
+
+    The backward pass computes a chunk's logits again instead of keeping them.
+    """
+    chunk_total = jax.checkpoint(functools.partial(_chunk_total, head, terms))
+    return jax.lax.map(lambda chunk: chunk_total(params, *chunk), (hidden, targets, weights)).sum()
+
+
+def chunked_token_log_probs(
+    head: Head, params: Any, hidden_BTD: Array, targets_BT: Array, max_bytes: int = 2**28
+) -> jax.Array:
+    """`likelihood.token_log_probs` of `head(params, hidden_BTD)`, some positions of each row at a time.
+
+    Args:
+        head: (params, hidden [B, C, D]) -> logits [B, C, V], each position on its own.
+        params: the head's parameters.
+        hidden_BTD: what the head reads.
+        targets_BT: token ids.
+        max_bytes: of the float32 logits that exist at a time; at least one position of each row is computed.
+
+    Returns:
+        Natural-log probabilities, float32 [B, T].
+    """
+    hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), jnp.asarray(targets_BT)
+    B, T = targets_BT.shape
+    vocab_size = jax.eval_shape(head, params, hidden_BTD[:, :1]).shape[-1]
+    num_chunks = -(-T // max(1, max_bytes // (4 * B * vocab_size)))
+    if num_chunks == 1:
+        return token_log_probs(head(params, hidden_BTD), targets_BT)
+    chunks = (_split(x, -(-T // num_chunks)) for x in (hidden_BTD, targets_BT))
+    log_probs_NBC = jax.lax.map(
+        lambda chunk: token_log_probs(head(params, chunk[0]), chunk[1]), tuple(chunks)
+    )
+    return jnp.moveaxis(log_probs_NBC, 0, 1).reshape(B, -1)[:, :T]

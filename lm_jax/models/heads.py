@@ -31,6 +31,16 @@ class Head(nn.Module):
         return matmul(hidden, kernel_DV)
 
 
+def mask_padding(logits: jax.Array, num_tokens: int) -> jax.Array:
+    """Logits [..., V] with -inf from row `num_tokens` on: those rows pad the vocabulary, to a size that
+    devices can share, and have probability 0.
+    """
+    if num_tokens == logits.shape[-1]:
+        return logits
+    is_token = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < num_tokens
+    return jnp.where(is_token, logits, -jnp.inf)
+
+
 class AdaptiveSoftmax(nn.Module):
     """Log-probabilities by way of clusters (Grave et al. 2017, section 4), as PyTorch has it.
 

@@ -1,0 +1,80 @@
+"""Rows that pad a vocabulary: no probability, no gradient, no share of label smoothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax import fast
+from lm_jax.metrics.chunked import chunked_cross_entropy, chunked_token_log_probs
+from lm_jax.metrics.likelihood import cross_entropy, token_log_probs
+from lm_jax.models.heads import mask_padding
+
+TARGETS = np.array([[1, 4, 0], [2, 2, 3]])
+
+
+def test_padding_has_probability_0_and_the_rest_is_untouched():
+    logits = jnp.float32(np.random.default_rng(0).normal(size=(2, 3, 8)))
+    masked = mask_padding(logits, 5)
+    np.testing.assert_array_equal(masked[..., :5], logits[..., :5])
+    assert (masked[..., 5:] == -jnp.inf).all()
+    assert mask_padding(logits, 8) is logits
+
+
+@pytest.mark.parametrize("chunk_length", [0, 2])
+@pytest.mark.parametrize("plain", [False, True])
+def test_smoothing_is_spread_over_the_tokens_there_are(plain, chunk_length):
+    rng = np.random.default_rng(0)
+    kernel, hidden = jnp.float32(rng.normal(size=(4, 8))), jnp.float32(rng.normal(size=(2, 3, 4)))
+
+    def loss(num_rows):
+        def head(kernel, hidden):
+            return mask_padding(hidden @ kernel, 5)
+
+        def total(kernel, hidden):
+            terms = {"label_smoothing": 0.3, "z_loss": 0.1}
+            if chunk_length:
+                return chunked_cross_entropy(
+                    head, kernel, hidden, TARGETS, chunk_length=chunk_length, **terms
+                ).total
+            return cross_entropy(head(kernel, hidden), TARGETS, **terms).total
+
+        return jax.value_and_grad(total, argnums=(0, 1))(kernel[:, :num_rows], hidden)
+
+    def check():
+        padded, exact = loss(8), loss(5)
+        np.testing.assert_allclose(padded[0], exact[0], rtol=1e-6)
+        np.testing.assert_allclose(padded[1][0][:, :5], exact[1][0], atol=1e-6)
+        np.testing.assert_array_equal(padded[1][0][:, 5:], 0)
+        np.testing.assert_allclose(padded[1][1], exact[1][1], atol=1e-6)
+
+    if plain:
+        with fast.plain():
+            check()
+    else:
+        check()
+
+
+def test_smoothed_cross_entropy_is_that_of_the_mixed_target():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    logits[..., 5:] = -np.inf
+    log_p = np.float64(logits[..., :5]) - np.log(np.exp(np.float64(logits[..., :5])).sum(-1, keepdims=True))
+    wanted = 0.7 * np.eye(5)[TARGETS] + 0.3 / 5
+    sums = cross_entropy(logits, TARGETS, label_smoothing=0.3)
+    np.testing.assert_allclose(sums.total, -(wanted * log_p).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 4 * 2 * 9 * 3, 10**9])  # 1 position, 3 positions, all
+def test_log_probs_by_chunks_are_those_of_all_logits(max_bytes):
+    rng = np.random.default_rng(0)
+    kernel, hidden = jnp.float32(rng.normal(size=(4, 9))), jnp.float32(rng.normal(size=(2, 7, 4)))
+    targets = rng.integers(9, size=(2, 7))
+    widths = []
+
+    def head(kernel, hidden):
+        widths.append(hidden.shape[1])
+        return hidden @ kernel
+
+    found = chunked_token_log_probs(head, kernel, hidden, targets, max_bytes)
+    np.testing.assert_allclose(found, token_log_probs(hidden @ kernel, targets), atol=1e-6)
+    assert max(widths) * 4 * 2 * 9 <= max(max_bytes, 4 * 2 * 9) or max_bytes == 10**9
