@@ -22,9 +22,6 @@ from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
-import flax.traverse_util  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -34,7 +31,7 @@ from lm_jax.decoding import sampling, speculative  # noqa: E402
 from lm_jax.decoding.decoder import Decoder, Limits, Prompts  # noqa: E402
 from lm_jax.decoding.settings import Sampling  # noqa: E402
 from lm_jax.models.gpt import GPT  # noqa: E402
-from lm_jax.pretrained import gpt2, huggingface, weights  # noqa: E402
+from lm_jax.pretrained import huggingface  # noqa: E402
 
 PROMPT, WRITTEN, ROUNDS = 16, 64, 7
 SHAPES = {
@@ -59,13 +56,7 @@ def import_from(theirs: Any) -> tuple[GPT, Any]:
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         path = pathlib.Path(directory)
-        model = GPT(huggingface.read_config(path))
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-        flat = flax.traverse_util.flatten_dict(shapes, sep="/")
-        names = weights.expand(gpt2.rules(model.config), model.config.num_layers)
-        arrays = weights.read(path, names, {k: v.shape for k, v in flat.items()}, prefix=gpt2.PREFIX)
-    params = flax.traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, arrays), sep="/")
-    return model, {"params": params}
+        return GPT(huggingface.read_config(path)), huggingface.read_params(path)
 
 
 def race(name: str, batches: list[int]) -> None:

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from lm_jax import fast
+from lm_jax.batch import Batch
+from lm_jax.language_models.causal import CausalLanguageModel
+from lm_jax.language_models.trained import Trained
 from lm_jax.metrics.chunked import chunked_cross_entropy, chunked_token_log_probs
 from lm_jax.metrics.likelihood import cross_entropy, token_log_probs
+from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.heads import mask_padding
+from lm_jax.models.nnlm import NNLMConfig
+from lm_jax.models.rnn import RNNConfig
+from lm_jax.tasks.causal import Causal
+from lm_jax.text.simple import ByteTokenizer
 
 TARGETS = np.array([[1, 4, 0], [2, 2, 3]])
 
@@ -78,3 +86,41 @@ def test_log_probs_by_chunks_are_those_of_all_logits(max_bytes):
     found = chunked_token_log_probs(head, kernel, hidden, targets, max_bytes)
     np.testing.assert_allclose(found, token_log_probs(hidden @ kernel, targets), atol=1e-6)
     assert max(widths) * 4 * 2 * 9 <= max(max_bytes, 4 * 2 * 9) or max_bytes == 10**9
+
+
+MODELS = {
+    "gpt": GPTConfig(vocab_size=264, num_layers=1, num_heads=2, d_model=8),
+    "gpt_untied": GPTConfig(vocab_size=4200, num_layers=1, num_heads=2, d_model=8, tied_head=False),
+    "rnn_tied": RNNConfig(vocab_size=264, num_layers=1, d_embedding=8, d_hidden=8, tied_head=True),
+    "rnn_adaptive": RNNConfig(
+        vocab_size=264, num_layers=1, d_embedding=8, d_hidden=8, adaptive_cutoffs=(50, 100)
+    ),
+    "nnlm": NNLMConfig(vocab_size=264, d_embedding=4, d_hidden=8),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_loss_scores_and_generation_are_one_distribution(name):
+    tokenizer = ByteTokenizer()
+    config = MODELS[name].resolved(tokenizer.vocab_size, 16)
+    module = config.make()
+    params = module.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    lm = CausalLanguageModel(Trained(config, module, params, tokenizer))
+    [scores] = lm.score(["abcdefg"])
+
+    ids = np.concatenate([[tokenizer.end_id], tokenizer.encode("abcdefg").ids, [tokenizer.end_id]])[None]
+    batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((1, 8), np.float32))
+    for rngs in (None, {"dropout": jax.random.key(2)}):
+        losses, _ = Causal().losses(module, params, batch, None, rngs)
+        assert float(losses["nats"].total) == pytest.approx(-scores.log_probs.sum(), rel=1e-5)
+
+    # Greedy text of two rows, which a CPU computes by blocks of the vocabulary.
+    for text in lm.generate(["abc"] * 2, max_tokens=3, temperature=0.0):
+        ids_BT = np.concatenate([ids[0, :4], text.tokens])[None]
+        log_probs = jax.nn.log_softmax(module.apply(params, ids_BT[:, :-1])[0][0, 3:])
+        np.testing.assert_allclose(
+            text.log_probs, log_probs[np.arange(len(text.tokens)), text.tokens], atol=1e-4
+        )
+    probabilities = jax.nn.softmax(module.apply(params, ids[:, :-1])[0])
+    np.testing.assert_array_equal(probabilities[..., tokenizer.vocab_size :], 0)

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.language_models.trained import Trained
-from lm_jax.metrics import likelihood
+from lm_jax.metrics.chunked import chunked_token_log_probs
 from lm_jax.models.base import Rewinds
 from lm_jax.parallel.distributed import share
 from lm_jax.parallel.sharding import by_rows
@@ -41,8 +40,7 @@ class CausalLanguageModel(LeftToRight):
         self._scorer = jax.jit(partial(_log_probs, self.module))
         # The same objects at each call: decoders compile a program for each function.
         self._prefill, self._step, self._extend = (
-            partial(_decode, self.module, self.tokenizer.vocab_size, method)
-            for method in ("prefill", "step", "extend")
+            partial(self.module.apply, method=method) for method in ("prefill", "step", "extend")
         )
 
     @property
@@ -177,19 +175,13 @@ def _bucket(length: int) -> int:
     return max(16, 1 << (length - 1).bit_length())
 
 
-def _decode(
-    model: nn.Module, vocab_size: int, method: str, *args: Any, **kwargs: Any
-) -> tuple[jax.Array, Any]:
-    """A model's logits and state, where rows that only pad the vocabulary are never chosen."""
-    logits, state = model.apply(*args, method=method, **kwargs)
-    if logits.shape[-1] > vocab_size:
-        is_token = jnp.arange(logits.shape[-1]) < vocab_size
-        logits = jnp.where(jnp.expand_dims(is_token, tuple(range(logits.ndim - 1))), logits, -jnp.inf)
-    return logits, state
-
-
 def _log_probs(
-    model: nn.Module, params: Any, inputs_BT: jax.Array, targets_BT: jax.Array, state: Any
+    module: nn.Module, params: Any, inputs_BT: jax.Array, targets_BT: jax.Array, state: Any
 ) -> tuple[jax.Array, Any]:
-    logits_BTV, state = model.apply(params, inputs_BT, state)
-    return likelihood.token_log_probs(logits_BTV, targets_BT), state
+    """Natural-log probabilities of the targets, float32 [B, T], and the state."""
+    hidden_BTD, state = module.apply(params, inputs_BT, state, method="hidden")
+
+    def head(params: Any, hidden: jax.Array) -> Any:
+        return module.apply(params, hidden, method="logits")
+
+    return chunked_token_log_probs(head, params, hidden_BTD, targets_BT), state

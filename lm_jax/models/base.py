@@ -69,6 +69,11 @@ class ModelConfig(abc.ABC):
         return None
 
     @property
+    def known_tokens(self) -> int:
+        """`num_tokens`, or all rows of the vocabulary where that is not set."""
+        return self.num_tokens or self.vocab_size
+
+    @property
     def carries_state(self) -> bool:
         """Whether a state can be carried from one row of tokens to the next."""
         return self.context_length is None
@@ -138,7 +143,11 @@ class LeftToRight(Protocol):
         ...
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
+        """Unnormalised natural-log probabilities of the next token, float32 [..., V].
+
+        -inf from row `known_tokens` of the config on (see `heads.mask_padding`), so that the training loss,
+        scores and generation are one distribution.
+        """
         ...
 
     def init_state(self, batch_size: int, length: int) -> Any:

@@ -23,6 +23,7 @@ from lm_jax.models.attention import (
     split_fused_heads,
 )
 from lm_jax.models.base import Cost, ModelConfig
+from lm_jax.models.heads import mask_padding
 from lm_jax.models.layers import Dropout, Embed
 from lm_jax.models.products import matmul_transposed
 from lm_jax.models.transformer import MLPS, NORMS, Stack, StackConfig, convert_layers, make_norm
@@ -297,7 +298,7 @@ class GPT(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
         head = self.token_embedding if self.config.tied_head else self.head
-        return matmul_transposed(hidden, head.embedding)
+        return mask_padding(matmul_transposed(hidden, head.embedding), self.config.known_tokens)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int) -> KeyValueCache:
@@ -354,7 +355,8 @@ class GPT(nn.Module):
             return jax.lax.dynamic_slice_in_dim(head_VD, i * _BLOCK, _BLOCK) @ hidden_BD.T
 
         blocks_VB = jax.lax.map(block, jnp.arange(whole)).reshape(whole * _BLOCK, -1)
-        return jnp.concatenate([blocks_VB, head_VD[whole * _BLOCK :] @ hidden_BD.T]).T
+        logits_BV = jnp.concatenate([blocks_VB, head_VD[whole * _BLOCK :] @ hidden_BD.T]).T
+        return mask_padding(logits_BV, self.config.known_tokens)
 
 
 def split_fused_qkv(tree: Any, config: GPTConfig) -> Any:

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from lm_jax.errors import UserError
 from lm_jax.models.base import ModelConfig
-from lm_jax.models.heads import Head
+from lm_jax.models.heads import Head, mask_padding
 from lm_jax.models.layers import Dense, Embed
 from lm_jax.models.recurrent import CarriesState, restarts, uniform
 
@@ -109,7 +109,7 @@ class NNLM(CarriesState):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
-        return self.head(hidden)
+        return mask_padding(self.head(hidden), self.config.known_tokens)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int = 0) -> jax.Array:

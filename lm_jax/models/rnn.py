@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from lm_jax.errors import UserError
 from lm_jax.models.base import ModelConfig
-from lm_jax.models.heads import AdaptiveSoftmax, Head, check_cutoffs
+from lm_jax.models.heads import AdaptiveSoftmax, Head, check_cutoffs, mask_padding
 from lm_jax.models.layers import Embed
 from lm_jax.models.products import matmul_transposed
 from lm_jax.models.recurrent import (
@@ -178,8 +178,10 @@ class RNN(CarriesState):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
         if self.config.tied_head:
-            return matmul_transposed(hidden, self.token_embedding.embedding)
-        return self.head(hidden)
+            logits = matmul_transposed(hidden, self.token_embedding.embedding)
+        else:
+            logits = self.head(hidden)
+        return mask_padding(logits, self.config.known_tokens)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int = 0) -> RNNState:

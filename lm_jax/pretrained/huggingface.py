@@ -79,6 +79,12 @@ def read(directory: pathlib.Path) -> Pretrained:
             f"the tokenizer in {directory} has {tokenizer.vocab_size} tokens, its model {config.vocab_size}",
             "restore the tokenizer that the model was trained with",
         )
+    return Pretrained(config, read_params(directory), tokenizer)
+
+
+def read_params(directory: pathlib.Path) -> Any:
+    """The variables of the model in a directory, float32; errors as for `read`."""
+    config = read_config(directory)
     form = _form(directory)
     names = weights.expand(form.rules(config), config.num_layers)
     shapes = {name: leaf.shape for name, leaf in _flat(_abstract_params(config)).items()}
@@ -86,7 +92,7 @@ def read(directory: pathlib.Path) -> Pretrained:
     arrays = weights.read(directory, names, their_shapes, form.ignored(config), form.prefix)
     flat = {name: jnp.asarray(array.reshape(shapes[name])) for name, array in arrays.items()}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return Pretrained(config, {"params": params}, tokenizer)
+    return {"params": params}
 
 
 def read_config(directory: pathlib.Path) -> Any:
