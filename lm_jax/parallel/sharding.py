@@ -15,14 +15,14 @@ from lm_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 
-# Name pattern -> how the last axes of such an array lie; the first pattern found in the name holds. The axes
-# before them (of stacked layers) are whole, and so is an array with too few axes, and an axis whose length
-# does not divide: a vocabulary of 50,257 lies whole on each of two devices, one of 50,304 does not. States of
-# the optimizer and averages have the names of their parameters, and lie as these do.
+# Name pattern -> how the last axes of such an array are divided; the first pattern found in the name applies.
+# Axes before them (of stacked layers) are not divided, nor arrays with too few axes, nor an axis whose length
+# is no multiple: a vocabulary of 50,257 is whole on each of two devices, one of 50,304 is divided. States of
+# the optimizer and averages have the names of their parameters, and are divided as these are.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(bias|scale)$", P()),
-    # By the vocabulary, so that logits are shared too: a tied head's columns are the embedding's rows. Were
-    # these divided by fsdp, XLA would gather what was looked up for all rows before it divides it again.
+    # By the vocabulary, so that logits are divided too: a tied head's columns are the embedding's rows. If
+    # features were divided by fsdp, XLA would gather the looked-up vectors of all rows and divide them again.
     (r"(token_embedding|head)/embedding$", P(("tensor", "fsdp"), None)),
     (r"embedding$", P(None, "fsdp")),  # of positions
     # A block's two products: split by outputs, then by inputs, with one sum at the end (Shoeybi et al. 2019,
@@ -30,7 +30,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(qkv|query|key_value)/kernel$", P("fsdp", None, "tensor", None)),
     (r"(gate|up|head)/kernel$", P("fsdp", "tensor")),
     (r"(out|down)/kernel$", P("tensor", "fsdp")),
-    # Read at every token: sharing it out would cost a message each time.
+    # Read at every token: dividing it would cost a message each time.
     (r"recurrent$|projection$", P()),
     (r"", P("fsdp", None)),  # every other matrix
 )

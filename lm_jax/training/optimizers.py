@@ -156,10 +156,9 @@ def _as_matrix(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
 
 
 def _orthogonalise(tree: Any, params: Any = None) -> Any:
-    """Each matrix with all its singular values made about 1; of stacked layers, each is one of its own.
+    """Each matrix with all its singular values made about 1; stacked layers are matrices of their own.
 
-    Those of one shape go together, for a program of fewer operations: on one core the 16 matrices of a GPT
-    4 x 128 take 0.65 of the time that optax's muon takes one after another.
+    Matrices of one shape are computed together, for a program of fewer operations.
     """
     leaves, structure = jax.tree.flatten(tree)
     is_tall = [x.shape[-2] > x.shape[-1] for x in leaves]
