@@ -1,7 +1,7 @@
 """Evaluates models on a text: one table, results.json and report.html.
 
-python eval.py --model=runs/gpt                          its own test part
-python eval.py --model=runs/gpt --model=runs/other --text=FILE
+python eval.py --model=runs/gpt its own test part python eval.py --model=runs/gpt --model=runs/other
+--text=FILE
 """
 
 import pathlib

@@ -1,13 +1,13 @@
-"""Trains a language model by a recipe and says how good it is.
+"""Trains a language model by a recipe and evaluates it.
 
   python train.py                                      a small GPT on Python's own documentation
   python train.py --config=configs/shakespeare_char.py --config.data.corpus=text:PATH
   python train.py --config.model.num_layers=6 --workdir=runs/deeper
   python train.py --config=configs/finetune.py --config.init_from=PATH --config.data.corpus=text:FILE
 
-The same command again goes on where a stopped run left off. On several hosts that share the work directory,
-run it once on each: --distributed joins them on a TPU pod slice or under SLURM, and elsewhere
---coordinator=HOST:PORT --num_processes=N --process_id=I does, HOST being that of process 0.
+The same command again resumes a stopped run. On several hosts that share the work directory, run it once on
+each: --distributed joins them on a TPU pod slice or under SLURM, and elsewhere --coordinator=HOST:PORT
+--num_processes=N --process_id=I does, HOST being that of process 0.
 """
 
 import pathlib

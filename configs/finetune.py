@@ -1,4 +1,4 @@
-"""GPT-2, or any run, trained on with a text of one's own.
+"""GPT-2, or any run, fine-tuned on your own text.
 
 python train.py --config=configs/finetune.py --config.init_from=hf:gpt2 --config.data.corpus=text:PATH
 python -m lm_jax.export runs/finetune exported
@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> Config:
         raise unknown_variant(variant, [""])
     return Config(
         data=DataConfig(corpus="python-docs", sequence_length=256),
-        # A low rate: what the model knows of language is worth more than what a small text can teach it.
+        # A low rate, so that a small text does not overwrite what the model has learned.
         optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=50, b2=0.999, weight_decay=0.01),
         train=TrainConfig(num_steps=500, batch_size=8, eval_every=100, checkpoint_every=100),
         init_from="hf:gpt2",

@@ -22,7 +22,7 @@ python train.py --distributed --config=configs/gpt.py:350m --config.train.accumu
 
 fsdp=4 leaves each chip a quarter of the parameters and of AdamW's moments, tensor=2 would halve the widths of
 each block's products (the vocabulary is padded to 50,304 so that it divides, too), and remat=true keeps only
-the blocks' inputs where even so memory is short.
+the blocks' inputs if memory is still too small.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ def _published(shape: GPTConfig, learning_rate: float) -> Config:
             vocab_size=50257,
             sequence_length=1024,
         ),
-        # 50,257 tokens, padded to a multiple of 128: matrix units are fed whole, and a mesh can share them.
+        # 50,257 tokens, padded to a multiple of 128 for full matrix units and an even split over a mesh.
         model=dataclasses.replace(
             shape, vocab_size=50304, max_length=1024, dtype="bfloat16", attention="fused"
         ),

@@ -3,7 +3,7 @@
     python train.py --config=configs/ngram.py
     python eval.py --model=runs/ngram --model=runs/gpt
 
-Variants: `word` and `char` are the default with other tokens; `bigram_mle` is the textbook's; the rest name a
+Variants: `word` and `char` are the default with other tokens; `bigram_mle` has no smoothing; the rest name a
 smoothing.
 """
 
@@ -15,13 +15,13 @@ _FALLBACK = (
     0.5,
     1.0,
     1.5,
-)  # where a small or character text gives no discounts, as lmplz --discount_fallback
+)  # if discounts cannot be estimated, as lmplz --discount_fallback
 _TOKENS = DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=4096)  # those of configs/gpt.py
 _WORDS = DataConfig(tokenizer="word", vocab_size=20_000)
 
 
 def get_config(variant: str = "") -> CountConfig:
-    """Modified Kneser-Ney of order 5; of order 6 on characters; or as the variant names."""
+    """Modified Kneser-Ney of order 5; of order 6 on characters; or the recipe of the variant."""
     smoothed = {
         name: CountConfig(data=_TOKENS, model=NGramConfig(smoothing=name, discount_fallback=_FALLBACK))
         for name in SMOOTHINGS

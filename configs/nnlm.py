@@ -3,8 +3,8 @@
     python benchmarks/brown.py data/brown
     python train.py --config=configs/nnlm.py
 
-Variants: `direct` lets the head read the words' vectors too; `simple_nnlm` is that of `configs/rnn.py`, for
-what tutorials call so is a recurrent network.
+Variants: `direct` connects the embeddings to the head, too; `simple_nnlm` is that of `configs/rnn.py`,
+since tutorials mean a recurrent network by this name.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _RNN = pathlib.Path(__file__).with_name("rnn.py")
 
 
 def get_config(variant: str = "") -> Config:
-    """Four words before each, 60 wide, 100 hidden units; by AdamW and with dropout, unlike in 2003.
+    """Contexts of four words, embeddings of 60, 100 hidden units; AdamW and dropout, unlike the paper.
 
     Perplexity 333.6 on validation and 307.7 on test, where a modified Kneser-Ney 5-gram has 329.0 on the same
     tokens; about 22 minutes on one core.
@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> Config:
     config = Config(
         data=dataclasses.replace(brown, sequence_length=32, order="shuffled"),
         model=NNLMConfig(order=5, d_embedding=60, d_hidden=100, dropout=0.2),
-        task=Causal(chunk_length=32),  # the logits' gradient is found with them
+        task=Causal(chunk_length=32),  # computes gradients in the forward pass
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=200, weight_decay=0.03),
         train=TrainConfig(num_steps=8000, batch_size=32, eval_every=1000, checkpoint_every=1000),
     )

@@ -1,4 +1,4 @@
-"""Recurrent language models: an LSTM on the words of the Brown corpus, and the ones that led to it and on.
+"""Recurrent language models: an LSTM on the words of the Brown corpus, and earlier and later models.
 
     python benchmarks/brown.py data/brown
     python train.py --config=configs/rnn.py
@@ -20,7 +20,7 @@ _BROWN = DataConfig(
     corpus="text:data/brown/train.txt",
     valid="data/brown/valid.txt",
     test="data/brown/test.txt",
-    split="tail:0",  # nothing: they are apart already
+    split="tail:0",  # the parts are separate files
     tokenizer="word",
     vocab_size=0,
     sequence_length=35,
@@ -30,7 +30,7 @@ _SENTENCE = f"text:{pathlib.Path(__file__).parent / 'texts' / 'i_love_coding.txt
 
 
 def _brown() -> Config:
-    """Zaremba et al. 2014's dropout, a tied head and AdamW; six times through the text.
+    """Zaremba et al. 2014's dropout, a tied head and AdamW; six epochs.
 
     Perplexity 272.5 on validation and 247.7 on test, where a modified Kneser-Ney 5-gram has 329.0 on the same
     tokens; about 22 minutes on two cores.
@@ -46,14 +46,14 @@ def _brown() -> Config:
             hidden_dropout=0.3,
             output_dropout=0.4,
         ),
-        task=Causal(chunk_length=35),  # the logits' gradient is found with them
+        task=Causal(chunk_length=35),  # computes gradients in the forward pass
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=200, final_ratio=0.02, weight_decay=0.03),
         train=TrainConfig(num_steps=7000, batch_size=20, eval_every=1000, checkpoint_every=1000),
     )
 
 
 def _awd_lstm() -> Config:
-    """Merity et al. 2017 for the Penn Treebank, on Brown: their fields, all of them.
+    """Merity et al. 2017 for the Penn Treebank, on Brown, with all of their settings.
 
     Made for an accelerator: a step of 20 rows of 70 is about 230 GFLOP.
     """
@@ -81,7 +81,7 @@ def _awd_lstm() -> Config:
             weight_decay=1.2e-6,
             clip_norm=0.25,
         ),
-        # 583 steps are about an epoch; they look at the validation part once in each.
+        # 583 steps are about an epoch; the paper validates once per epoch.
         train=TrainConfig(
             num_steps=60_000,
             batch_size=20,
@@ -94,7 +94,7 @@ def _awd_lstm() -> Config:
 
 
 def _cell(cell: str) -> Config:
-    """One layer of 256 units; by name of the cell alone they differ.
+    """One layer of 256 units; the recipes differ only in the cell.
 
     Bits per byte on validation and test, of Python 3.11's documentation: LSTM 1.771 and 1.788, GRU 1.771 and
     1.793, Elman 1.837 and 1.856; six to eight minutes on one core.
@@ -140,7 +140,7 @@ def _tutorial() -> Config:
 
 
 def _simple_nnlm() -> Config:
-    """Embedding 10, recurrent layer 8, SGD 0.1, 100 steps on "I love coding", which it then knows."""
+    """Embedding 10, recurrent layer 8, SGD 0.1, 100 steps on "I love coding", which it then predicts."""
     return Config(
         data=DataConfig(
             corpus=_SENTENCE,
@@ -157,7 +157,7 @@ def _simple_nnlm() -> Config:
 
 
 def _constant(name: str, learning_rate: float) -> OptimizerConfig:
-    """The optimizer of a textbook: a constant rate and nothing else."""
+    """An optimizer with a constant rate, without decay and clipping."""
     return OptimizerConfig(
         name=name, learning_rate=learning_rate, schedule="constant", warmup_steps=0, momentum=0.0, b2=0.999,
         weight_decay=0.0, clip_norm=0.0,
@@ -177,7 +177,7 @@ _RECIPES = {
 
 
 def get_config(variant: str = "") -> Config:
-    """An LSTM on Brown, or as the variant names."""
+    """An LSTM on Brown, or the recipe of the variant."""
     if variant not in _RECIPES:
         raise unknown_variant(variant, list(_RECIPES))
     return _RECIPES[variant]()

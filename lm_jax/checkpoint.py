@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the latest and the best, parameters apart, with proof that they are whole."""
+"""Checkpoints by Orbax: the latest and the best are kept, and damaged files are detected."""
 
 import contextlib
 import functools
@@ -16,18 +16,18 @@ from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.parallel.distributed import is_writer, together
 
-_SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, forms of its arrays
+_SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, dtypes and shapes of its arrays
 
 
 class Checkpoints:
     """The checkpoints of one run directory, in `checkpoints/STEP/`.
 
-    The item `params` is what the model is evaluated with: an average, where the run keeps one. Kept are the
-    latest, to resume from, and the one with the lowest validation loss.
+    The item `params` holds the parameters for evaluation: the average, if the run keeps one. Two checkpoints
+    are kept: the latest, to resume from, and the one with the lowest validation loss.
 
     Args:
         workdir: the run directory.
-        read_only: never write, nor tidy up; for evaluation beside a run that still trains.
+        read_only: write and delete nothing; for evaluation while a run still trains.
     """
 
     def __init__(self, workdir: pathlib.Path, read_only: bool = False):
@@ -35,15 +35,15 @@ class Checkpoints:
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints in {workdir}", "give a run directory that train.py has written")
         self._read_only = read_only
-        # Processes that restore together share the work of looking for damage.
+        # Processes that restore together share the work of checking digests.
         together = jax.process_count() > 1 and not read_only
         self._share = (jax.process_index(), jax.process_count()) if together else (0, 1)
-        # The step being written, and the form of its items; Orbax writes one at a time.
+        # The step being written, and the dtypes and shapes of its items; Orbax writes one step at a time.
         self._saving: tuple[int, dict[str, dict[str, str]]] = (-1, {})
 
     @functools.cached_property
     def _manager(self) -> Any:
-        """Orbax's, made when first needed: a run that starts anew reaches its first step 0.2 s earlier."""
+        """Orbax's manager, made on first use, since making it would delay the first step of a new run."""
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -55,7 +55,7 @@ class Checkpoints:
             ]
         )
         alone: dict[str, Any] = {}
-        if self._read_only:  # without other processes, each on its own
+        if self._read_only:  # each process reads by itself
             me = jax.process_index()
             alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}
         options = ocp.CheckpointManagerOptions(
@@ -71,18 +71,18 @@ class Checkpoints:
         return ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, params: Any, rest: Any, valid_loss: float | None = None) -> None:
-        """Saves in the background; the arrays may be donated at once.
+        """Saves in the background; the arrays may be donated after the call.
 
         Args:
-            step: updates behind these arrays; a step that is saved already is not saved again.
-            params: what the model is evaluated with.
-            rest: what else training needs to go on; any pytree.
-            valid_loss: what validation measured at this step, where it just did; never NaN.
+            step: the number of updates so far. A step that is already saved is not saved again.
+            params: the parameters for evaluation.
+            rest: the other state that training needs to resume; any pytree.
+            valid_loss: the validation loss, if it was measured at this step; finite.
         """
         import orbax.checkpoint as ocp
 
         if step in self._manager.all_steps():
-            return  # a stop just after a regular save
+            return  # a signal arrived just after a regular save
         items = {"params": params, "rest": _numbered(rest)}
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
         assert valid_loss is None or math.isfinite(valid_loss)
@@ -92,13 +92,13 @@ class Checkpoints:
         self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
-        """The step to resume from; None where nothing was saved."""
+        """The step to resume from; None if nothing was saved."""
         if not self.directory.is_dir():
             return None
         return max(self._manager.all_steps(), default=None)
 
     def best_step(self) -> int | None:
-        """The step with the lowest validation loss; the latest where none was measured."""
+        """The step with the lowest validation loss; the latest step if none was measured."""
         best = self._manager.best_step()
         return self.latest_step() if best is None else best
 
@@ -123,32 +123,31 @@ class Checkpoints:
         return named
 
     def restore(self, step: int, params: Any, rest: Any) -> tuple[Any, Any]:
-        """What was saved at a step.
+        """The parameters and the rest that were saved at a step.
 
         Args:
-            step: which.
-            params: arrays or `jax.ShapeDtypeStruct`s with shardings, which say how the parameters are laid
-                out.
-            rest: the same for what else was saved.
+            step: a saved step.
+            params: arrays or `jax.ShapeDtypeStruct`s with the shardings to restore to.
+            rest: the same for the rest.
 
         Raises:
-            UserError: the checkpoint is damaged, or of another shape.
+            UserError: the checkpoint is damaged, or its arrays have other shapes.
         """
         got = self._restore(step, {"params": params, "rest": _numbered(rest)})
         leaves = [got["rest"][name] for name in _numbered(rest)]
         return got["params"], jax.tree.unflatten(jax.tree.structure(rest), leaves)
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """The parameters alone, laid out as `like`; see `restore`."""
+        """The parameters alone, with the shardings of `like`; see `restore`."""
         return self._restore(step, {"params": like})["params"]
 
     def read_params(self, step: int) -> Any:
-        """The parameters alone, in whatever form they were saved, on one device."""
+        """The parameters alone, with the shapes that were saved, on one device."""
         forms = files.read_json(self.directory / str(step) / _SEAL)["forms"]["params"]
         return self.restore_params(step, _tree(forms))
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until all writes are finished."""
         if "_manager" in vars(self):
             self._manager.wait_until_finished()
             self._manager.close()
@@ -164,7 +163,7 @@ class Checkpoints:
 
         path = self.directory / str(step)
         remedy = f"remove {path} to go on from an earlier checkpoint, or start anew in another directory"
-        # Orbax does not notice bytes that changed on the disk, and what it notices it does not say in a line.
+        # Orbax does not detect changed bytes, and its own errors are longer than one line.
         first, stride = self._share
         # Before Orbax waits for all processes: a process that finds damage must not leave the others waiting.
         with together() if stride > 1 else contextlib.nullcontext():
@@ -178,7 +177,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
     def _seal(self) -> None:
-        """Writes down what was saved; Orbax calls it when all is written, just before the last rename."""
+        """Writes the seal; Orbax calls it when all files are written, just before the final rename."""
         if not is_writer():
             return
         step, forms = self._saving
@@ -189,13 +188,13 @@ class Checkpoints:
 
 
 def _form(tree: Any) -> dict[str, str]:
-    """The dtype and shape of each array of a tree, by its place."""
+    """The dtype and shape of each array of a tree, by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
 def _tree(forms: dict[str, str]) -> Any:
-    """Shapes on one device in nested dicts, from what `_form` wrote of nested dicts."""
+    """Nested dicts of shapes on one device: the inverse of `_form`."""
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     tree: dict[str, Any] = {}
     for name, form in forms.items():
@@ -229,5 +228,5 @@ def _loss(metrics: dict[str, float]) -> float:
 
 
 def _numbered(tree: Any) -> dict[str, Any]:
-    """A tree as {"000": leaf, ...}, so that Orbax need not know optax's own containers."""
+    """A tree as {"000": leaf, ...}, since Orbax does not know optax's containers."""
     return {f"{i:03}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}

@@ -1,4 +1,4 @@
-"""The one class for a user's mistake, and how a command reports it."""
+"""The exception for users' mistakes, and how commands report it."""
 
 import contextlib
 import os
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """A request that cannot be carried out as it stands, in one line: the cause and the remedy.
+    """A user's mistake, described in one line: the cause and the remedy.
 
-    Commands print the line and exit with code 2; nothing is lost. A `ValueError`, so that callers from
-    Python need not know this class.
+    Commands print the line and exit with code 2. It is a `ValueError`, so that Python callers need not import
+    this class.
 
     Args:
         cause: what is wrong, naming the file, field or value.
@@ -25,7 +25,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Runs a command's body: a user's mistake, or the machine's refusal of a file, ends it with one line.
+    """Runs a command's body. A `UserError`, or an `OSError` about a file, ends it with one printed line.
 
     Raises:
         SystemExit: with code 2 after a `UserError` or an `OSError` about a file, 130 after Ctrl-C.
@@ -34,7 +34,7 @@ def reported() -> Iterator[None]:
         yield
     except UserError as error:
         _exit(2, f"error: {error}")
-    except BrokenPipeError:  # the reader of our output left: no mistake, and no place to say so
+    except BrokenPipeError:  # the reader of the output closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:

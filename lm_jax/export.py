@@ -1,11 +1,11 @@
-"""Writes a trained model in the form that other programs open: a GPT for transformers, n-grams for KenLM.
+"""Writes a trained model in a form that other programs read: a GPT for transformers, n-grams for KenLM.
 
 python -m lm_jax.export runs/gpt exported          a directory with config.json, safetensors and tokenizer
 python -m lm_jax.export runs/ngram model.arpa      an ARPA file; .arpa.gz compresses it
 
 The directory opens with transformers' GPT2LMHeadModel.from_pretrained and with lm_jax.load, with the same
-logits. A GPT is exported where it is a GPT-2: one whose config asks for rope, rms, swiglu or the like has no
-place there, and the error says which field. The tokenizer opens with AutoTokenizer where it is a BPE.
+logits. A GPT is exported if it is a GPT-2: for rope, rms, swiglu and the like the error names the field.
+AutoTokenizer reads the tokenizer if it is a BPE.
 """
 
 import pathlib
@@ -35,14 +35,14 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> None:
         path: a new directory, or a file .arpa or .arpa.gz.
 
     Raises:
-        UserError: a model or a path of another kind.
+        UserError: a model or a path that cannot be exported.
     """
     path = pathlib.Path(path)
     if isinstance(model, CausalLanguageModel):
         huggingface.write(path, Pretrained(model.config, model.params, model.tokenizer))
     elif isinstance(model, NGramLanguageModel):
         if not path.name.endswith((".arpa", ".arpa.gz")):
-            raise UserError(f"{path} is no name for an n-gram model", "end it with .arpa or .arpa.gz")
+            raise UserError(f"{path} is not a file name of an n-gram model", "end it with .arpa or .arpa.gz")
         arpa.write(model.model, path)
     else:
         raise UserError(f"a {model.family} model cannot be exported", "give a GPT or an n-gram model")

@@ -1,10 +1,10 @@
 """Fast forms of what the models and the loss compute, and the one switch between them and the plain forms.
 
-Each form here has a plain form of the same value, which stands where a reader looks for it and names this one
-by `replaced_by`. Gradients are written by hand: XLA's CPU backend has no fast kernels for some of those that
-JAX derives, and others keep more arrays than they need. The price is that functions with such gradients are
-differentiated in reverse mode only. With plain forms (`with fast.plain():`, or LM_JAX_PLAIN=1 in the
-environment) `jax.jvp`, `jax.jacfwd` and Hessian-vector products work.
+Each form here has a plain form that computes the same; it is in the module where a reader looks for it, and
+`replaced_by` there names the fast form. Gradients are written by hand: XLA's CPU backend has no fast kernels
+for some of those that JAX derives, and others keep more arrays than they need. The price is that functions
+with such gradients are differentiated in reverse mode only. With plain forms (`with fast.plain():`, or
+LM_JAX_PLAIN=1 in the environment) `jax.jvp`, `jax.jacfwd` and Hessian-vector products work.
 
 What helps on a CPU alone is chosen where a program is compiled or traced for a CPU. benchmarks/tricks.py and
 benchmarks/train_gpt.py measure all of it.
@@ -337,8 +337,8 @@ def recur(
 ) -> tuple[jax.Array, Any]:
     """`recurrent.recur`, given `advance(small, x_BG, u_BG, state) -> (m_BH, c_BH)`.
 
-    JAX would add up the gradient of the weights from step to step. Here the scans keep what it is made of,
-    and one product makes it after the backward scan.
+    JAX would add to the weights' gradient at each step. Here the scans keep the factors, and one product
+    computes the gradient after the backward scan.
     """
     (outputs_TBP, _, _), state = _scan_forward(advance, weights, x_TBG, keep_TB1, state)
     return outputs_TBP, state

@@ -1,4 +1,4 @@
-"""Writing whole files or nothing."""
+"""Atomic writing and checked reading of small files."""
 
 import json
 import os
@@ -10,17 +10,17 @@ from lm_jax.errors import UserError
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Replaces a file in one step: a reader, or a crash, sees the old text or the new, never a part.
+    """Replaces a file atomically: after a crash it has the old text or the new one, never a part.
 
     Raises:
-        OSError: no permission, or a full disk; the old file stands.
+        OSError: no permission, or a full disk; the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from one's colleagues
+        os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
@@ -28,12 +28,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """`write_text` of indented JSON; NaN is refused, since JSON has none."""
+    """`write_text` of indented JSON. Raises ValueError for NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_text(path: pathlib.Path) -> str:
-    """The UTF-8 text of a file of ours.
+    """The UTF-8 text of a file that this library wrote.
 
     Raises:
         UserError: there is no such file, or it is not UTF-8.
@@ -53,7 +53,7 @@ def parse_json(text: str, source: str) -> Any:
 
     Args:
         text: JSON.
-        source: the file that it is from, for errors.
+        source: the file's name, for errors.
 
     Raises:
         UserError: it is not JSON, or nested too deeply.
@@ -65,5 +65,5 @@ def parse_json(text: str, source: str) -> Any:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The value in a JSON file of ours. Errors as for `read_text` and `parse_json`."""
+    """The value in a JSON file that this library wrote. Errors as for `read_text` and `parse_json`."""
     return parse_json(read_text(path), str(path))

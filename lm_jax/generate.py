@@ -1,4 +1,4 @@
-"""Continues prompts with any trained or published model, on the terminal as it is written.
+"""Continues prompts with any trained or published model, and prints the text as it is generated.
 
 python -m lm_jax.generate --model=runs/gpt --prompt="Return the"
 python -m lm_jax.generate --model=hf:gpt2 --prompt="Once upon a time," --top-p=0.9 --temperature=0.8
@@ -6,12 +6,12 @@ python -m lm_jax.generate --model=runs/gpt --num-samples=3 --top-k=50 --seed=7
 python -m lm_jax.generate --model=runs/gpt --prompt="Return the" --stop="." --min-tokens=5
 python -m lm_jax.generate --model=runs/gpt --prompt="Return the" --num-beams=4 --max-tokens=20
 
-A model gives each token a probability; the options say how one is chosen. By default it is drawn as the model
-has it. A lower temperature, top-k, top-p or min-p keep to what is likely: less surprise, and more repetition,
-which the penalties and --no-repeat-ngram take back. --temperature=0 takes the likeliest token each time, and
---num-beams looks for a likely text as a whole: both are for answers rather than stories. --draft changes how
-fast a text comes and not how likely it is: the drafting model, trained with the same tokenizer, proposes
-tokens, and those that the model would have drawn itself are kept.
+By default each token is sampled from the model's distribution. A lower temperature, top-k, top-p or min-p
+prefer probable tokens: the text varies less and repeats more, which the penalties and --no-repeat-ngram
+reduce. --temperature=0 takes the most probable token each time, and --num-beams searches for a probable text
+as a whole: both suit answers more than stories. --draft makes generation faster and keeps the distribution: a
+small model with the same tokenizer proposes tokens, and the model accepts or replaces them (speculative
+sampling).
 """
 
 import itertools
@@ -29,7 +29,7 @@ from lm_jax.language_models.base import Generates, require
 
 # Options of `generate` in groups: name, type, metavar or None for what may be repeated, help.
 _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "what is drawn from": [
+    "distribution": [
         ("temperature", {"type": float, "help": "divides the logits; 0 is greedy (default: 1)"}),
         ("top_k", {"type": int, "help": "sample among the k most probable; 0: all (default)"}),
         ("top_p", {"type": float, "help": "sample among the fewest that reach p (default: 1)"}),
@@ -41,23 +41,26 @@ _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "against repetition": [
         (
             "repetition_penalty",
-            {"type": float, "help": "above 1: what the text has is less likely (default: 1; try 1.2)"},
+            {"type": float, "help": "above 1: tokens of the text become less likely (default: 1; try 1.2)"},
         ),
         (
             "frequency_penalty",
             {
                 "type": float,
-                "help": "taken from a token's logit each time it was written (default: 0; try 0.5)",
+                "help": "subtracted from a token's logit each time it was generated (default: 0; try 0.5)",
             },
         ),
         (
             "presence_penalty",
-            {"type": float, "help": "taken once from what was written (default: 0; try 0.5)"},
+            {
+                "type": float,
+                "help": "subtracted once from the logits of generated tokens (default: 0; try 0.5)",
+            },
         ),
-        ("no_repeat_ngram", {"type": int, "help": "no n tokens come twice in a row; 0: they may (default)"}),
+        ("no_repeat_ngram", {"type": int, "help": "no sequence of n tokens occurs twice; 0: off (default)"}),
     ],
-    "what must and must not come": [
-        ("banned", {"action": "append", "metavar": "TEXT", "help": "never write this; may repeat"}),
+    "constraints": [
+        ("banned", {"action": "append", "metavar": "TEXT", "help": "never generate this; may repeat"}),
         ("forced", {"metavar": "TEXT", "help": "begin the continuation with this"}),
         ("stop", {"action": "append", "metavar": "TEXT", "help": "end before this; may repeat"}),
         ("min_tokens", {"type": int, "help": "do not end before so many tokens (default: 0)"}),
@@ -71,12 +74,15 @@ _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
                 "help": "divide a text's log-probability by its length to this power (default: 1)",
             },
         ),
-        ("early_stopping", {"action": "store_true", "help": "stop when n texts have ended, however good"}),
+        ("early_stopping", {"action": "store_true", "help": "stop as soon as n texts have ended"}),
     ],
     "speed": [
         (
             "draft",
-            {"metavar": "PATH", "help": "a model of the same tokens, say n-grams, that drafts for this GPT"},
+            {
+                "metavar": "PATH",
+                "help": "a model with the same tokenizer, such as n-grams, that drafts for this one",
+            },
         ),
         ("num_drafted", {"type": int, "help": "tokens that it drafts at a time (default: 4)"}),
     ],
@@ -88,7 +94,7 @@ _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def main(argv: list[str]) -> None:
-    """Parses the flags and writes each continuation behind its prompt."""
+    """Parses the flags and prints each prompt with its continuation."""
     argv, mesh = flags.split_mesh(argv)
     parser = flags.Parser(prog="python -m lm_jax.generate", description=__doc__, epilog=flags.MESH_HELP)
     parser.add_argument(
@@ -100,7 +106,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--prompt", action="append", help="what to continue; may repeat (default: a new text)"
     )
-    parser.add_argument("--max-tokens", type=int, default=200, help="the most tokens to add (default: 200)")
+    parser.add_argument(
+        "--max-tokens", type=int, default=200, help="maximum number of tokens to add (default: 200)"
+    )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     names = []
     for title, options in _GROUPS.items():

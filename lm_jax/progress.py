@@ -1,4 +1,4 @@
-"""What a run says while it works: a live line on a terminal, lines in a log, metrics.jsonl."""
+"""Progress of a run: a live line on a terminal, lines in a log, and metrics.jsonl."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lm_jax.errors import UserError
 
-_SECONDS_BETWEEN_LINES = 10.0  # in a log, where a live line would be a flood
+_SECONDS_BETWEEN_LINES = 10.0  # in a log, where a live line would print too much
 
 
 class LiveLine:
@@ -21,8 +21,8 @@ class LiveLine:
         description: the work, such as "training".
         total: units of work in all.
         done: units done before the start, by an earlier process.
-        console: where to; None: standard error.
-        quiet: say nothing, where another process does.
+        console: where to print; None: standard error.
+        quiet: print nothing, because another process prints.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LiveLine:
             self._bar.start()
 
     def update(self, done: int, text: str = "") -> None:
-        """Shows that `done` units of work are behind us."""
+        """Shows that `done` units of work are finished."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=text)
             return
@@ -61,7 +61,7 @@ class LiveLine:
             self.say(f"{self._description} {done}/{self._total}  {text}  {_clock(left)} left")
 
     def say(self, line: str) -> None:
-        """Prints a line that stays, above the live one."""
+        """Prints a permanent line above the live one."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -115,10 +115,10 @@ class MetricWriter:
     """Appends lines of {"step": ..., name: value} to metrics.jsonl.
 
     Args:
-        path: the file, whose directory is made where it is missing.
-        step: the step that the run goes on from: later lines, and one cut short by a crash, are dropped,
-            so that an interrupted run's file reads like an uninterrupted one's.
-        tensorboard: a directory for TensorBoard's event files, too.
+        path: the file; its directory is created if it does not exist.
+        step: the step that the run continues from. Later lines and an incomplete last line are deleted, so
+            that the file of an interrupted run equals that of an uninterrupted one.
+        tensorboard: a directory for TensorBoard's event files; None: none are written.
 
     Raises:
         UserError: TensorBoard's writer is not installed.
@@ -132,7 +132,7 @@ class MetricWriter:
         self._events = None if tensorboard is None else _open_events(tensorboard, step)
 
     def write(self, step: int, **values: float) -> None:
-        """Appends one line and hands it to the system."""
+        """Appends one line and flushes it."""
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         if self._events is not None:
@@ -153,18 +153,18 @@ def _open_events(directory: pathlib.Path, step: int) -> Any:
         raise UserError(
             "train.tensorboard=true needs tensorboardX", "type pip install 'lm_jax[tensorboard]'"
         ) from None
-    # TensorBoard then drops what an interrupted run wrote of later steps.
+    # purge_step makes TensorBoard ignore later steps that an interrupted run wrote.
     return SummaryWriter(str(directory), purge_step=step + 1)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl that are whole; none where there is no file."""
+    """The complete lines of a metrics.jsonl; an empty list if there is no file."""
     lines = []
     if path.exists():
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(text))
-            except json.JSONDecodeError:  # the line that a crash cut short
+            except json.JSONDecodeError:  # incomplete after a crash
                 break
     return lines
 

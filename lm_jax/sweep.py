@@ -6,8 +6,8 @@ python -m lm_jax.sweep --config=configs/ngram.py --grid model.order=3,4,5
 
 Each --grid names a field and its values; every combination is trained with every seed. Each run is an
 ordinary run directory, WORKDIR/SETTING/seed-N, that eval.py and lm_jax.generate open. The same command again
-trains only what is missing, and goes on where a stopped sweep left off. A setting that fails is a line that
-says why.
+trains only what is missing, and continues a stopped sweep. A setting that fails becomes a line with its
+error.
 """
 
 import itertools
@@ -33,19 +33,19 @@ from lm_jax.report.sweep import Cell, plot, print_cells, write_csv
 def run(
     recipe: AnyConfig, grid: Mapping[str, Sequence[str]], num_seeds: int, workdir: pathlib.Path
 ) -> list[Cell] | None:
-    """Trains what is missing and returns what was found, a cell for each combination of values.
+    """Trains the missing runs and returns all results, a cell for each combination of values.
 
     Args:
-        recipe: what all have in common; its seed is the first of `num_seeds`.
+        recipe: the common settings; its seed is the first of `num_seeds`.
         grid: dotted field name -> the texts of its values.
         num_seeds: seeds of each; an n-gram model is counted, and has none.
         workdir: the sweep's directory, which afterwards holds sweep.csv and curves.png besides the runs.
 
     Returns:
-        None where a signal stopped it; the same call goes on.
+        None if a signal stopped it; the same call continues it.
 
     Raises:
-        UserError: a field or value that no recipe can have.
+        UserError: an unknown field or an invalid value.
     """
     names = list(grid)
     settings = [dict(zip(names, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -66,7 +66,7 @@ def run(
 
 
 def _seeded(config: AnyConfig, num_seeds: int) -> dict[int, AnyConfig]:
-    """The recipe with each seed; without the sample text, which nobody would read."""
+    """The recipe with each seed, and without the sample text of each run."""
     num_seeds = num_seeds if config.is_trained else 1
     return {seed: config.with_seed(seed) for seed in range(config.seed, config.seed + num_seeds)}
 
@@ -74,13 +74,13 @@ def _seeded(config: AnyConfig, num_seeds: int) -> dict[int, AnyConfig]:
 def _cell(
     setting: Mapping[str, str], configs: Mapping[int, AnyConfig], directory: pathlib.Path
 ) -> Cell | None:
-    """Trains and evaluates one setting; what goes wrong with it is in the cell. None after a signal."""
+    """Trains and evaluates one setting; errors are stored in the cell. None after a signal."""
     workdirs = {seed: directory / f"seed-{seed}" for seed in configs}
     try:
         rows = {seed: experiment.run(config, workdirs[seed]) for seed, config in configs.items()}
     except UserError as error:
         return Cell(setting, error=str(error))
-    except jax.errors.JaxRuntimeError as error:  # out of memory, above all
+    except jax.errors.JaxRuntimeError as error:  # mostly out of memory
         return Cell(setting, error=str(error).splitlines()[0])
     if not all(rows.values()):
         return None
@@ -99,7 +99,7 @@ def _parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def main(argv: list[str]) -> None:
-    """Parses the flags, runs the sweep and shows what it found."""
+    """Parses the flags, runs the sweep and shows its results."""
     argv, values = flags.split_fields(argv)
     parser = flags.Parser(prog="python -m lm_jax.sweep", description=__doc__)
     parser.add_argument("--config", default="configs/gpt.py", metavar="PATH.py[:VARIANT]", help="the recipe")

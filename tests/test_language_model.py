@@ -236,5 +236,5 @@ def test_ngrams_are_exported_as_arpa(ngrams, tmp_path):
     ours, back = lm_jax.load(tmp_path / "run"), lm_jax.load(tmp_path / "model.arpa")
     line = "the new model reads old text"
     np.testing.assert_allclose(ours.score([line])[0].log_probs, back.score([line])[0].log_probs, atol=1e-5)
-    with pytest.raises(UserError, match=r"exported is no name for an n-gram model; end it with .arpa"):
+    with pytest.raises(UserError, match=r"exported is not a file name of an n-gram model; end it with .arpa"):
         main([str(tmp_path / "run"), str(tmp_path / "exported")])

@@ -147,7 +147,7 @@ def lacking_a_shard(directory):
         (lambda d: other(d, scale_attn_by_inverse_layer_idx=True), "layer_idx=True in .*; only False"),
         (lambda d: other(d, n_embd="wide"), "a field of a wrong type"),
         (lambda d: other(d, n_layer=3), r"lack h.2.attn.c_attn.bias, .* and 7 more; give weights"),
-        (lambda d: other(d, n_layer=1), r"have h.1.attn.c_attn.bias, .*, for which there is no place"),
+        (lambda d: other(d, n_layer=1), r"have h.1.attn.c_attn.bias, .*, which the architecture does not"),
         (lambda d: other(d, n_inner=100), r"h.0.mlp.c_fc.weight .* has the shape \[16, 64\], .* \[16, 100\]"),
         (lambda d: other(d, n_head=3), "model.d_model=16 does not divide"),
         (lambda d: without(d, "ln_f.bias"), "the weights in .* lack ln_f.bias; give"),

@@ -40,7 +40,7 @@ def test_the_table_fits_a_terminal_and_shows_every_number():
     table.print_rows([ROW, other], console)
     text = console.file.getvalue()
     assert all(len(line) <= 80 for line in text.splitlines()[:3])
-    assert "-0.1250 bits/byte beside runs/a (paired bootstrap over documents, p = 0.04)" in text
+    assert "-0.1250 bits/byte against runs/a (paired bootstrap over documents, p = 0.04)" in text
     heads = ["docs", "tokens", "nats/token", "perplexity", "bits/byte", "95", "%", "interval"]
     assert text.splitlines()[0].split()[2:] == heads
     for number in ("1,234", "2.0000", "7.39", "0.8901", "0.8500–0.9300"):

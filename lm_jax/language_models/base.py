@@ -1,4 +1,4 @@
-"""What language models can do (their capabilities), and what the left-to-right ones share."""
+"""The capabilities of language models, and the shared part of left-to-right ones."""
 
 import abc
 import codecs
@@ -73,7 +73,7 @@ class EmbeddedText(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A text that may stand in place of a mask, with the natural log of its probability."""
+    """A text that may replace a mask, with the natural log of its probability."""
 
     text: str
     log_prob: float
@@ -126,7 +126,7 @@ class Scores(Protocol):
         ...
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
-        """What a token's probability may depend on, for the record beside a result."""
+        """The settings that a token's probability depends on, to be stored with a result."""
         ...
 
 
@@ -201,7 +201,7 @@ def require(model: LanguageModel, capability: type[Capability], what_for: str) -
 
 
 class LeftToRight(abc.ABC):
-    """A model that continues text: writes with the decoders that all families share.
+    """A model that continues text, by the decoders that all families share.
 
     Attributes:
         family: its name.
@@ -223,7 +223,7 @@ class LeftToRight(abc.ABC):
         """The scored text, from the log-probabilities of its tokens and of its end."""
         data = text.encode()
         spans = np.concatenate([encoding.spans, [[len(data), len(data)]]])
-        no_id = -1  # for a vocabulary that lacks nothing
+        no_id = -1  # for a vocabulary without an unknown token
         unknown_id = no_id if self.tokenizer.unknown_id is None else self.tokenizer.unknown_id
         unknown = np.append(encoding.ids == unknown_id, False)
         complete = self.tokenizer.lossless and not unknown.any()
@@ -232,13 +232,13 @@ class LeftToRight(abc.ABC):
     def generate(
         self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]
     ) -> list[Generation]:
-        """Continues each prompt until the model ends the text or `max_tokens` have come.
+        """Continues each prompt until the model ends the text or `max_tokens` are generated.
 
-        The same seed, prompt and sample number give the same text, whatever else is asked for.
+        The same seed, prompt and sample number give the same text, independent of other prompts.
 
         Args:
-            prompts: what to continue; the empty one starts a new text.
-            max_tokens: the most tokens to add.
+            prompts: the texts to continue; the empty one starts a new text.
+            max_tokens: the maximum number of tokens to add.
             options: see `Options`.
 
         Raises:
@@ -265,17 +265,17 @@ class LeftToRight(abc.ABC):
         ).generated
 
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
-        """The text of `generate([prompt], ...)`, a few tokens at a time and never half a character.
+        """The text of `generate([prompt], ...)`, a few tokens at a time, in whole characters.
 
         Raises:
-            UserError: as `generate` does, or for beams or several samples, which are done all at once.
+            UserError: as `generate` does, or for beams or several samples, which are not streamed.
         """
         request = Request(self.tokenizer, [prompt], max_tokens, options)
         if request.beams is not None or request.limits.num_samples > 1:
-            raise UserError("beams and several samples do not stream", "ask `generate` for them")
+            raise UserError("beams and several samples do not stream", "use `generate` for them")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tokens, shown = np.empty(0, np.int32), 0
-        held = max((len(text) for text in request.stop), default=1) - 1  # may be the beginning of a stop
+        held = max((len(text) for text in request.stop), default=1) - 1  # may be the beginning of a stop text
         for made in self._pieces(request):
             tokens = np.concatenate([tokens, made.tokens[0, : made.lengths[0]]])
             text = request.text(0, tokens)

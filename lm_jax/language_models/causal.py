@@ -18,8 +18,8 @@ from lm_jax.parallel.distributed import share
 from lm_jax.parallel.sharding import by_rows
 from lm_jax.tasks.causal import Causal
 
-_TOKENS_PER_BATCH = 8192  # of scoring: enough to keep a device busy, little enough for any vocabulary
-_CARRIED_WINDOW = 256  # tokens read at a time by a model whose state goes on
+_TOKENS_PER_BATCH = 8192  # in scoring: enough to keep a device busy
+_CARRIED_WINDOW = 256  # tokens read at a time by a model that carries a state
 
 
 class CausalLanguageModel(LeftToRight):
@@ -49,7 +49,7 @@ class CausalLanguageModel(LeftToRight):
         return self.config.context_length
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
-        """What a token's probability depends on; of windows also the distance from one to the next."""
+        """What a token's probability depends on; for windows also their stride."""
         strides = {} if self.context is None else {"stride": stride or _default_stride(self.context)}
         return {**self.config.describe_context(), **strides}
 
@@ -57,18 +57,19 @@ class CausalLanguageModel(LeftToRight):
         """Log-probabilities of each text after an end-of-text token, each token scored once.
 
         A text longer than the context is read in windows that overlap: each starts `stride` tokens after the
-        last and scores what that did not reach, so that a token has at least context − stride tokens before
-        it, or the whole text so far. A model that carries a state has the whole text so far, always.
+        one before and scores the tokens that it did not reach, so that a token has at least context − stride
+        tokens before it, or the whole text so far. A model that carries a state has the whole text so far,
+        always.
 
         Args:
             texts: the texts.
-            stride: tokens from window to window, 1..context; half the context by default. Without effect
-                where a state is carried.
+            stride: tokens from window to window, 1..context; half the context by default. Without effect if a
+                state is carried.
 
         Where several processes have joined, all must score the same texts: each takes a share of them.
 
         Raises:
-            UserError: a stride out of range, or a text that the tokenizer refuses.
+            UserError: a stride out of range, or a text that the tokenizer cannot encode.
         """
         encodings = self.tokenizer.encode_batch(list(texts))
         end = np.array([self.tokenizer.end_id], np.int32)
@@ -83,7 +84,7 @@ class CausalLanguageModel(LeftToRight):
         return [self._scores(*parts) for parts in zip(texts, encodings, log_probs, strict=True)]
 
     def _score_carried(self, streams: list[np.ndarray]) -> list[np.ndarray]:
-        """As `_score_windows`, by a state that goes on from window to window."""
+        """As `_score_windows`, with a state that is carried from window to window."""
         results = [np.empty(len(stream) - 1) for stream in streams]
         order = sorted(range(len(streams)), key=lambda i: len(streams[i]))  # so that rows end together
         most = _TOKENS_PER_BATCH // _CARRIED_WINDOW
@@ -107,7 +108,7 @@ class CausalLanguageModel(LeftToRight):
         return results
 
     def _score_windows(self, streams: list[np.ndarray], context: int, stride: int) -> list[np.ndarray]:
-        """Log-probability of every token of each stream but the first, which is only read."""
+        """Log-probability of every token of each stream except the first, which is only context."""
         if not 1 <= stride <= context:
             raise UserError(f"stride={stride} with a context of {context}", f"choose 1..{context}")
         results = [np.empty(len(stream) - 1) for stream in streams]
@@ -126,14 +127,12 @@ class CausalLanguageModel(LeftToRight):
         return results
 
     def _num_rows(self, num_windows: int, most: int) -> int:
-        """Rows of a batch for so many windows: few sizes, so that few are compiled, and all devices share
-        them.
-        """
+        """Rows of a batch for so many windows: one of few sizes, a multiple of the number of devices."""
         rows = min(1 << (num_windows - 1).bit_length(), most)
         return -(-rows // self._shares) * self._shares
 
     def _placed(self, rows: Any) -> Any:
-        """Arrays of rows on the devices that share them."""
+        """Arrays of rows, sharded over the devices."""
         mesh = self.trained.mesh
         return rows if mesh is None or mesh.size == 1 else jax.device_put(rows, by_rows(mesh))
 

@@ -37,11 +37,11 @@ def load(path: str | pathlib.Path, step: str = "best", mesh: MeshConfig | None =
             a directory in Hugging Face's form (config.json, safetensors, a tokenizer); or `hf:NAME`, a name
             on its hub. A path is never looked up on the hub.
         step: "best" (lowest validation loss), "latest", or a step's number; other models have no steps.
-        mesh: how the devices of this process share the parameters and the rows; None: as the recipe says, as
-            far as there are devices.
+        mesh: how the devices of this process share the parameters and the rows; None: the recipe's mesh,
+            fitted to the devices.
 
     Raises:
-        UserError: none of them, a damaged one, no such checkpoint, or a mesh that there are no devices for.
+        UserError: not a model, a damaged model, no such checkpoint, or too few devices for the mesh.
     """
     if str(path).endswith(_ARPA):
         return _load_arpa(pathlib.Path(path))
@@ -60,16 +60,16 @@ def read_model_config(path: str | pathlib.Path) -> Any:
 
 
 def tokenizer_path(path: str | pathlib.Path) -> pathlib.Path:
-    """Where the tokenizer of a run or of a published model lies. Errors as for `load`."""
+    """The path of the tokenizer of a run or of a published model. Errors as for `load`."""
     directory = find(path)
     return directory if huggingface.is_directory(directory) else directory / "tokenizer"
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
-    """The directory that a path or `hf:NAME` stands for.
+    """The directory that a path or `hf:NAME` names.
 
     Raises:
-        UserError: there is none, or it holds no model.
+        UserError: it does not exist, or holds no model.
     """
     directory = huggingface.find(str(path))
     if not (directory / FILE).is_file():
@@ -123,7 +123,7 @@ def _abstract_params(task: Any, config: ModelConfig, length: int) -> Any:
 
 
 def _placed(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Shapes with the shardings that they have on a mesh, for restoring into."""
+    """Shapes with their shardings on a mesh, to restore into."""
     return jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, by_name(mesh, shapes)
     )

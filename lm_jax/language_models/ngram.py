@@ -20,13 +20,13 @@ from lm_jax.text.base import Tokenizer
 
 
 def make_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """A tokenizer's tokens as words, without those that stand for an end or for what is unknown."""
+    """A tokenizer's tokens as words, without the end and the unknown token."""
     special = {tokenizer.end_id, tokenizer.unknown_id}
     return Vocabulary(tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size) if i not in special)
 
 
 def word_ids(tokenizer: Tokenizer, vocabulary: Vocabulary) -> np.ndarray:
-    """int32 [vocab_size]: the word of each token; an end is EOS, and what the vocabulary lacks is UNK."""
+    """int32 [vocab_size]: the word of each token; EOS for an end, UNK for a token outside the vocabulary."""
     ids = vocabulary.ids(tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size))
     ids[tokenizer.end_id] = EOS
     if tokenizer.unknown_id is not None:
@@ -46,11 +46,11 @@ def fit(config: NGramConfig, data: Data, report: Progress) -> NGramModel:
 
     Args:
         config: the model.
-        data: the prepared corpus; where the smoothing has weights, its part "valid" decides them.
-        report: told of progress.
+        data: the prepared corpus; weights of the smoothing are fitted on its part "valid".
+        report: called with (description, done, total).
 
     Raises:
-        UserError: more memory needed than there is, or a text that gives the smoothing no discounts.
+        UserError: too little memory, or a text from which no discounts can be estimated.
     """
     vocabulary = make_vocabulary(data.tokenizer)
     word_of = word_ids(data.tokenizer, vocabulary)
@@ -85,14 +85,14 @@ class NGramLanguageModel(LeftToRight):
         return {"order": self.model.order} | ({} if self.model.normalised else {"normalised": False})
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
-        """Log-probabilities of each text after a beginning of sentence; the stride means nothing here.
+        """Log-probabilities of each text after a beginning of sentence; `stride` has no effect.
 
         Args:
             texts: the texts.
-            stride: accepted, since other families need it.
+            stride: accepted for the same signature as other families.
 
         Raises:
-            UserError: a text that the tokenizer refuses.
+            UserError: a text that the tokenizer cannot encode.
         """
         encodings = self.tokenizer.encode_batch(list(texts))
         end = np.array([self.tokenizer.end_id], np.int32)
@@ -109,12 +109,12 @@ class NGramLanguageModel(LeftToRight):
     def _log_probs(self, history_BN: np.ndarray) -> np.ndarray:
         """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is no token.
 
-        What is unknown has none, since nobody wants to read it: a softmax gives its share to the others.
+        Unknown tokens have none, so that they are never generated: a softmax gives their share to the others.
         """
         rows = []
         for history in np.asarray(history_BN):
             words = self._word_of[history[history >= 0]]
-            words[words == EOS] = BOS  # what comes after an end begins a sentence
+            words[words == EOS] = BOS  # a token after an end begins a sentence
             with np.errstate(divide="ignore"):
                 log_probs = np.log(self.model.next_distribution(words))
             log_probs[UNK] = -np.inf

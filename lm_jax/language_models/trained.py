@@ -1,4 +1,4 @@
-"""What every language model of a trained module is made from."""
+"""The parts of a trained module, from which adapters make language models."""
 
 from typing import Any, NamedTuple
 
@@ -11,16 +11,16 @@ from lm_jax.text.base import Tokenizer
 
 
 class Trained(NamedTuple):
-    """A module with its parameters, its tokenizer, and how it came about.
+    """A module with its parameters, its tokenizer, and its origin.
 
     Attributes:
         config: the model's config, resolved.
         module: the linen module.
         params: its variables, on the devices of `mesh`.
         tokenizer: from text to ids.
-        task: what it was trained for; None for a published model.
+        task: the task that it was trained for; None for a published model.
         documents: how its training text was cut into documents: file, line or paragraph.
-        step: updates behind the parameters; None for a published model.
+        step: the number of updates; None for a published model.
         mesh: the devices that share the parameters and the rows; None: one device.
     """
 

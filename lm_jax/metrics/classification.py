@@ -1,4 +1,4 @@
-"""Metrics of predicted classes; those of scores, in `curves.py`, are offered here too.
+"""Metrics of predicted classes; the metrics of scores in `curves.py` can be imported from here, too.
 
 Labels come first, then predictions; both are array-likes [N] of class ids 0 to C − 1 (or booleans). All
 metrics are functions of the confusion matrix, the sum over examples that adds up over batches and hosts:
@@ -94,7 +94,7 @@ def precision_recall_f(
             the classes that occur as label or prediction; "weighted", the mean weighted by labels; None: [C].
         beta: recall weighs β times as much as precision.
         positive: the class of interest in "binary".
-        zero_division: what 0 / 0 is. With NaN the means leave such classes out.
+        zero_division: the value of 0 / 0. With NaN the means leave such classes out.
     """
     xp, confusion = library(confusion), array(confusion).astype(float)
     if average not in ("binary", "micro", "macro", "weighted", None):
@@ -178,8 +178,8 @@ def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> Any:
 
     Args:
         labels: class ids [N].
-        probabilities: [N, C] summing to 1, or [N] of class 1. They are kept from 0 and 1 by the epsilon of
-            their type, as in scikit-learn; `likelihood.cross_entropy` is exact.
+        probabilities: [N, C] summing to 1, or [N] of class 1. They are clipped to [ε, 1 − ε] with the epsilon
+            of their type, as in scikit-learn; `likelihood.cross_entropy` is exact.
         weights: [N]; None: ones.
     """
     (labels,) = _class_ids(labels)
@@ -214,7 +214,7 @@ def _class_ids(*arrays: Any) -> list[Any]:
     ids = [x.astype(np.int32) if x.dtype == bool else x for x in ids]
     for x in ids:
         if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise UserError(f"{x.dtype} are no class ids", "give integers; of scores take the argmax first")
+            raise UserError(f"{x.dtype} are not class ids", "give integers; of scores take the argmax first")
     return ids
 
 
@@ -246,7 +246,7 @@ def _divide(numerator: Any, denominator: Any, zero_division: float) -> Any:
 
 
 def _mean(values: Any, weights: Any, zero_division: float) -> Any:
-    """The mean over the last axis, without NaN; `zero_division` where nothing is weighed."""
+    """The mean over the last axis, without NaN; `zero_division` where all weights are 0."""
     xp = library(values, weights)
     weights = xp.where(xp.isnan(values), 0, weights)
     total = (xp.where(weights > 0, values, 0) * weights).sum(axis=-1)

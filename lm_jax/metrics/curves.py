@@ -1,10 +1,10 @@
 """ROC and precision-recall: metrics of scores that rank examples.
 
 Labels come first, then scores; both are array-likes [N], labels 0 or 1 (or booleans). For several classes
-labels are ids [N] and scores [N, C], and each class is told from the rest. Concrete scores are ranked on the
-host in the type they have, so that float64 keeps its order and its ties; results are then exact to float64.
-Under `jax.jit` the areas are computed in jnp. The curves have as many points as there are different scores,
-and are host functions.
+labels are ids [N] and scores [N, C], and each class is compared with the rest. Concrete scores are ranked on
+the host in the type they have, so that float64 keeps its order and its ties; results are then exact to
+float64. Under `jax.jit` the areas are computed in jnp. The curves have as many points as there are different
+scores, and are host functions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm_jax.metrics.host import array, is_traced, library
 
 
 class RocCurve(NamedTuple):
-    """Rates at each threshold, [K], thresholds descending from inf: predicted positive are scores >= it."""
+    """Rates at each threshold, [K], descending from inf; scores >= the threshold are predicted positive."""
 
     false_positive_rates: np.ndarray
     true_positive_rates: np.ndarray
@@ -41,9 +41,7 @@ def roc_curve(labels: Any, scores: Any, *, weights: Any = None, drop_intermediat
     Starts at (0, 0) and ends at (1, 1). A rate is NaN where there are no positives or no negatives.
 
     Args:
-        labels: [N] of 0 and 1.
-        scores: [N], larger for what is rather 1.
-        weights: [N]; None: ones.
+        labels: [N] of 0 and 1. scores: [N], larger where label 1 is more likely. weights: [N]; None: ones.
         drop_intermediate: leaves out the points between others on a line.
     """
     fp, tp, thresholds = _thresholds(*_check(labels, scores, weights))
@@ -75,7 +73,7 @@ def roc_auc(labels: Any, scores: Any, *, weights: Any = None, average: str | Non
 
     Args:
         labels: [N] of 0 and 1, or class ids.
-        scores: [N], larger for what is rather 1; or [N, C], one-vs-rest.
+        scores: [N], larger where label 1 is more likely; or [N, C], one-vs-rest.
         weights: [N]; None: ones.
         average: over classes: "macro", "weighted" by the labels, or None for [C].
     """
@@ -153,7 +151,7 @@ def _points(labels: jax.Array, scores: jax.Array, weights: jax.Array | None) -> 
 
 
 def _order_key(scores: jax.Array) -> jax.Array:
-    """Integers in the order of the scores: XLA sorts them several times faster than floats on a CPU."""
+    """Integers in the order of the scores: XLA on a CPU sorts them faster than floats."""
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         return scores
     bits = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[scores.dtype.itemsize]

@@ -1,7 +1,7 @@
-"""What generated text looks like without a reference: variety, repetition, length.
+"""Metrics of generated text without references: variety, repetition, length.
 
-Texts are integers [B, T], padded at the end with negative ids; `text.token_ids` makes them from strings. What
-can be summed comes as `Sums` [B], one for each text: add them up and divide once.
+Texts are integers [B, T], padded at the end with negative ids; `text.token_ids` makes them from strings.
+Metrics that can be summed are `Sums` [B], one for each text: add them up and divide once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from lm_jax.metrics.overlap import distinct_ngrams
 
 
 def distinct_n(ids_BT: Array, n: int) -> Sums:
-    """Different n-grams of each text over its n-grams; the mean lies in (0, 1].
+    """The number of distinct n-grams of each text over that of its n-grams; the mean lies in (0, 1].
 
-    Li et al. 2016, section 5, but for their denominator, which is tokens. Every text counts its own n-grams;
-    `corpus_distinct_n` counts those of all texts together.
+    Li et al. 2016, section 5, except that their denominator is the number of tokens. Every text counts its
+    own n-grams; `corpus_distinct_n` counts those of all texts together.
     """
     return Sums(distinct_ngrams(ids_BT, n), are_ngrams(ids_BT, n).sum(axis=-1))
 
@@ -35,9 +35,9 @@ def repetition_rate(ids_BT: Array, n: int = 4) -> Sums:
 
 
 def corpus_distinct_n(ids_BT: Array, n: int) -> Sums:
-    """Different n-grams of all texts together over all their n-grams, on the host.
+    """The number of distinct n-grams of all texts together over that of all their n-grams, on the host.
 
-    Falls as texts are added: compare only corpora of one size.
+    It falls as texts are added: compare only corpora of equal size.
     """
     ids_BT = np.asarray(ids_BT)
     if ids_BT.ndim != 2:
@@ -50,7 +50,7 @@ def corpus_distinct_n(ids_BT: Array, n: int) -> Sums:
 
 
 class LengthStatistics(NamedTuple):
-    """Of the numbers of tokens of texts: mean, standard deviation over texts, least, median, most."""
+    """Mean, standard deviation, minimum, median and maximum of the numbers of tokens of texts."""
 
     mean: float
     standard_deviation: float

@@ -1,6 +1,6 @@
-"""Where a metric of arrays runs: concrete ones on the host in numpy, those of `jax.jit` and `vmap` in jnp.
+"""Metrics run in numpy on the host for concrete arrays, and in jnp for traced ones (`jax.jit`, `vmap`).
 
-The host keeps float64 as it is given, compiles nothing, and can refuse what is wrong.
+The host keeps float64, compiles nothing, and can raise errors for wrong values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def is_traced(*arrays: Any) -> bool:
 
 
 def array(x: Any) -> Any:
-    """A traced array as it is, anything else as a numpy array."""
+    """A traced array unchanged, anything else as a numpy array."""
     return x if is_traced(x) else np.asarray(x)
 
 

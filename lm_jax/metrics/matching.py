@@ -1,10 +1,10 @@
 """Which tokens of two texts match: n-gram counts and longest common subsequences, for a batch of pairs.
 
 The equality of two positions is a bit, and 32 of them are a word, so that an n-gram comparison is one shift
-and one AND, and a column of the dynamic programme one addition. The pairs lie innermost, to vectorise. Bits
-are counted in the loop over words that makes them: left to itself, XLA on a CPU fuses the making of all words
-with their counting into scalar code, ten times slower. The additions are those of Hyyrö 2004, "Bit-parallel
-LCS-length computation revisited".
+and one AND, and a column of the dynamic programme one addition. The pairs are the last axis, for vector
+instructions. Bits are counted in the loop that computes their words: otherwise XLA on a CPU fuses both into
+slow scalar code (see benchmarks/metrics.py). The additions are those of Hyyrö 2004, "Bit-parallel LCS-length
+computation revisited".
 
 B: pairs. T: positions of the first text. S: positions of the second. W: words of 32 of these positions; bit k
 of word w stands for position 32 w + k. Ids are integers [B, T]; a negative id is padding, which matches
@@ -55,9 +55,9 @@ def lcs_length(a_BT: Array, b_BS: Array) -> jax.Array:
 def lcs_mask(a_BT: Array, b_BS: Array) -> jax.Array:
     """Which positions of a belong to one longest common subsequence with b, bool [B, T].
 
-    Of several, the one that backtracking from the ends finds when it takes every match it meets and else goes
-    back in b where that loses nothing that going back in a keeps, t[i, j − 1] > t[i − 1, j]: rouge_score's
-    choice for a the reference, and that of `rouge` for a the hypothesis.
+    Of several, the one that backtracking from the ends finds: it takes every match, and otherwise goes back
+    in b if t[i, j − 1] > t[i − 1, j], else in a. This is rouge_score's choice with the reference as a, and
+    that of `rouge` with the hypothesis as a.
     """
     return _lcs_mask(*_pairs_last(a_BT, b_BS)).T
 
@@ -103,7 +103,7 @@ def _pairs_last(a_BT: Array, b_BS: Array) -> tuple[jax.Array, jax.Array]:
     a_BT, b_BS = jnp.asarray(a_BT), jnp.asarray(b_BS)
     if a_BT.ndim != 2 or b_BS.ndim != 2 or a_BT.shape[0] != b_BS.shape[0]:
         raise UserError(
-            f"ids of shapes {a_BT.shape} and {b_BS.shape} are no pairs of texts",
+            f"ids of shapes {a_BT.shape} and {b_BS.shape} are not pairs of texts",
             "give [B, T] and [B, S], padded with negative ids",
         )
     return jnp.where(a_BT < 0, -1, a_BT).T, jnp.where(b_BS < 0, -1, b_BS).T

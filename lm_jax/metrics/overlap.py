@@ -1,8 +1,8 @@
 """BLEU and ROUGE on arrays of token ids, as sufficient statistics for each example and one division.
 
 Texts are integers [B, T], padded at the end with negative ids; texts of one batch may differ in length, and a
-text may be empty. Which ids two texts share is all that counts: `text.py` makes them from strings. Everything
-here runs under `jax.jit`, and compiles once for each shape. Scores lie in [0, 1].
+text may be empty. Only the equality of ids matters: `text.py` makes them from strings. Everything here runs
+under `jax.jit`, and compiles once for each shape. Scores lie in [0, 1].
 
     statistics = bleu_statistics(hypotheses_BT, references_BS)
     sentence_scores_B = bleu(*statistics, effective_order=True)
@@ -26,7 +26,7 @@ from lm_jax.metrics.smoothing import SMOOTHINGS, Counts
 
 
 class BleuStatistics(NamedTuple):
-    """The counts that BLEU is made of; those of a corpus are the sums of its sentences'.
+    """The counts that BLEU is computed from; a corpus's are the sums of its sentences'.
 
     Attributes:
         matches: [..., N] n-grams of the hypothesis found in a reference, each at most as often as there
@@ -121,7 +121,7 @@ def bleu(
     precisions = smooth(counts, default_value if smoothing_value is None else smoothing_value)
     logs = jnp.log(precisions)
     if smoothing == "method0":
-        logs = jnp.where(precisions == 0, 0, logs)  # NLTK passes over such an order
+        logs = jnp.where(precisions == 0, 0, logs)  # NLTK ignores such an order
     weights = _weights(counts, weights, effective_order and smoothing != "add-k")
     log_precision = jnp.where(weights == 0, 0, weights * logs).sum(axis=-1)
     penalty = brevity_penalty(hypothesis_length, reference_length)
@@ -135,7 +135,7 @@ def brevity_penalty(hypothesis_length: Array, reference_length: Array) -> jax.Ar
 
 
 class Overlap(NamedTuple):
-    """What precision, recall and F are made of, [...]: common units, the hypothesis's, the reference's."""
+    """The counts behind precision, recall and F, [...]: common units, the hypothesis's, the reference's."""
 
     matches: Array
     hypothesis: Array
@@ -189,7 +189,7 @@ def rouge_lsum(hypotheses_BKT: Array, references_BLS: Array, *, distinct: bool =
     hypotheses_BKT, references_BLS = jnp.asarray(hypotheses_BKT), jnp.asarray(references_BLS)
     B = len(hypotheses_BKT)
     hypotheses, references = hypotheses_BKT.reshape(B, -1), references_BLS.reshape(B, -1)
-    if distinct:  # the tie between subsequences goes the other way there
+    if distinct:  # `rouge` breaks ties between subsequences the other way
         common = _union_of_subsequences(hypotheses_BKT, references_BLS)
         return Overlap(*(distinct_ngrams(ids, 1) for ids in (common, hypotheses, references)))
     common = _union_of_subsequences(references_BLS, hypotheses_BKT)
@@ -229,16 +229,14 @@ def _weights(counts: Counts, weights: Array | None, effective_order: bool) -> ja
     """The weight of each order, [..., N]."""
     if weights is not None:
         if effective_order:
-            raise UserError(
-                "effective_order leaves orders out and has no use for weights", "give one of the two"
-            )
+            raise UserError("effective_order cannot be combined with weights", "give one of the two")
         return jnp.broadcast_to(jnp.asarray(weights, float), counts.matches.shape)
     used = counts.totals > 0 if effective_order else jnp.ones_like(counts.totals, bool)
     return jnp.asarray(used / jnp.maximum(used.sum(axis=-1, keepdims=True), 1))
 
 
 def _common(earlier_BT: jax.Array, found_BT: jax.Array) -> jax.Array:
-    """The n-grams of a that b has too, each as often as in both: those with fewer before than b has; [B]."""
+    """The n-grams common to a and b, each as often as in both: those with fewer before than b has; [B]."""
     return (earlier_BT < found_BT).sum(axis=-1)
 
 

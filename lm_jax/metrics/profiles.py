@@ -1,7 +1,7 @@
-"""How each published tool reads a text before it counts: tokens, sentences, and the defaults of its scores.
+"""The preprocessing of each published tool: tokens, sentences, and the defaults of its scores.
 
 A profile's tokenizer has two stages, so that a corpus costs one split of each text and one tokenisation of
-each distinct word: `words` cuts a text where no token crosses, `tokens` cuts a word.
+each distinct word: `words` splits a text where no token crosses, `tokens` splits a word.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _lines(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Profile:
-    """One way from strings to scores.
+    """The preprocessing and the defaults of one tool.
 
     Attributes:
         name: what `profile=` takes.
@@ -58,14 +58,14 @@ class Profile:
     def bleu_signature(
         self, num_references: int | str, smoothing: str, effective_order: bool, order: int
     ) -> str:
-        """What a BLEU score depends on, in sacrebleu's form."""
+        """The settings of a BLEU score, in the form of sacrebleu's signature."""
         case = "lc" if self.lowercase else "mixed"
         signature = f"nrefs:{num_references}|case:{case}|eff:{'yes' if effective_order else 'no'}"
         signature += f"|tok:{self.tokenizer}|smooth:{smoothing}" + (f"|order:{order}" if order != 4 else "")
         return f"{signature}|profile:{self.name}|by:lm_jax"
 
     def rouge_signature(self) -> str:
-        """What a ROUGE score depends on."""
+        """The settings of a ROUGE score."""
         case, counts = "lc" if self.lowercase else "mixed", "distinct" if self.distinct else "clipped"
         return f"case:{case}|tok:{self.tokenizer}|ngrams:{counts}|profile:{self.name}|by:lm_jax"
 
@@ -89,7 +89,7 @@ _DASH_AFTER_DIGIT = re.compile(r"([0-9])(-)")
 
 
 def _western_tokens(word: str) -> Sequence[str]:
-    """The rules of mteval-v13a, which look at one character on either side: `word` brings its spaces."""
+    """The rules of mteval-v13a, which depend on one character on either side: `word` includes its spaces."""
     if (bare := word.strip()).isalnum():
         return (bare,)
     word = word.translate(_SPACED)
@@ -141,7 +141,7 @@ def _lowercase_words(text: str) -> list[str]:
 
 
 def _words_rouge(text: str) -> list[str]:
-    # A sentence of white space alone is one empty word there, which counts.
+    # For `rouge` a sentence of only white space is one empty word, which counts.
     return [word for sentence in _sentences_rouge(text) for word in sentence.split() or [""]]
 
 

@@ -1,4 +1,4 @@
-"""Texts as token ids: interned, kept without padding, and handed to jitted functions in few shapes."""
+"""Texts as token ids: interned, stored without padding, and passed to jitted functions in few shapes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _ragged(ids: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray
 def bucketed(
     function: Callable[..., Any], inputs: Sequence[tuple[Ragged, np.ndarray]], *others: np.ndarray
 ) -> Any:
-    """`function` of all examples, called on batches of few shapes so that it compiles seldom.
+    """`function` of all examples, called on batches of few shapes so that few programs are compiled.
 
     Args:
         function: from padded ids of each input, [B, width] or [B, count, width], and the `others`, [B], to a

@@ -1,14 +1,14 @@
-"""Is the difference real? Bootstrap intervals, paired tests, and Holm's correction for many tests.
+"""Bootstrap intervals, paired significance tests, and Holm's correction for several tests.
 
 The bootstrap and the randomisation test work on any metric made of sums. A statistic is an array [D, ...]
-with one row for each document (or sentence, or whatever was drawn independently), and `metric` is a jnp
-function of the statistics summed over D, one argument each: `likelihood.bits_per_byte` of nats and bytes,
-`overlap.bleu` of BLEU's counts, and by default `ratio`.
+with one row for each document (or sentence, or other independent unit), and `metric` is a jnp function of the
+statistics summed over D, one argument each: `likelihood.bits_per_byte` of nats and bytes, `overlap.bleu` of
+BLEU's counts, and by default `ratio`.
 
     bootstrap_interval(nats_D, bytes_D, metric=bits_per_byte)
     paired_bootstrap((nats_a_D, bytes_D), (nats_b_D, bytes_D), metric=bits_per_byte)
 
-Resampling runs in one jit, in bounded memory; the same seed gives the same result.
+Resampling is one jitted function with bounded memory; the same seed gives the same result.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def mean_interval(values_N: np.ndarray, level: float = 0.95) -> Mean:
     """The mean of a few values, such as a score by several seeds, with Student's interval.
 
     mean ± t · s / √N, where t is the quantile of Student's distribution with N − 1 degrees of freedom and s
-    the sample's standard deviation (Student 1908): as wide as so few values make it.
+    the sample's standard deviation (Student 1908).
 
     Raises:
         UserError: no values.
@@ -65,7 +65,7 @@ def mean_interval(values_N: np.ndarray, level: float = 0.95) -> Mean:
 
 
 class Interval(NamedTuple):
-    """A metric's value on the whole, and the ends of its confidence interval.
+    """A metric's value on all documents, and the ends of its confidence interval.
 
     The ends are NaN where the metric is not a finite number on some of the draws.
     """
@@ -76,7 +76,7 @@ class Interval(NamedTuple):
 
 
 class PairedTest(NamedTuple):
-    """metric(a) − metric(b) on the whole, and the probability of as much where neither is better."""
+    """metric(a) − metric(b) on all documents, and the p-value of such a difference if neither is better."""
 
     difference: float
     p_value: float
@@ -92,18 +92,18 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap interval of a metric made of sums (Efron and Tibshirani 1993, section 13.3).
 
-    Documents are drawn with replacement, with all their statistics. One document gives an interval of no
-    width, which says nothing; with fewer than about 20 it is too narrow.
+    Documents are drawn with replacement, with all their statistics. With one document the interval has no
+    width; with fewer than about 20 it is too narrow.
 
     Args:
         *statistics: arrays [D, ...]; for the default metric numerators [D] and denominators [D], or scores
             [D] alone, for their mean.
         metric: from the summed statistics to a scalar, traceable by jax. Keep one function object, since a
-            new lambda compiles anew.
-        num_resamples: R; at 10,000 the ends move by about 1 % of the width from seed to seed.
+        new lambda is compiled again. num_resamples: R; at 10,000 the ends move by about 1 % of the width from
+        seed to seed.
         confidence: the probability between the ends; half of the rest lies beyond each.
         seed: of `jax.random`.
-        resamples: [R, D] row numbers in place of the seed's.
+        resamples: [R, D] row numbers instead of the seed's.
     """
     stacked = _stack(metric, statistics)
     draws = _draws(resamples, num_resamples, seed, len(stacked[0]))
@@ -118,7 +118,7 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """`bootstrap_interval` of several metrics of the same documents, with the same numbers in less time.
+    """`bootstrap_interval` of several metrics of the same documents: equal results in less time.
 
     The documents are drawn once for all metrics, an array that several metrics read is summed once, and one
     program is compiled.
@@ -161,9 +161,9 @@ def paired_bootstrap(
 ) -> PairedTest:
     """Paired bootstrap test of whether two systems scored on the same documents differ.
 
-    The differences d* of the resamples, moved to mean 0, stand for what chance alone gives, and
-    p = (1 + #{|d* − mean d*| ≥ |d|}) / (1 + R) (Noreen 1989; Riezler and Maxwell 2005). In (0, 1]; 1 for a
-    system against itself.
+    The differences d* of the resamples, shifted to mean 0, are the null distribution, and p = (1 + #{|d* −
+    mean d*| ≥ |d|}) / (1 + R) (Noreen 1989; Riezler and Maxwell 2005). In (0, 1]; 1 for a system against
+    itself.
 
     Args:
         statistics_a: the arrays [D, ...] that `metric` takes, of one system.
@@ -171,7 +171,7 @@ def paired_bootstrap(
         metric: as for `bootstrap_interval`.
         num_resamples: R.
         seed: of `jax.random`.
-        resamples: [R, D] row numbers in place of the seed's.
+        resamples: [R, D] row numbers instead of the seed's.
         method: "two-sided", or "sacrebleu" for that tool's p = (1 + #{|d*| − mean |d*| > |d|}) / (1 + R),
             about half as large where the difference is clear.
     """
@@ -207,9 +207,9 @@ def approximate_randomization(
         statistics_a: the arrays [D, ...] that `metric` takes, of one system.
         statistics_b: those of the other, row for row.
         metric: as for `bootstrap_interval`.
-        num_trials: how many.
+        num_trials: the number of trials.
         seed: of `jax.random`.
-        swaps: [trials, D] booleans in place of the seed's.
+        swaps: [trials, D] booleans instead of the seed's.
     """
     stacked = _stack(metric, statistics_a, statistics_b)
     swaps = None if swaps is None else np.asarray(swaps, bool)
@@ -232,7 +232,7 @@ def sign_test(scores_a: Array, scores_b: Array) -> PairedTest:
     scores_a, scores_b = np.asarray(scores_a), np.asarray(scores_b)
     if scores_a.shape != scores_b.shape or scores_a.ndim != 1 or not scores_a.size:
         raise UserError(
-            f"scores of shape {scores_a.shape} and {scores_b.shape} are no pairs",
+            f"scores of shape {scores_a.shape} and {scores_b.shape} are not pairs",
             "give one score for each document and system, at least one document",
         )
     wins, losses = int((scores_a > scores_b).sum()), int((scores_a < scores_b).sum())
@@ -263,7 +263,7 @@ def holm(p_values: Array) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Together:
-    """Several metrics as one, of the sums that are at their places; equal ones compile once."""
+    """Several metrics as one function of all sums; equal ones are compiled once."""
 
     metrics: tuple[Callable[..., Any], ...]
     places: tuple[tuple[int, ...], ...]
@@ -274,7 +274,7 @@ class _Together:
 
 
 def _place(x: np.ndarray, arrays: list[np.ndarray]) -> int:
-    """Where an array is in a list, to which it is added unless it is there."""
+    """The index of an array in a list, to which it is appended if it is missing."""
     for place, other in enumerate(arrays):
         if np.array_equal(x, other):
             return place
@@ -312,13 +312,13 @@ def _stack(metric: Metric, *systems: Statistics) -> tuple[np.ndarray, ...]:
 
 
 def _on_the_whole(metric: Metric, stacked: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The metric of each system on all documents, [K]; in float64 where the metric keeps to it."""
+    """The metric of each system on all documents, [K]; in float64 if the metric preserves it."""
     sums = [x.sum(axis=0) for x in stacked]
     return np.asarray([metric(*(s[k] for s in sums)) for k in range(len(sums[0]))], float)
 
 
 def _draws(given: Array | None, num: int, seed: int, num_documents: int) -> Array:
-    """What makes each draw of documents: a key of its own, or the rows or swaps that were given, checked."""
+    """The input of each draw of documents: a key, or the given rows or swaps, checked."""
     if given is None and num > 0:
         return jax.random.split(jax.random.key(seed), num)
     given = np.zeros((0, num_documents), int) if given is None else np.asarray(given)
@@ -334,7 +334,7 @@ def _draws(given: Array | None, num: int, seed: int, num_documents: int) -> Arra
 def _rows_sum(x_DK: jax.Array, draw: jax.Array) -> jax.Array:
     """The sum over documents drawn with replacement, [K, ...]; `draw` is a key or the rows themselves."""
     D = x_DK.shape[0]
-    # The remainder favours some rows by D / 2³² at most, and costs a third of `jax.random.randint`.
+    # Faster than `jax.random.randint` (see benchmarks/RESULTS.md); the bias is at most D / 2³².
     rows_D = (jax.random.bits(draw, (D,), jnp.uint32) % D).astype(int) if _is_key(draw) else draw
     return x_DK[rows_D].sum(axis=0)
 
@@ -368,7 +368,7 @@ def _evaluate_jit(metric, sum_drawn, stacked, draws, batch_size):
 
 
 def _rounding(values: np.ndarray) -> float:
-    """What differences of equal values may differ by, so that ties count as such."""
+    """The largest rounding error of differences between equal values, so that these count as ties."""
     return 16 * float(jnp.finfo(jnp.result_type(float)).eps) * float(np.abs(values).max(initial=0))
 
 

@@ -18,7 +18,7 @@ from lm_jax.batch import Array
 
 
 class Counts(NamedTuple):
-    """What a smoothing reads, in floating point, for N orders of n-grams.
+    """The input of a smoothing function, in floating point, for N orders of n-grams.
 
     Attributes:
         matches: clipped matches, [..., N].
@@ -59,4 +59,4 @@ SMOOTHINGS: dict[str, tuple[Callable[[Counts, float], jax.Array], float]] = {
     "exp": (_exp, 0.0),
     "method0": (_smallest, 0.0),
 }
-"""The smoothings by name: (counts, value) -> precisions [..., N], and the value that is taken by default."""
+"""The smoothings by name: (counts, value) -> precisions [..., N], and the default value."""

@@ -1,4 +1,4 @@
-"""BLEU and ROUGE of strings, read the way each published tool reads them.
+"""BLEU and ROUGE of strings, preprocessed as by each published tool.
 
     corpus_bleu(hypotheses, references)                          # sacrebleu's default
     corpus_bleu(hypotheses, references, profile="sacrebleu-zh")
@@ -6,7 +6,7 @@
 
 `references` has one entry for each hypothesis: a string, or a list of strings where there are several.
 Scores lie in [0, 1] under every profile; sacrebleu prints 100 times that. `profiles.py` lists the profiles.
-One that drops all characters of a text, such as "rouge_score" of Chinese, warns.
+A profile that drops all characters of a text, such as "rouge_score" for Chinese, causes a warning.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ References = Sequence[str] | Sequence[Sequence[str]]
 
 
 class Score(float):
-    """A number that prints with the signature of what it was computed by."""
+    """A number that prints with the signature of its settings."""
 
     signature: str
 
@@ -148,15 +148,15 @@ def rouge(
 ) -> dict[str, Rouge]:
     """Precision, recall and F of each pair, by type; each [D], or numbers where `hypotheses` is a string.
 
-    Of several references the one of the largest F counts, for each type apart, as in rouge_score. A text
-    without tokens scores 0.
+    Of several references the one with the largest F counts, separately for each type, as in rouge_score. A
+    text without tokens scores 0.
 
     Args:
         hypotheses: one text for each example.
         references: one reference, or a list of them, for each example.
         profile: a name or a `Profile`.
         types: "rouge1", "rouge2" and so on, "rougeL" of a text as one sentence, "rougeLsum" of its sentences.
-            Under "rouge", "rougeL" is that package's rouge-l, which reads sentences too.
+            Under "rouge", "rougeL" is that package's rouge-l, which splits sentences, too.
         stem: compares Porter's stems.
         beta: weighs recall β times as much as precision in F.
     """
@@ -230,7 +230,8 @@ def _as_lists(
     reference_lists = [[r] if isinstance(r, str) else [str(text) for text in r] for _, r in pairs]
     if not pairs or not all(reference_lists):
         raise UserError(
-            "there is nothing to compare with", "give each hypothesis a reference, and at least one pair"
+            "there are no pairs, or a hypothesis has no reference",
+            "give each hypothesis a reference, and at least one pair",
         )
     return [hypothesis for hypothesis, _ in pairs], reference_lists
 

@@ -16,8 +16,8 @@ from lm_jax.models.layers import Dense, Dropout
 class LayerCache(NamedTuple):
     """Keys and values that one layer has computed. Both [B, G, S, K]; S is the capacity.
 
-    Heads before places, since XLA's CPU backend turns the whole of [B, S, G, K] for each product with one
-    query: 6.4 ms instead of 0.6 for 8 rows of 128 tokens in 6 layers.
+    Heads come before positions: XLA's CPU backend would transpose all of [B, S, G, K] for each product with
+    one query (benchmarks/decode.py).
     """
 
     k_BGSK: jax.Array
@@ -25,13 +25,12 @@ class LayerCache(NamedTuple):
 
 
 class KeyValueCache(NamedTuple):
-    """What a transformer decoder remembers of the tokens it has read. Every leaf has the batch first.
+    """Keys and values of the tokens that a transformer decoder has read. Every leaf has the batch first.
 
     Attributes:
         layers: a `LayerCache` for each layer.
-        position_B: int32, how many tokens each row holds: where its next token goes. What lies at and
-            beyond it is not attended to, so a row padded on the right is made good by setting its length
-            here.
+        position_B: int32, how many tokens each row holds, which is the position of its next token. Entries
+            from there on are not attended to. So for rows padded on the right, set their lengths here.
     """
 
     layers: tuple[LayerCache, ...]
@@ -65,7 +64,7 @@ def write_cache(
 ) -> LayerCache:
     """Stores keys and values at each row's own positions; those beyond the capacity are dropped.
 
-    Dropped, since `dynamic_update_slice` would move the write back inside and ruin what is there.
+    `dynamic_update_slice` would clamp such positions and overwrite other entries.
     """
     if position_BT.size == 1 and fast.is_on_for_cpu():
         # With a second token, which is dropped: XLA's CPU backend copies the whole cache to write one.
@@ -80,7 +79,7 @@ def write_cache(
 
 
 def causal_mask(position_BT: jax.Array, num_keys: int) -> jax.Array:
-    """True where a query may look: at the keys up to its own position. Shape [B, 1, T, S]."""
+    """True where a query may attend: at keys up to its own position. Shape [B, 1, T, S]."""
     return jnp.arange(num_keys)[None, None, None, :] <= position_BT[:, None, :, None]
 
 
@@ -101,11 +100,11 @@ def padding_mask(segments_BS: jax.Array) -> jax.Array:
 
 
 def rotary(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
-    """Turns each pair of features by an angle that grows with the position (Su et al. 2021, section 3.2.2).
+    """Rotates each pair of features by an angle proportional to the position (Su et al. 2021, section 3.2.2).
 
-    A product of a query and a key then depends on their distance alone. Feature k is paired with feature
-    k + K/2, as in LLaMA's published weights, and turned by theta^(-2k/K) radians a position. Angles and
-    products are float32: bfloat16 tells no position from the next beyond 256.
+    The dot product of a query and a key then depends on their distance alone. Feature k is paired with
+    feature k + K/2, as in LLaMA's published weights, and rotated by theta^(-2k/K) radians per position.
+    Angles and products are float32, since bfloat16 does not tell neighbouring positions above 256 apart.
     """
     half = x_BTHK.shape[-1] // 2
     rate_K = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)

@@ -1,7 +1,7 @@
-"""GPT-2, a causal transformer language model, and by its config's other fields what came after it.
+"""GPT-2, a causal transformer language model, with later variants by other fields of its config.
 
 Radford et al. 2019 (GPT-2); Touvron et al. 2023 (LLaMA: rope, rms, swiglu); Chowdhery et al. 2022 (PaLM:
-parallel blocks, no biases). Every field stands alone, so that an ablation changes one.
+parallel blocks, no biases). Fields are independent, so that an ablation changes one.
 """
 
 import math

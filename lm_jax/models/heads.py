@@ -1,4 +1,4 @@
-"""What turns hidden states into logits, where that is not the token embedding."""
+"""Output layers other than the token embedding, and the mask of rows that pad a vocabulary."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from lm_jax.models.products import matmul
 
 
 class Head(nn.Module):
-    """`hidden @ kernel + bias`, computed in the dtype of `hidden` and float32 [..., V] as it comes out."""
+    """`hidden @ kernel + bias`, computed in the dtype of `hidden`; logits are float32 [..., V]."""
 
     vocab_size: int
     kernel_init: Initializer = nn.initializers.lecun_normal()
@@ -24,7 +24,7 @@ class Head(nn.Module):
         """Maps [..., D] to logits [..., V]."""
         kernel_DV = self.param("kernel", self.kernel_init, (hidden.shape[-1], self.vocab_size))
         if self.use_bias:
-            # As a row of the kernel: no passes over all logits for the sum and for its gradient.
+            # As a row of the kernel: the sum and its gradient need no passes over all logits.
             bias_V = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
             kernel_DV = jnp.concatenate([kernel_DV, bias_V[None]])
             hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
@@ -42,13 +42,13 @@ def mask_padding(logits: jax.Array, num_tokens: int) -> jax.Array:
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Log-probabilities by way of clusters (Grave et al. 2017, section 4), as PyTorch has it.
+    """Log-probabilities through clusters (Grave et al. 2017, section 4), as in PyTorch.
 
-    The first `cutoffs[0]` tokens stand in the head, beside one entry a cluster; cluster i holds the tokens
-    from cutoffs[i] to the next cutoff, read from the hidden state cut down to D / ratio^(i+1) features. So
-    ids must go from frequent to rare, as those of word tokenizers do.
+    The head has the first `cutoffs[0]` tokens and one entry per cluster. Cluster i has the tokens from
+    cutoffs[i] to the next cutoff and reads the hidden state projected to D / ratio^(i+1) features. So ids
+    must be sorted from frequent to rare, as those of word tokenizers are.
 
-    All clusters are computed for all positions. What is saved is the width of the rare tokens' vectors.
+    All clusters are computed at all positions; the vectors of rare tokens are narrower.
     """
 
     vocab_size: int
@@ -70,7 +70,7 @@ class AdaptiveSoftmax(nn.Module):
 
 
 def check_cutoffs(cutoffs: tuple[int, ...], ratio: float, vocab_size: int) -> None:
-    """Raises UserError for cutoffs that cut no vocabulary (one of `vocab_size` tokens; 0: not known yet)."""
+    """Raises UserError for cutoffs that do not fit a vocabulary of `vocab_size` tokens (0: not known yet)."""
     if any(a >= b for a, b in pairwise((0, *cutoffs))):
         raise UserError(f"model.adaptive_cutoffs={cutoffs}", "give increasing ids above 0")
     if cutoffs and 0 < vocab_size <= cutoffs[-1]:

@@ -51,8 +51,8 @@ class Dense(nn.Module):
 class Embed(nn.Module):
     """A vector for each id, in `dtype`. Its parameter is float32: `embedding` [V, D], as `nn.Embed` has it.
 
-    Rows are taken and then cast. Were the whole matrix cast first, as Flax does it, the gradients of a
-    frequent token would be added up in bfloat16, which stops at 256 ones.
+    Rows are taken first and then cast. If the whole matrix were cast first, as in Flax, the gradients of a
+    frequent token would be summed in bfloat16, where a sum of ones stops at 256.
     """
 
     num_embeddings: int
@@ -65,7 +65,7 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", self.embedding_init, (self.num_embeddings, self.features))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """Maps int ids [...] to [..., D]; an id that there is not to NaN."""
+        """Maps int ids [...] to [..., D]; ids out of range give NaN."""
         return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
 
 

@@ -1,6 +1,6 @@
-"""The neural probabilistic language model: a layer over the vectors of the last words, then a softmax.
+"""The neural probabilistic language model: a hidden layer over the last words' vectors, then a softmax.
 
-Bengio et al. 2003, equation 1: y = b + W x + U tanh(d + H x), where x are the words' vectors side by side.
+Bengio et al. 2003, equation 1: y = b + W x + U tanh(d + H x), where x is the concatenation of the vectors.
 """
 
 from dataclasses import dataclass
@@ -80,12 +80,12 @@ class NNLM(CarriesState):
         Args:
             tokens_BT: int token ids.
             state: the tokens before these.
-            segments: int [B, T]; where it changes within a row what came before is forgotten, and at the
-                first place where it is not 0, to which the state handed in belongs.
+            segments: int [B, T]; earlier tokens are ignored where it changes within a row. The given state
+                belongs to segment 0, so it is ignored at once where a row starts with another.
             train: whether dropout is on; needs `rngs={"dropout": key}`.
 
         Returns:
-            [B, T, D] in the compute dtype, and the state behind these tokens.
+            [B, T, D] in the compute dtype, and the state after these tokens.
         """
         (B, T), num_words = tokens_BT.shape, self.config.order - 1
         if state is None:

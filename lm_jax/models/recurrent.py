@@ -1,7 +1,7 @@
 """Recurrent layers: Elman's, the GRU and the LSTM, each equal to PyTorch's given its weights.
 
-A layer's product with its inputs is one matrix product before the scan over time, and the gradients of its
-weights are one each after the backward scan; inside the scans is what needs the step before, no more.
+A layer's product with its inputs is one matrix product before the scan over time; only what depends on the
+step before is inside the scan.
 
 Shape letters, beside those of `layers.py`:
     G  gates, side by side: H of an Elman layer; 3·H of a GRU: r, z, n; 4·H of an LSTM: i, f, g, o
@@ -22,7 +22,7 @@ from lm_jax.models.products import matmul
 
 
 class LayerState(NamedTuple):
-    """What a layer carries from token to token, float32.
+    """The state of a layer between tokens, float32.
 
     Attributes:
         h_BP: its last output.
@@ -33,8 +33,8 @@ class LayerState(NamedTuple):
     c_BH: jax.Array | None = None
 
 
-# (small, x_BG, u_BG, state) -> (m_BH, c_BH): a step, given the two products with the weights. `small` are the
-# parameters that are no matrices, and m is the output before a projection.
+# (small, x_BG, u_BG, state) -> (m_BH, c_BH): one step, given the products of the input and of the state with
+# the weights. `small` holds the parameters that are not matrices; m is the output before a projection.
 Cell = Callable[[Any, jax.Array, jax.Array, LayerState], tuple[jax.Array, jax.Array | None]]
 
 
@@ -174,18 +174,18 @@ class RecurrentLayer(nn.Module):
 
 
 def first_state(cell: str, batch_size: int, features: int, projection: int = 0) -> LayerState:
-    """What a layer starts from: zeros."""
+    """The state before the first token: zeros."""
     h_BP = jnp.zeros((batch_size, projection or features))
     return LayerState(h_BP, jnp.zeros((batch_size, features)) if cell == "lstm" else None)
 
 
 def restarts(segments: jax.Array) -> jax.Array:
-    """Where a state starts anew, bool [B, T]: where a segment is not that before it, which first is 0."""
+    """True where the state is reset, bool [B, T]: the segment is not the one before it, initially 0."""
     return segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
 
 
 def flush_right(tokens_BT: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows padded on the right, their tokens moved to its end; and segments, 1 from their first token on."""
+    """Rows padded on the right as rows padded on the left, and segments: 0 for padding, then 1."""
     T = tokens_BT.shape[1]
     place_BT = jnp.arange(T)[None] - (T - length_B)[:, None]
     return jnp.take_along_axis(tokens_BT, place_BT % T, axis=1), (place_BT >= 0).astype(jnp.int32)
@@ -201,7 +201,7 @@ def uniform(bound: float) -> nn.initializers.Initializer:
 
 
 class CarriesState(nn.Module):
-    """What models have in common whose state stands for any number of tokens."""
+    """Common methods of models whose state summarises any number of tokens."""
 
     carries_state: ClassVar[bool] = True
 

@@ -1,7 +1,7 @@
-"""Recurrent language models: an embedding, recurrent layers, a softmax; and what AWD-LSTM adds to them.
+"""Recurrent language models: an embedding, recurrent layers and a softmax; with the options of AWD-LSTM.
 
-Mikolov et al. 2010 (Elman's), Zaremba et al. 2014 (LSTM), Merity et al. 2017 (AWD-LSTM). Every field stands
-alone, so that an ablation changes one.
+Mikolov et al. 2010 (Elman's), Zaremba et al. 2014 (LSTM), Merity et al. 2017 (AWD-LSTM). Fields
+are independent, so that an ablation changes one.
 """
 
 from dataclasses import dataclass
@@ -138,13 +138,13 @@ class RNN(CarriesState):
 
         Args:
             tokens_BT: int token ids.
-            state: what was carried here from the tokens before these.
-            segments: int [B, T]; where it changes within a row the state starts anew, and at the first place
-                where it is not 0, to which the state handed in belongs.
+            state: the state after the tokens before these; None: `init_state`.
+            segments: int [B, T]; the state is reset where it changes within a row. The given state belongs to
+                segment 0, so it is reset at once where a row starts with another.
             train: whether dropout is on; needs `rngs={"dropout": key}`.
 
         Returns:
-            [B, T, D] in the compute dtype, and the state behind these tokens.
+            [B, T, D] in the compute dtype, and the state after these tokens.
         """
         c = self.config
         if state is None:

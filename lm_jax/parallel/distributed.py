@@ -1,4 +1,4 @@
-"""Several processes that train one model: who they are, which rows each reads, and when all of them stop."""
+"""Training by several processes: joining them, the rows that each reads, and stopping all together."""
 
 import contextlib
 import hashlib
@@ -20,19 +20,19 @@ _LONGEST = 2048  # bytes of a message between processes
 def initialize(
     coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the other processes; to be called before anything is computed.
+    """Joins the other processes. Call it before any computation.
 
     Args:
-        coordinator: HOST:PORT where process 0 listens; "": as jax finds it itself (TPU pods, SLURM, Open MPI,
-            Kubernetes), then the others may be left out, too.
-        num_processes: how many there are.
-        process_id: which of them this is, from 0.
+        coordinator: HOST:PORT where process 0 listens; "": jax detects it (TPU pods, SLURM, Open MPI,
+            Kubernetes), and the other arguments may be omitted.
+        num_processes: the number of processes.
+        process_id: the number of this process, from 0.
 
     Raises:
-        UserError: nothing to be found, or no connection.
+        UserError: jax detects no other processes, or cannot connect to them.
     """
     try:
-        # XLA's CPU devices reach those of other processes by gloo alone.
+        # CPU devices of several processes communicate by gloo only.
         jax.distributed.initialize(coordinator or None, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [repr(error)]
@@ -43,12 +43,12 @@ def initialize(
 
 
 def is_writer() -> bool:
-    """Whether this process is the one that writes metrics and results, and talks."""
+    """Whether this process writes metrics and results and prints progress."""
     return jax.process_index() == 0
 
 
 def check_agreement(value: str, what: str) -> None:
-    """Raises UserError in every process where not all of them have the same value."""
+    """Raises UserError in every process if their values differ."""
     if jax.process_count() == 1:
         return
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
@@ -61,7 +61,7 @@ def check_agreement(value: str, what: str) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raises in every process where the body raises a UserError in one of them, so that none waits for it."""
+    """Raises a UserError of the body in one process in all processes, so that none waits for another."""
     error: UserError | None = None
     try:
         yield
@@ -75,7 +75,7 @@ def together() -> Iterator[None]:
 
 
 def _gather(text: str) -> list[str]:
-    """The texts of all processes, each cut to a size that all of them share."""
+    """The texts of all processes, each cut to `_LONGEST` bytes."""
     if jax.process_count() == 1:
         return [text]
     data = text.encode()[:_LONGEST]
@@ -88,13 +88,12 @@ def _gather(text: str) -> list[str]:
 def share(
     function: Callable[[list[T]], list[np.ndarray]], items: Sequence[T], sizes: Sequence[int]
 ) -> list[np.ndarray]:
-    """Applies a function to items of which each process takes every n-th, and gives all processes all
-    results.
+    """Applies a function to items, every n-th by each of n processes; all processes get all results.
 
     Args:
         function: items -> a float array for each.
         items: the same in all processes.
-        sizes: the length of the array of each item, by which all processes know what the others send.
+        sizes: the length of each item's array; the same in all processes.
     """
     me, count = jax.process_index(), jax.process_count()
     if count == 1:
@@ -110,15 +109,15 @@ def share(
 
 
 class Rows:
-    """Which rows of a batch this process reads, and how those of all become one array.
+    """The rows of a batch that this process reads, and their assembly into one global array.
 
     Args:
         sharding: of the rows, over the devices of all processes.
-        batch_size: rows in all.
+        batch_size: rows of the global batch.
 
     Attributes:
-        index: this process's share is the `index`-th of
-        count: equal shares; the whole batch where its devices' rows do not follow each other.
+        index: the number of this process's share, from 0.
+        count: the number of equal shares; 1 if the rows of this process's devices are not contiguous.
     """
 
     def __init__(self, sharding: NamedSharding, batch_size: int):
@@ -131,7 +130,7 @@ class Rows:
         self.index, self.count = (start // size, batch_size // size) if is_share else (0, 1)
 
     def assemble(self, batch: Any) -> Any:
-        """The batch of all processes, of which each gives its share; of a single one, what it gives."""
+        """The global batch, of which each process gives its share; with a single process, `batch` itself."""
         if jax.process_count() == 1:
             return batch
         return jax.tree.map(self._assemble, batch)
@@ -148,10 +147,10 @@ class Rows:
 
 
 class StopVote:
-    """Lets all processes stop after the same step once any of them was told to.
+    """Makes all processes stop after the same step once any of them received a signal.
 
-    A vote is a maximum over all devices beside the training step, read when the next one is cast: no process
-    waits for it, and all read the same.
+    A vote is an asynchronous maximum over all devices, read at the next vote: no process waits for it, and
+    all read the same value.
 
     Args:
         mesh: the devices of all processes.
@@ -163,7 +162,7 @@ class StopVote:
         self._shape, self._pending = (mesh.size,), None
 
     def cast(self, stop: bool) -> bool:
-        """Whether all are to stop now, given this process's wish; several processes a step later."""
+        """Whether all processes stop now, given this one's vote; with several processes, one step later."""
         if jax.process_count() == 1:
             return stop
         votes = jax.make_array_from_callback(self._shape, self._sharding, lambda _: np.array([stop]))

@@ -1,4 +1,4 @@
-"""The mesh of devices, and one table that says how arrays lie on it."""
+"""The mesh of devices, and the rules by which arrays are sharded over it."""
 
 import math
 import re
@@ -15,14 +15,14 @@ from lm_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 
-# Name pattern -> how the last axes of such an array lie; the first pattern found in the name holds. The axes
-# before them (of stacked layers) are whole, and so is an array with too few axes, and an axis whose length
-# does not divide: a vocabulary of 50,257 lies whole on each of two devices, one of 50,304 does not. States of
-# the optimizer and averages have the names of their parameters, and lie as these do.
+# Name pattern -> how the last axes of such an array are divided; the first pattern found in the name applies.
+# Axes before them (of stacked layers) are not divided, nor arrays with too few axes, nor an axis whose length
+# is no multiple: a vocabulary of 50,257 is whole on each of two devices, one of 50,304 is divided. States of
+# the optimizer and averages have the names of their parameters, and are divided as these are.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(bias|scale)$", P()),
-    # By the vocabulary, so that logits are shared too: a tied head's columns are the embedding's rows. Were
-    # these divided by fsdp, XLA would gather what was looked up for all rows before it divides it again.
+    # By the vocabulary, so that logits are divided too: a tied head's columns are the embedding's rows. If
+    # features were divided by fsdp, XLA would gather the looked-up vectors of all rows and divide them again.
     (r"(token_embedding|head)/embedding$", P(("tensor", "fsdp"), None)),
     (r"embedding$", P(None, "fsdp")),  # of positions
     # A block's two products: split by outputs, then by inputs, with one sum at the end (Shoeybi et al. 2019,
@@ -30,7 +30,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(qkv|query|key_value)/kernel$", P("fsdp", None, "tensor", None)),
     (r"(gate|up|head)/kernel$", P("fsdp", "tensor")),
     (r"(out|down)/kernel$", P("tensor", "fsdp")),
-    # Read at every token: sharing it out would cost a message each time.
+    # Read at every token: dividing it would cost a message each time.
     (r"recurrent$|projection$", P()),
     (r"", P("fsdp", None)),  # every other matrix
 )
@@ -38,14 +38,14 @@ RULES: tuple[tuple[str, P], ...] = (
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share the work, by axis; their product is how many are used."""
+    """The number of devices on each axis of the mesh; their product is the number used."""
 
-    data: int = 1  # groups that share each batch by rows; -1: as many as there are devices for
-    fsdp: int = 1  # devices that share a batch's rows and each parameter, which is gathered where it is used
-    tensor: int = 1  # devices that share the heads, MLP's widths and vocabulary of the same rows
+    data: int = 1  # groups that divide each batch by rows; -1: as many as there are devices for
+    fsdp: int = 1  # devices that divide a batch's rows and each parameter, which is gathered for use
+    tensor: int = 1  # devices that divide heads, MLP widths and vocabulary, and read the same rows
 
     def check(self) -> None:
-        """Raises UserError for a value that no mesh can have."""
+        """Raises UserError for an invalid size."""
         for name in AXES:
             if getattr(self, name) < 1 and not (name == "data" and self.data == -1):
                 raise UserError(f"mesh.{name}={getattr(self, name)}", "it must be 1 or more (data: or -1)")
@@ -56,11 +56,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
     Args:
         config: their sizes.
-        devices: what it is made of, perhaps of a machine that is described only; None: this machine's.
+        devices: devices, or descriptions of devices; None: this machine's.
 
     Raises:
-        UserError: fewer devices than asked for; of several processes, one that would have none; or devices
-            that cannot be arranged so.
+        UserError: too few devices, a process that would have none, or devices that cannot be arranged in this
+            shape.
     """
     devices = jax.devices() if devices is None else devices
     inner = config.fsdp * config.tensor
@@ -80,7 +80,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     # Auto axes: the default, Explicit, refuses linen's logical constraints.
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
     try:
-        # An axis may take part of one of the TPU's own: otherwise a 4 x 4 slice has no mesh of 8 x 2.
+        # An axis may use a part of a physical TPU axis: otherwise a 4 x 4 slice has no mesh of 8 x 2.
         arranged = create_device_mesh(shape, devices[:size], allow_split_physical_axes=True)
     except (AssertionError, NotImplementedError, ValueError) as error:
         cause = str(error).splitlines()[0]
@@ -91,15 +91,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def fit_mesh(config: MeshConfig, exact: bool = False) -> Mesh:
-    """A mesh of this process's own devices, for a model that is only used.
+    """A mesh of this process's devices, for evaluation and generation.
 
     Args:
         config: the sizes of its axes.
-        exact: whether these sizes are asked for. Otherwise fsdp and tensor are the largest that the devices
-            allow up to these, and where data is not 1 the devices that are left share the rows.
+        exact: whether the sizes must be exactly these. Otherwise fsdp and tensor are the largest divisors of
+            these that the devices allow, and unless data is 1 the remaining devices divide the rows.
 
     Raises:
-        UserError: sizes that are asked for and that there are no devices for.
+        UserError: too few devices for exact sizes.
     """
     devices = jax.local_devices()
     if exact:
@@ -111,7 +111,7 @@ def fit_mesh(config: MeshConfig, exact: bool = False) -> Mesh:
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
-    """Raises UserError for a batch whose parts the mesh's rows cannot share evenly."""
+    """Raises UserError if the parts of a batch do not divide evenly among the devices."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (devices * accumulation):
         parts = f" in {accumulation} parts" if accumulation > 1 else ""
@@ -122,12 +122,12 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """A full copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def by_rows(mesh: Mesh, ndim: int = 1) -> NamedSharding:
-    """The first axis divided among the devices that read different rows; of the others nothing is said."""
+    """The first axis sharded over data and fsdp, which read different rows; the others unconstrained."""
     return NamedSharding(mesh, P(("data", "fsdp"), *[P.UNCONSTRAINED] * (ndim - 1)))
 
 
@@ -135,7 +135,7 @@ def by_name(mesh: Mesh, tree: Any) -> Any:
     """The sharding of each array of a tree, by `RULES`.
 
     Args:
-        mesh: where they lie.
+        mesh: the devices.
         tree: anything with shapes.
     """
 
@@ -152,7 +152,7 @@ def by_name(mesh: Mesh, tree: Any) -> Any:
 
 
 def _fitting(mesh: Mesh, axis: str | tuple[str, ...] | None, length: int) -> str | tuple[str, ...] | None:
-    """The axis of the mesh, or as many of several as divide the length of an array's."""
+    """The mesh axis, or the first of several whose product divides the length of an array's axis."""
     names = (axis,) if isinstance(axis, str) else axis or ()
     while names and length % math.prod(mesh.shape[name] for name in names):
         names = names[:-1]

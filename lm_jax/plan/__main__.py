@@ -1,19 +1,20 @@
-"""Says what a recipe's training step needs on accelerators that are not at hand.
+"""Shows memory, communication and FLOPs of a training step on accelerators, without using them.
 
 python -m lm_jax.plan --config=configs/gpt.py:124m --topology=v5e:16x16
 python -m lm_jax.plan --config=configs/gpt.py:350m --topology=v6e:4x4 --config.mesh.fsdp=4
 python -m lm_jax.plan --config=configs/gpt.py:124m --topology=cuda:8
 
 The step that train.py runs is compiled for a TPU slice by libtpu, which needs no TPU: pip install
-'lm_jax[tpu]'. CHIP:SHAPE names the slice: v5e:16x16, v6e:4x4, v5p:4x4x4, tpu7x:2x2x2. cuda or cuda:N lowers
-it for N GPUs and stops there: that much says that it can be expressed, not that it fits.
+'lm_jax[tpu]'. CHIP:SHAPE names the slice: v5e:16x16, v6e:4x4, v5p:4x4x4, tpu7x:2x2x2. cuda or cuda:N only
+lowers it for N GPUs: this shows that the program can be built, not that it fits.
 
-No corpus is read. The vocabulary is model.vocab_size, else data.vocab_size as if the tokenizer learned as
-many tokens as it may, else that of the tokenizer that data.tokenizer names. A batch's parts
-(train.accumulation) are as many as the recipe says if every device then has a row in each, else fewer.
+No corpus is read. The vocabulary is model.vocab_size, else data.vocab_size (as if the tokenizer learned that
+many tokens), else that of the tokenizer that data.tokenizer names. train.accumulation is the recipe's if
+every device then has a row in each part, else smaller.
 
-Layers written out take minutes to compile; --config.model.scan_layers=true takes one. The exit code is 0 if
-the step fits, 3 if it does not (the last lines then say what to change), and 2 for a wrong request.
+Unrolled layers take minutes to compile; with --config.model.scan_layers=true it is about one minute. The exit
+code is 0 if the step fits, 3 if it does not (the last lines then say what to change), and 2 for a wrong
+request.
 """
 
 import os
@@ -23,9 +24,11 @@ from lm_jax import runtime
 
 if __name__ == "__main__":
     runtime.prepare()
-    # Otherwise jax and libtpu look for a TPU, and print long warnings where there is none.
+    # Otherwise jax and libtpu look for a TPU, and print long warnings without one.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is held: plans may run side by side
+    os.environ.setdefault(
+        "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+    )  # no TPU is used, so several plans may run at once
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -1,4 +1,4 @@
-"""Descriptions of accelerators that are not at hand, to compile for."""
+"""Descriptions of accelerators, to compile for them without the hardware."""
 
 import contextlib
 import importlib.util
@@ -19,8 +19,8 @@ class Chip(NamedTuple):
 
     Attributes:
         hbm: bytes that a program may use.
-        flops: bfloat16 operations a second at most.
-        bandwidth: bytes of HBM a second at most.
+        flops: peak bfloat16 operations per second.
+        bandwidth: peak bytes per second of HBM.
     """
 
     hbm: float
@@ -28,8 +28,8 @@ class Chip(NamedTuple):
     bandwidth: float
 
 
-# By `device_kind`. HBM is what libtpu 0.0.42 says is available when a program exceeds it; the rates are those
-# of docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}. A TPU7x is two devices, each with half.
+# By `device_kind`. HBM is what libtpu 0.0.42 reports as available when a program exceeds it; the rates are
+# those of docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}. A TPU7x is two devices, each with half.
 CHIPS = {
     "TPU v4": Chip(30.75 * GIB, 275e12, 1228e9),
     "TPU v5 lite": Chip(15.75 * GIB, 197e12, 819e9),
@@ -40,10 +40,10 @@ CHIPS = {
 
 
 def find_devices(topology: str) -> Sequence[jax.Device]:
-    """Descriptions of a slice's devices; for CUDA this machine's CPU stands in for each.
+    """Descriptions of a slice's devices; for CUDA, this machine's CPU devices are used instead.
 
     Raises:
-        UserError: a topology that does not exist, or libtpu is missing.
+        UserError: the topology does not exist, or libtpu is missing.
     """
     name, _, count = topology.partition(":")
     if name == "cuda":
@@ -55,7 +55,7 @@ def find_devices(topology: str) -> Sequence[jax.Device]:
             f"libtpu, which compiles for {topology}, is not installed", "pip install 'lm_jax[tpu]'"
         )
     try:
-        # A v4's chip has two cores, which a mesh takes as one device; later ones say so themselves.
+        # The two cores of a v4 chip are one device of a mesh; for later chips this is the default.
         options = {"chip_config_name": "megacore"} if name == "v4" else {}
         return topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
@@ -64,7 +64,7 @@ def find_devices(topology: str) -> Sequence[jax.Device]:
 
 
 def _stand_ins(count: int) -> Sequence[jax.Device]:
-    with contextlib.suppress(RuntimeError):  # too late: then as many as there are
+    with contextlib.suppress(RuntimeError):  # jax has already started: the number is fixed
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:

@@ -1,4 +1,4 @@
-"""What a compiled program's text (XLA's HLO) says of its loops, and of what devices send each other."""
+"""Reads the loops and the communication of a compiled program from its text (XLA's HLO)."""
 
 import math
 import re
@@ -15,12 +15,12 @@ _COLLECTIVE = re.compile(
 
 
 class Collective(NamedTuple):
-    """One message of a group of devices.
+    """One collective operation of a group of devices.
 
     Attributes:
         kind: such as "all-reduce".
-        group: how many devices take part; 0: pairs, or not said.
-        size: bytes on each of them, before or after, whichever is more.
+        group: the number of devices that take part; 0: pairs, or unknown.
+        size: bytes on each device, before or after, whichever is more.
         times: how often in one run of the program.
     """
 
@@ -34,7 +34,7 @@ class Module(NamedTuple):
     """A compiled program.
 
     Attributes:
-        collectives: its messages.
+        collectives: its collective operations.
         loops: how often each loop's body runs in one run of the program.
     """
 
@@ -43,10 +43,10 @@ class Module(NamedTuple):
 
 
 def read(text: str) -> Module:
-    """Reads `compiled.as_text()`. A loop whose length the text does not tell counts as run once."""
+    """Reads `compiled.as_text()`. A loop of unknown length counts as run once."""
     computations = _computations(text)
     times: defaultdict[str, int] = defaultdict(int)
-    times[next(reversed(computations))] = 1  # the entry is last, and what is called stands before who calls
+    times[next(reversed(computations))] = 1  # the entry is last, and computations precede their callers
     loops, collectives = [], {}
     for name, lines in reversed(computations.items()):
         if not times[name]:
@@ -60,8 +60,8 @@ def read(text: str) -> Module:
                 for callee in called.split(","):
                     times[callee.lstrip("%")] += times[name]
             if found := _COLLECTIVE.search(line):
-                # A TPU sends while it computes: the parts of such a message are a chain of fusions, each of
-                # which states the whole. Channels do not tell: jax.shard_map gives all messages one.
+                # A TPU overlaps communication and computation: such a collective is a chain of fusions, each
+                # naming the whole. Channels do not help: jax.shard_map has one for all.
                 chain = re.search(r'chain_id="(\d+)"', line)
                 collectives[chain[1] if chain else line] = _collective(line, found, times[name])
     return Module(list(collectives.values()), loops)
@@ -80,7 +80,7 @@ def _computations(text: str) -> dict[str, list[str]]:
 
 
 def _trips(line: str, condition: list[str]) -> int:
-    """XLA's own word where it left one, else the constant that a counter from 0 is compared with."""
+    """XLA's own trip count if the text has it, else the constant that the counter from 0 is compared with."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
         return int(known[1])
     limits = re.findall(r" = s32\[\]\S* constant\((\d+)\)", "\n".join(condition))

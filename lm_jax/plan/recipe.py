@@ -1,4 +1,4 @@
-"""A recipe with the sizes that a run of it would have, found without its corpus and its devices."""
+"""A recipe with the sizes that its run would have, without its corpus and its devices."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from lm_jax.text.simple import ByteTokenizer
 
 
 def resolve(recipe: AnyConfig) -> Config:
-    """The recipe with the sizes that a run of it would have at most, found without its corpus.
+    """The recipe with the largest sizes that its run can have, without its corpus.
 
     Raises:
-        UserError: a recipe that trains nothing, or whose vocabulary only the corpus can tell.
+        UserError: an n-gram recipe, or a vocabulary whose size depends on the corpus.
     """
     experiment.check(recipe)
     if not isinstance(recipe, Config):
@@ -32,15 +32,15 @@ def resolve(recipe: AnyConfig) -> Config:
 
 
 def fit_accumulation(config: Config, num_devices: int) -> Config:
-    """The recipe, with fewer parts of a batch where so many would leave devices without a row.
+    """The recipe, with a smaller train.accumulation if otherwise devices would have no row.
 
-    As few as leave a device no more rows at a time than one alone would have: that computes the same.
+    The fewest parts with which no device has more rows at a time than a single device would have.
     """
     mesh, train = config.mesh, config.train
     shares = max(1, num_devices // mesh.tensor if mesh.data == -1 else mesh.data * mesh.fsdp)
     divide = [n for n in range(1, train.accumulation + 1) if train.batch_size % (n * shares) == 0]
     fewer = [n for n in divide if n * shares >= train.accumulation]
     if train.accumulation in divide or not fewer:
-        return config  # if it can be no number, building the program says so
+        return config  # building the program raises the error
     print(f"note: train.accumulation={fewer[0]}, since {train.accumulation} leave devices without a row")
     return dataclasses.replace(config, train=dataclasses.replace(train, accumulation=fewer[0]))

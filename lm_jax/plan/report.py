@@ -1,4 +1,4 @@
-"""What a plan prints."""
+"""The printed output of a plan."""
 
 import math
 import re
@@ -48,7 +48,7 @@ def plan_tpu(program: Program) -> None:
     """Prints the plan of a TPU slice.
 
     Raises:
-        SystemExit: with code 3 where it does not fit.
+        SystemExit: with code 3 if it does not fit.
     """
     start = time.monotonic()
     lowered = program.lower_step()
@@ -75,19 +75,19 @@ def _print_memory(memory: Any, chip: Chip | None) -> None:
     sizes = {
         "arguments": (memory.argument_size_in_bytes, "parameters, the optimizer's state and the batch"),
         "temporaries": (memory.temp_size_in_bytes, "activations, gradients and what is gathered"),
-        "output": (output, "what does not take the arguments' place"),
+        "output": (output, "without the buffers that it shares with arguments"),
         "code": (memory.generated_code_size_in_bytes, ""),
     }
     total = sum(size for size, _ in sizes.values())
     print("memory of a device")
     for name, (size, note) in sizes.items():
         _line(f"  {name}", _gib(size), note)
-    of = f"{total / chip.hbm:.0%} of {_gib(chip.hbm)}: it fits" if chip else "it fits, says XLA"
+    of = f"{total / chip.hbm:.0%} of {_gib(chip.hbm)}: it fits" if chip else "it fits, according to XLA"
     _line("  total", _gib(total), of)
 
 
 def _print_misfit(program: Program, message: str) -> None:
-    """Says by how much a step does not fit, and which fields would help."""
+    """Prints how much memory the step needs, and which fields would reduce it."""
     used = re.search(r"(?:Used |\()([\d.]+[KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+[KMGT])", message)
     needs = f"it needs {used[1]} of {used[2]} a device" if used else " ".join(message.split())[:300]
     print(f"It does not fit: {needs}. What would help:")

@@ -1,5 +1,4 @@
-"""What the reader and the writer of published models must know of an architecture, and the architectures
-there are.
+"""The architectures of published models, described for reading and writing.
 
 To add one: a file like `gpt2.py` with a `Form`, a line in `FORMS`, and `published_as` in the model's config.
 """
@@ -14,14 +13,14 @@ class Form(NamedTuple):
     """An architecture as transformers writes it.
 
     Attributes:
-        prefix: may stand before the names of weights.
+        prefix: an optional prefix of the names of weights.
         unprefixed: names of weights that have no prefix.
         read_config: (values of config.json, its path) -> our config.
         write_config: (our config, end token) -> values of config.json.
         rules: our config -> our name of a parameter to theirs; `{}` is the number of a layer.
-        ignored: our config -> their names that may be there and are not read.
+        ignored: our config -> their names that may exist and are not read.
         their_shape: (our name, our shape) -> their shape, of as many numbers in the same order.
-        template: our config -> one whose parameters all have a place there; those we lack are zeros.
+        template: our config -> one with all parameters of the form; those that ours lacks are zeros.
         by_token: our names of parameters with a row for each token.
     """
 

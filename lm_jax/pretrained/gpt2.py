@@ -1,4 +1,4 @@
-"""GPT-2 as transformers keeps it: names of weights, and the fields of its config.json."""
+"""GPT-2 in transformers' form: names of weights, and the fields of its config.json."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.pretrained.base import Form
 
-PREFIX = "transformer."  # before all names but the head's; the files that OpenAI's model came in have none
+PREFIX = "transformer."  # of all names except the head's; not in the files that OpenAI published
 
 # Ours -> theirs, which are (in, out) like ours.
 RULES = {
@@ -33,7 +33,7 @@ HEAD = {"head/embedding": "lm_head.weight"}
 BUFFERS = ("h.{}.attn.bias", "h.{}.attn.masked_bias")  # causal masks, in older files
 
 _TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh")
-# Fields that change what is computed, with the only values that are known here; theirs by default.
+# Fields that change what is computed, with the only supported values, which are their defaults.
 _FIXED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -42,12 +42,12 @@ _FIXED = {
 
 
 def rules(config: GPTConfig) -> dict[str, str]:
-    """The rules of a config: a head that is the token embedding is not written twice."""
+    """The rules of a config: a tied head is not written twice."""
     return RULES if config.tied_head else RULES | HEAD
 
 
 def ignored(config: GPTConfig) -> frozenset[str]:
-    """Names that may be there and add nothing."""
+    """Names that may exist and are not read."""
     masks = {name.format(i) for name in BUFFERS for i in range(config.num_layers)}
     return frozenset(masks | (set(HEAD.values()) if config.tied_head else set()))
 
@@ -63,7 +63,7 @@ def read_config(values: dict[str, Any], source: str) -> GPTConfig:
     """The config of a config.json of model_type "gpt2".
 
     Raises:
-        UserError: a field is missing or malformed, or asks for what GPT-2 does not compute.
+        UserError: a field is missing or malformed, or has a value that is not supported.
     """
     activation = values.get("activation_function", "gelu_new")
     if activation not in _TANH_GELUS:
@@ -95,10 +95,10 @@ def read_config(values: dict[str, Any], source: str) -> GPTConfig:
 
 
 def write_config(config: GPTConfig, end_id: int) -> dict[str, Any]:
-    """The config.json of a GPT that is a GPT-2.
+    """The config.json of a GPT that equals a GPT-2.
 
     Raises:
-        UserError: a field for which GPT-2 has no place.
+        UserError: a field that GPT-2 does not have.
     """
     gpt2 = GPTConfig()
     for name in ("position", "norm", "mlp", "parallel_block"):

@@ -25,7 +25,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
 
 
 class Pretrained(NamedTuple):
-    """A model as it was published.
+    """A published model.
 
     Attributes:
         config: its shape.
@@ -47,10 +47,11 @@ def is_directory(path: pathlib.Path) -> bool:
 def find(name: str) -> pathlib.Path:
     """The directory that a path names, or the local copy of the model on the hub that `hf:NAME` names.
 
-    A path is never looked up on the hub, and the network is asked only for what the machine does not have.
+    A path is never looked up on the hub, and the network is used only for files that this machine does not
+    have.
 
     Raises:
-        UserError: there is no such directory or model, or the hub cannot be reached.
+        UserError: no such directory or model, or the hub cannot be reached.
     """
     if name.startswith(HUB):
         return _download(name.removeprefix(HUB))
@@ -115,7 +116,7 @@ def _form(directory: pathlib.Path) -> Form:
 
 
 def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int = 5 * 10**9) -> None:
-    """Writes a directory that transformers opens with the same logits; all of it or nothing.
+    """Writes, atomically, a directory that transformers opens with the same logits.
 
     Rows of the vocabulary beyond the tokenizer's, which pad it, are left out. A model without biases gets
     biases of zero. transformers reads the tokenizer only where it is a BPE or WordPiece.
@@ -187,16 +188,16 @@ def _download(name: str) -> pathlib.Path:
         ) from None
     remedy = "check the name, or copy the model's directory to this machine and give its path"
     if not _HUB_NAME.fullmatch(name):
-        raise UserError(f"{HUB}{name} is no name on the hub", remedy)
+        raise UserError(f"{HUB}{name} is not a valid name on the hub", remedy)
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except huggingface_hub.errors.LocalEntryNotFoundError:
         pass
     try:
-        # Asked once and briefly: a download would try again and again where there is no network.
+        # One short request first: without a network a download would retry many times.
         huggingface_hub.HfApi().model_info(name, timeout=5)
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
     except (huggingface_hub.errors.RepositoryNotFoundError, huggingface_hub.errors.HFValidationError):
         raise UserError(f"the hub has no model {name}", remedy) from None
-    except Exception as error:  # of the HTTP library, which differs between versions
+    except Exception as error:  # the HTTP library differs between versions
         raise UserError(f"the hub cannot be reached for {name} ({type(error).__name__})", remedy) from None

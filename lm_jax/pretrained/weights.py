@@ -1,4 +1,4 @@
-"""Directories of safetensors, in one file or in shards with an index; and renaming what is in them."""
+"""Directories of safetensors, in one file or in shards with an index; and renaming of their arrays."""
 
 import contextlib
 import json
@@ -39,11 +39,11 @@ def read(
         directory: holds model.safetensors, or its index and shards.
         names: ours -> theirs; each of theirs is used once, and none is left over.
         shapes: ours -> shape.
-        ignored: of theirs, what may be there and is not read.
-        prefix: may stand before any of theirs.
+        ignored: their names that may exist and are not read.
+        prefix: an optional prefix of their names.
 
     Raises:
-        UserError: no such files, a damaged one, or names or shapes that are not those asked for.
+        UserError: no such files, a damaged one, or other names or shapes.
     """
     with _opened(directory) as tensors:
         there = {name.removeprefix(prefix): name for name in tensors}
@@ -96,7 +96,7 @@ def _opened(directory: pathlib.Path) -> Iterator[dict[str, Any]]:
                 file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
             except (safetensors.SafetensorError, json.JSONDecodeError) as error:
                 raise UserError(
-                    f"{path} is damaged ({error})", "copy it again: it may have been cut short"
+                    f"{path} is damaged ({error})", "copy it again: it may be incomplete"
                 ) from None
             tensors |= dict.fromkeys(file.keys(), file)
         yield tensors
@@ -127,7 +127,7 @@ def _check_names(directory: pathlib.Path, there: set[str], wanted: set[str]) -> 
     missing, left_over = sorted(wanted - there), sorted(there - wanted)
     if missing or left_over:
         said = [f"lack {_few(missing)}"] if missing else []
-        said += [f"have {_few(left_over)}, for which there is no place"] if left_over else []
+        said += [f"have {_few(left_over)}, which the architecture does not have"] if left_over else []
         raise UserError(
             f"the weights in {directory} {' and '.join(said)}",
             "give weights of the architecture and the number of layers that config.json names",

@@ -22,9 +22,9 @@ def render(rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, float
     """The report's HTML.
 
     Args:
-        rows: one for each model. Rows with different metrics are in tables of their own.
+        rows: one for each model. Rows with different metrics are in separate tables.
         curves: the lines of metrics.jsonl, by the model's name; models may be missing.
-        command: what was typed.
+        command: the command line.
     """
     parts = []
     for group in grouped(rows):
@@ -72,7 +72,7 @@ def _caption(row: Row) -> str:
 
 
 def _details(rows: Sequence[Row]) -> str:
-    """What each row depends on, the intervals beside the headline's, reasons, and differences."""
+    """The settings of each row, the other intervals, reasons for missing values, and differences."""
     items = []
     for row in rows:
         facts = [
@@ -123,8 +123,8 @@ def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 
 def axes(width: float, height: float) -> Any:
-    """A figure of so many inches and its axes, without a frame on the right and above."""
-    from matplotlib.figure import Figure  # heavy; and Figure itself needs no display
+    """A figure of this size in inches, and its axes without the right and the upper frame line."""
+    from matplotlib.figure import Figure  # a heavy import; Figure needs no display
 
     figure = Figure((width, height), layout="constrained")
     picture = figure.subplots()

@@ -23,7 +23,7 @@ class Cell:
         values: dotted field name -> text, as on the command line.
         rows: seed -> the rows of its results.json.
         curves: seed -> its lines of metrics.jsonl.
-        error: why there are no results; "" where there are some.
+        error: why there are no results; "" if there are results.
     """
 
     values: Mapping[str, str]
@@ -33,11 +33,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The values in a line; "base" where nothing varies."""
+        """The values in a line; "base" if nothing varies."""
         return ", ".join(f"{name}={value}" for name, value in self.values.items()) or "base"
 
     def scores(self, split: str, metric: str) -> dict[int, float]:
-        """Each seed's value of a metric on a part; without the seeds that have none."""
+        """Each seed's value of a metric on a part; seeds without a value are left out."""
         found = {seed: row for seed, rows in self.rows.items() for row in rows if row.split == split}
         values = {seed: row.metrics[metric].value for seed, row in found.items() if metric in row.metrics}
         return {seed: value for seed, value in values.items() if value is not None}
@@ -46,7 +46,7 @@ class Cell:
 def compared_metric(cells: Sequence[Cell]) -> str:
     """The metric that settings are compared in: the first that has a value in all rows; "" without rows.
 
-    Where no metric has a value in all rows, the headline.
+    If no metric has a value in all rows, the headline.
     """
     found = [row for cell in cells for rows in cell.rows.values() for row in rows]
     if not found:
@@ -66,11 +66,11 @@ def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
     table.add_column("seeds", justify="right")
     for split in splits:
         table.add_column(f"{split} {label(metric)}", justify="right", no_wrap=True)
-    table.add_column(f"{splits[-1] if splits else ''} less the first's", justify="right", no_wrap=True)
+    table.add_column(f"{splits[-1] if splits else ''} minus the first's", justify="right", no_wrap=True)
     for cell in cells:
         scores = [_mean(list(cell.scores(split, metric).values())) for split in splits]
         last = _difference(cell, cells[0], splits[-1], metric) if splits and cell is not cells[0] else ""
-        # Fields without their groups, since a terminal is narrow.
+        # Field names without their groups, to fit a terminal.
         short = {name.rpartition(".")[2]: value for name, value in cell.values.items()}
         setting = Cell(short).name if len(short) == len(cell.values) else cell.name
         table.add_row(setting.replace(", ", "\n"), str(len(cell.rows)), *scores, last)

@@ -13,7 +13,7 @@ _UNLIMITED = 10_000  # characters in a line where the output is not a terminal
 _SAMPLE_WIDTH = 80  # of the lines around a sample
 _OTHER_METRICS = 2  # metrics beside the headline that fit a terminal of 80 characters
 
-# Metrics and counts that have a shorter name than their own, or another format than four decimals.
+# Shorter names of metrics and counts, and formats other than four decimals.
 _LABELS = {"bits_per_byte": "bits/byte", "nats_per_token": "nats/token", "oov": "OOV"}
 _FORMATS = {"perplexity": ".2f", "word_perplexity": ".2f", "perplexity_without_oov": ".2f"}
 
@@ -27,8 +27,8 @@ def make_console() -> Console:
 def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     """Prints a line for each row: the model, the text, the first count, and the first metrics.
 
-    Rows with other metrics are in a table of their own. Beneath are the reasons of missing values and
-    intervals of the headline, and differences.
+    Rows with other metrics are in a separate table. Below are the reasons for missing values and intervals of
+    the headline, and the differences.
     """
     console = console or make_console()
     for group in grouped(rows):
@@ -69,7 +69,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
 
 def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str] = ()) -> None:
-    """Prints the results of a finished run: its table, a sample, its files, and commands to go on with.
+    """Prints the results of a finished run: its table, a sample, its files, and commands to try next.
 
     Args:
         workdir: the run directory.
@@ -102,7 +102,7 @@ def label(name: str) -> str:
 
 
 def number(name: str, x: float | None, sign: str = "") -> str:
-    """A metric's value with the decimals that it is shown with, or a dash where there is none."""
+    """A metric's value with the decimals that it is shown with, or a dash if it has none."""
     return "–" if x is None else format(x, sign + _FORMATS.get(name, ".4f"))
 
 
@@ -118,9 +118,9 @@ def interval(row: Row, name: str) -> str:
 
 
 def difference(row: Row) -> str:
-    """A row's difference to the first one, with its p-value; "" where it has none."""
+    """A row's difference to the first one, with its p-value; "" if it has none."""
     if row.difference is None:
         return ""
     to, metric, less, p = row.difference
     shown = f"{number(metric, less, '+')} {label(metric)}"
-    return f"{shown} beside {to} (paired bootstrap over documents, p = {p:.3g})"
+    return f"{shown} against {to} (paired bootstrap over documents, p = {p:.3g})"

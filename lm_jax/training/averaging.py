@@ -1,4 +1,4 @@
-"""Averages of the parameters along training, which evaluation then uses in their place."""
+"""Averages of the parameters over training steps, which evaluation uses instead of the parameters."""
 
 from typing import Any, NamedTuple
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 
 class Average(NamedTuple):
-    """An average of parameters, and what decides when it begins. All of it is in checkpoints.
+    """An average of parameters, and the state that decides when it starts. Checkpoints store all of it.
 
     Attributes:
-        params: the average; the parameters themselves while a triggered one has not begun.
-        size: int32 [], how many are in it; 0 while it has not begun.
-        history: float32 [1 + patience], validation losses: the lowest of all but the latest `patience`, and
-            these in turn; inf where there is none yet.
+        params: the average; the current parameters until a triggered average starts.
+        size: int32 [], how many parameter sets were averaged; 0 before the start.
+        history: float32 [1 + patience], validation losses: the lowest of all but the latest `patience`, then
+            these in order; inf until they are measured.
     """
 
     params: Any
@@ -28,9 +28,9 @@ def start(params: Any, patience: int) -> Average:
 
 
 def ema(average: Average, params: Any, decay: float) -> Average:
-    """Exponential: decay · average + (1 − decay) · params, the decay rising to its value at the start.
+    """Exponential moving average: decay · average + (1 − decay) · params.
 
-    After n updates it is at most (1 + n) / (10 + n), so that random parameters are soon forgotten.
+    After n updates the decay is at most (1 + n) / (10 + n), so that initial parameters soon lose weight.
     """
     decay_now = jnp.minimum(decay, (1 + average.size) / (10 + average.size))
     mean = jax.tree.map(lambda a, p: a + (1 - decay_now) * (p - a), average.params, params)
@@ -38,7 +38,7 @@ def ema(average: Average, params: Any, decay: float) -> Average:
 
 
 def triggered(average: Average, params: Any) -> Average:
-    """The plain mean of all parameters since it was triggered; until then, the latest."""
+    """The mean of the parameters of all steps since the trigger; before it, the latest parameters."""
     size = jnp.where(average.size > 0, average.size + 1, 0)
     share = 1 / jnp.maximum(size, 1)
     mean = jax.tree.map(lambda a, p: jnp.where(size > 0, a + share * (p - a), p), average.params, params)
@@ -46,9 +46,9 @@ def triggered(average: Average, params: Any) -> Average:
 
 
 def observe(average: Average, valid_loss: jax.Array) -> Average:
-    """Triggers where the loss exceeds the lowest of all before the latest `patience`.
+    """Records a loss; starts the average if it exceeds the lowest loss before the latest `patience`.
 
-    Non-monotonically triggered averaged SGD (Merity et al. 2018, algorithm 1). Notes the loss.
+    Non-monotonically triggered averaged SGD (Merity et al. 2018, algorithm 1).
     """
     history = average.history
     begins = (average.size == 0) & (valid_loss > history[0])

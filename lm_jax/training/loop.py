@@ -1,4 +1,4 @@
-"""The loop around the training step: batches, validation, checkpoints, signals."""
+"""The training loop: batches, validation, checkpoints, signals."""
 
 import math
 import pathlib
@@ -29,7 +29,7 @@ class Trainer:
     """A resolved recipe's program on the devices of this machine, or of all processes that have joined.
 
     Raises:
-        UserError: a model that cannot be built, or a mesh that these machines do not have.
+        UserError: the model cannot be built, or there are too few devices for the mesh.
     """
 
     def __init__(self, config: Config):
@@ -42,11 +42,11 @@ class Trainer:
         )()
 
     def step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update by this process's rows of a batch and those of the others; the state is donated."""
+        """One update; `batch` has this process's rows of the global batch, and `state` is donated."""
         return self.program.step(state, self.rows.assemble(batch), self.key)
 
     def validate(self, params: Any, data: pipeline.Data) -> list[Figure]:
-        """What the task reports of the validation part, read once."""
+        """The task's figures for the validation part, which is read once."""
         config, program, split = self.config, self.program, data.splits["valid"]
         rows = Rows(by_rows(self.mesh), program.rows_evaluated)
         batches = config.task.held_out(
@@ -77,10 +77,10 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         trainer: the compiled recipe.
         data: the prepared corpus, with a part "train" and a part "valid".
         workdir: where checkpoints and metrics.jsonl go.
-        params: parameters to start from instead of random ones, where there is no checkpoint.
+        params: parameters to start from instead of random ones, if there is no checkpoint.
 
     Returns:
-        False where SIGTERM or SIGINT ended it early, with everything saved.
+        False if SIGTERM or SIGINT stopped it early; the state is saved.
 
     Raises:
         UserError: a loss that is not finite, or a damaged checkpoint.
@@ -139,7 +139,7 @@ def _restore(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainStat
 
 
 def _rest(state: TrainState) -> tuple[Any, ...]:
-    """What a checkpoint holds beside the parameters that are evaluated."""
+    """The state that a checkpoint holds in addition to the evaluated parameters."""
     if state.average is None:
         return (state.opt_state, state.carry)
     return (state.opt_state, state.carry, state.params, state.average._replace(params=None))
@@ -148,14 +148,14 @@ def _rest(state: TrainState) -> tuple[Any, ...]:
 class Monitor:
     """Writes metrics.jsonl and the live line, and stops a run whose numbers are not finite.
 
-    Each step's metrics are read once the next step is under way, so that the device never waits for the host.
+    A step's metrics are read after the next step is dispatched, so that the device never waits for the host.
 
     Args:
         config: the resolved recipe.
-        checkpoints: those of the run.
+        checkpoints: the run's.
         workdir: where metrics.jsonl goes.
-        first: the step that the run goes on from.
-        line: the live line; it stays open.
+        first: the step that the run continues from.
+        line: the live line; it is not closed here.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Monitor:
             self._writer.close()
 
     def validated(self, step: int, figures: list[Figure]) -> float:
-        """Writes what validation measured after a step; returns the first figure, which checkpoints minimise.
+        """Writes the validation figures of a step; returns the first, which selects the best checkpoint.
 
         Raises:
             UserError: it is not finite.
@@ -200,7 +200,7 @@ class Monitor:
         self._pending = (step, metrics, waited)
 
     def settle(self) -> None:
-        """Waits for the pending step; raises where it went wrong."""
+        """Reports the pending step. Raises UserError if one of its metrics is not finite."""
         if self._pending is None:
             return
         step, metrics, waited = self._pending
@@ -237,7 +237,7 @@ class Monitor:
 
 
 class Signals:
-    """Notes SIGTERM and SIGINT while it is entered; a second SIGINT interrupts at once."""
+    """Records SIGTERM and SIGINT inside a `with` block; a second SIGINT interrupts immediately."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -251,7 +251,7 @@ class Signals:
     def __enter__(self) -> Self:
         try:
             self._old = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not the main thread: its owner handles signals
+        except ValueError:  # only the main thread can set handlers
             self._old = {}
         return self
 

@@ -24,18 +24,18 @@ OPTIMIZERS: Registry[Callable[[OptimizerConfig], optax.GradientTransformation]] 
 
 
 def check(config: OptimizerConfig) -> None:
-    """Raises UserError for an optimizer or a schedule that there is not."""
+    """Raises UserError if the optimizer or the schedule is not registered."""
     OPTIMIZERS.get(config.name)
     SCHEDULES.get(config.schedule)
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear warm-up to learning_rate, then the shape that the config names, up to num_steps."""
+    """Linear warm-up to learning_rate, then the config's schedule, up to num_steps."""
     warmup = min(config.warmup_steps, num_steps)
     after = SCHEDULES.get(config.schedule)(config, warmup, max(1, num_steps - warmup))
     if not warmup:
         return after
-    # Step 0 already learns: it takes 1 / (warmup + 1) of the peak.
+    # The rate of step 0 is 1 / (warmup + 1) of the peak, not 0.
     start = config.learning_rate / (warmup + 1)
     return optax.join_schedules([optax.linear_schedule(start, config.learning_rate, warmup), after], [warmup])
 
@@ -65,7 +65,7 @@ def _inverse_sqrt(config: OptimizerConfig, warmup: int, num_steps: int) -> optax
 
 @SCHEDULES.register("wsd")
 def _wsd(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule:
-    """Warm-up, stable, decay (Hu et al. 2024, section 4); linear, as Hägele et al. 2024 found to do well."""
+    """Warm-up, stable, decay (Hu et al. 2024, section 4), with a linear decay (Hägele et al. 2024)."""
     decay = min(num_steps, max(1, round(config.decay_ratio * (warmup + num_steps))))
     return optax.join_schedules(
         [_constant(config, warmup, num_steps), _linear(config, warmup, decay)], [num_steps - decay]
@@ -85,7 +85,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
 
 @OPTIMIZERS.register("adamw")
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    """With the decay: AdamW (Loshchilov and Hutter 2019)."""
+    """With weight decay: AdamW (Loshchilov and Hutter 2019)."""
     return optax.scale_by_adam(config.b1, config.b2, config.epsilon)
 
 
@@ -120,7 +120,7 @@ def _lion(config: OptimizerConfig) -> optax.GradientTransformation:
 def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     """Jordan et al. 2024 for matrices between layers, AdamW for embeddings, heads, biases and norms.
 
-    Updates are as large as AdamW's usually are (Liu et al. 2025, equation 4): rates are of the same kind.
+    Updates have the usual size of AdamW's (Liu et al. 2025, equation 4), so that rates are comparable.
     """
 
     def match_adam(tree: Any, params: Any = None) -> Any:
@@ -134,7 +134,7 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _on_matrices(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transformation, for which kernels with several output axes are matrices [..., inputs, outputs]."""
+    """Applies a transformation to kernels with several output axes as matrices [..., inputs, outputs]."""
 
     def flatten(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(_as_matrix, tree)
@@ -156,10 +156,10 @@ def _as_matrix(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
 
 
 def _orthogonalise(tree: Any, params: Any = None) -> Any:
-    """Each matrix with all its singular values made about 1; of stacked layers, each is one of its own.
+    """Sets all singular values of each matrix to about 1; stacked layers are separate matrices.
 
-    Those of one shape go together, for a program of fewer operations: on one core the 16 matrices of a GPT
-    4 x 128 take 0.65 of the time that optax's muon takes one after another.
+    Matrices of one shape are processed together, which is faster than one after another as in optax (see
+    benchmarks/RESULTS.md).
     """
     leaves, structure = jax.tree.flatten(tree)
     is_tall = [x.shape[-2] > x.shape[-1] for x in leaves]
@@ -177,7 +177,7 @@ def _orthogonalise(tree: Any, params: Any = None) -> Any:
 
 
 def _newton_schulz(x_NIO: jax.Array) -> jax.Array:
-    """Five steps of the quintic iteration, with the coefficients that Jordan et al. 2024 found to be fast."""
+    """Five steps of the quintic iteration, with the coefficients of Jordan et al. 2024."""
 
     def step(_, x):
         gram = x @ x.mT
@@ -188,7 +188,7 @@ def _newton_schulz(x_NIO: jax.Array) -> jax.Array:
 
 
 def _matrices(params: optax.Params) -> optax.Params:
-    """Which parameters are matrices; stacked layers give vectors a second axis, too."""
+    """Which parameters are matrices; with stacked layers vectors have two axes, too."""
 
     def is_matrix(path: tuple[Any, ...], x: jax.Array) -> bool:
         return x.ndim >= 2 and not jax.tree_util.keystr(path, simple=True).endswith(("bias", "scale"))

@@ -1,4 +1,4 @@
-"""A recipe's training as programs for a mesh: compiled where they run, or for devices described only."""
+"""A recipe's training functions, jitted for a mesh; its devices may be descriptions only."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,20 +22,20 @@ class Program:
         config: the recipe.
         mesh: the devices.
         module: the linen module that is trained.
-        optimizer: as optax has it.
+        optimizer: the optax transformation.
         state: shapes, dtypes and shardings of a `TrainState`.
-        batch: those of a batch.
-        key: those of the key that dropout is drawn with.
-        init_params: () -> the module's first parameters.
-        init_from: params -> the state before the first step with these; params are donated.
-        rows_evaluated: the number of rows that `evaluate` reads: as many at a time as training does.
+        batch: the same of a batch.
+        key: the same of the dropout key.
+        init_params: () -> the module's initial parameters.
+        init_from: params -> the initial state with these parameters, which are donated.
+        rows_evaluated: the number of rows that `evaluate` reads: as many as training reads at a time.
         init_carry: () -> the carry that `evaluate` starts with.
         step: (state, batch, key) -> (state, metrics); the state is donated.
         evaluate: (params, batch, carry) -> (losses by name, carry).
-        observe: (state, validation loss) -> state, where the recipe averages; averaging may begin.
+        observe: (state, validation loss) -> state; may start a triggered average.
 
     Raises:
-        UserError: a model that cannot be built, or a batch that the mesh cannot share.
+        UserError: the model cannot be built, or the batch does not divide among the devices.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
@@ -92,8 +92,8 @@ class Program:
     def init(self) -> TrainState:
         """The state before the first step.
 
-        In two programs, so that the memory of random numbers is free before the optimizer's state is made.
-        Both programs are dropped: XLA keeps 40 MiB for 4 layers, more than the parameters.
+        Two programs, so that memory for random numbers is freed before the optimizer's state is allocated.
+        Both programs are dropped afterwards, since XLA keeps memory for each.
         """
         state = self.init_from(self.init_params())
         self.init_params.clear_cache()
@@ -101,7 +101,7 @@ class Program:
         return state
 
     def lower_step(self) -> jax.stages.Lowered:
-        """The training step for the mesh's devices, ready to be compiled; none of them need exist here."""
+        """The training step lowered for the mesh's devices, which need not exist on this machine."""
         return self.step.lower(self.state, self.batch, self.key)
 
 
@@ -110,10 +110,10 @@ def _placed(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
 
 
 def _by_rows(losses: Callable[..., Any], mesh: Mesh, params: Any, batch: Any, *rest: Any) -> Any:
-    """The losses, with what each module returns for each row and position of the batch divided by rows.
+    """The losses, with each module's output per row and position sharded by rows.
 
-    Left to itself XLA gathers the rows of all devices where parameters are shared over fsdp: with scanned
-    layers five times the memory of data parallelism instead of less. How other axes lie is left to it.
+    Otherwise XLA gathers the rows of all devices if parameters are sharded over fsdp, which with scanned
+    layers takes several times the memory of data parallelism. Other axes are not constrained.
     """
     sizes = {x.shape[:2] for x in jax.tree.leaves(batch) if x.ndim >= 2}
 

@@ -17,14 +17,14 @@ _PLAIN = TrainConfig()
 
 
 class TrainState(NamedTuple):
-    """All that a training step reads and writes.
+    """The state that a training step reads and returns.
 
     Attributes:
         step: int32 [], updates so far; also the position in the data.
         params: the module's variables.
         opt_state: the optimizer's state.
-        carry: what the task carries between batches, such as a model's state; None where rows stand alone.
-        average: an average of the parameters; None where none is kept.
+        carry: what the task carries between batches, such as a model's state; None if rows are independent.
+        average: an average of the parameters; None if none is kept.
     """
 
     step: jax.Array
@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated_params(self) -> Any:
-        """What evaluation and the finished model use: the average, where there is one."""
+        """The parameters for evaluation: the average, if there is one."""
         return self.params if self.average is None else self.average.params
 
 
@@ -48,7 +48,7 @@ TrainStep = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, j
 def first_state(
     params: Any, optimizer: optax.GradientTransformation, carry: Any = None, train: TrainConfig = _PLAIN
 ) -> TrainState:
-    """The state before the first step, with these parameters; pure."""
+    """The initial state with these parameters; a pure function."""
     average = None if train.average == "none" else averaging.start(params, train.average_patience)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, average)
 
@@ -64,7 +64,7 @@ def make_train_step(
     """The pure function `(state, batch, key) -> (state, metrics)`.
 
     It minimises the sum over losses k of total_k / W_k, where W_k is the denominator of the whole batch,
-    whatever the number of parts that the batch is read in.
+    independent of gradient accumulation.
 
     Metrics are scalars: loss (that sum), each loss by its name where there are several, grad_norm before
     clipping, param_norm after the update, and the learning_rate of this update, where the schedule is given.
@@ -114,9 +114,9 @@ def make_train_step(
 def _objective(
     losses: Losses, weights: Mapping[str, jax.Array], params: Any, batch: Any, carry: Any, key: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """The main denominator times what is minimised, of some rows; each loss's total, and the next carry.
+    """The objective of some rows times the main denominator; each loss's total; the next carry.
 
-    Not yet divided by the main denominator, so that with one loss the gradient is that of a plain sum.
+    It is not yet divided by the main denominator, so that with one loss the gradient is that of a sum.
     """
     sums, carry = losses(params, batch, carry, {"dropout": key})
     main, *others = weights
@@ -147,9 +147,7 @@ def _whole(objective: Callable, params: Any, batch: Any, carry: Any, key: jax.Ar
 def _add_up(
     parts: int, names: Iterable[str], objective: Callable, params: Any, batch: Any, carry: Any, key: jax.Array
 ) -> tuple[Any, Any]:
-    """`_whole`, a part of the rows at a time; part i has the rows i, i + parts, ..., so that devices keep
-    rows.
-    """
+    """`_whole`, a part of the rows at a time; part i has rows i, i + parts, ..., so that no row moves."""
 
     def split(x: jax.Array) -> jax.Array:
         return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
