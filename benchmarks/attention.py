@@ -1,8 +1,7 @@
-"""What block-causal and fused attention gain: `taskset -c 1 python benchmarks/attention.py`, about a minute.
+"""Speed of block-causal and fused attention: `taskset -c 1 python benchmarks/attention.py`, about a minute.
 
-Value and gradient of causal self-attention, 6 heads of 64, 2,048 tokens in rows of several lengths. All take
-turns in rounds; shown is how many times faster than full attention each is, the median and the range over
-rounds.
+Value and gradient of causal self-attention, 6 heads of 64, 2,048 tokens in rows of several lengths. All run
+in turn in each round; printed is the speed-up over full attention, median and range over rounds.
 """
 
 from lm_jax import runtime
@@ -23,7 +22,7 @@ TOKENS, HEADS, WIDTH, ROUNDS = 2048, 6, 64, 9
 
 
 def gradient(core: attention.AttentionCore, length: int, dtype: str) -> Callable[[], object]:
-    """A call that computes value and gradient, compiled."""
+    """A compiled call that computes value and gradient."""
     query, key = (TOKENS // length, length, HEADS, WIDTH), (TOKENS // length, HEADS, length, WIDTH)
     arrays = [jax.random.normal(jax.random.key(i), x, dtype) for i, x in enumerate((query, key, key))]
 

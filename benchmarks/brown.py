@@ -1,8 +1,8 @@
-"""Writes the Brown corpus as Bengio et al. 2003 cut it: `python benchmarks/brown.py data/brown`.
+"""Writes the Brown corpus in the parts of Bengio et al. 2003: `python benchmarks/brown.py data/brown`.
 
-Words as they stand, files in the order of their names: train.txt has the first 800,000, valid.txt the next
-200,000, test.txt the rest. Words that come at most three times in all of it are the one word <rare>, so that
-17,905 are left. Needs NLTK's Brown corpus: `python -m nltk.downloader brown`, or $NLTK_DATA.
+Words are unchanged and files are in the order of their names: train.txt has the first 800,000, valid.txt the
+next 200,000, test.txt the rest. Words that occur at most three times become <rare>, which leaves 17,905
+different words. Needs NLTK's Brown corpus: `python -m nltk.downloader brown`, or $NLTK_DATA.
 """
 
 import collections

@@ -1,8 +1,8 @@
-"""How fast text is written, beside transformers: `python benchmarks/decode.py`, about two minutes.
+"""Speed of generation compared with transformers: `python benchmarks/decode.py`, about two minutes.
 
-Greedy, 16 tokens of prompt and 64 to write, random weights, float32. Ours and transformers' `generate`, torch
-on the CPU, take turns in rounds; shown are tokens a second and how many times faster ours is, the median and
-the range over rounds. Needs the extra `bench`.
+Greedy, 16 tokens of prompt and 64 new ones, random weights, float32. Ours and transformers' `generate` (torch
+on the CPU) run in turn in each round; printed are tokens per second and the speed-up, median and range over
+rounds. Needs the extra `bench`.
 
 python benchmarks/decode.py 384x6 124M       some of the models
 python benchmarks/decode.py draft GPT DRAFT  two runs: what drafting by the second gains
@@ -45,14 +45,14 @@ def make_theirs(shape: dict[str, int]) -> Any:
     torch.manual_seed(0)
     config = transformers.GPT2Config(**shape, bos_token_id=None, eos_token_id=None)
     model = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():  # its own start is so small that it repeats one token
+    with torch.no_grad():  # its initial weights are so small that it repeats one token
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     return model
 
 
 def import_from(theirs: Any) -> tuple[GPT, Any]:
-    """The same model here."""
+    """The same model in this library."""
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         path = pathlib.Path(directory)
@@ -94,7 +94,7 @@ def race(name: str, batches: list[int]) -> None:
 
 
 def timed(ours: Callable[[], Any], peer: Callable[[], Any]) -> tuple[list[float], list[float]]:
-    """Seconds of each in every round; both have run before."""
+    """Seconds of each in every round; both are compiled already."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for function, found in zip((ours, peer), seconds):
@@ -105,7 +105,7 @@ def timed(ours: Callable[[], Any], peer: Callable[[], Any]) -> tuple[list[float]
 
 
 def race_drafts(path: str, draft_path: str) -> None:
-    """Prints how many tokens a reading brings, and the speed beside the model alone."""
+    """Prints the tokens per forward pass of the model, and the speed-up over the model alone."""
     model, draft = lm_jax.load(path), lm_jax.load(draft_path)
     decoder, drafter, limits = model._decoder(), draft._decoder(), Limits(WRITTEN)
 
@@ -123,7 +123,7 @@ def race_drafts(path: str, draft_path: str) -> None:
             alone()
             ratio = statistics.median(b / a for a, b in zip(*timed(partial(ours, prompts()), alone)))
             print(
-                f"temperature {temperature}, {num_drafted} drafted: {brought:.2f} tokens a reading, "
+                f"temperature {temperature}, {num_drafted} drafted: {brought:.2f} tokens a forward pass, "
                 f"{ratio:.2f}x the speed of the model alone"
             )
 

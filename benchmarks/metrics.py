@@ -1,10 +1,10 @@
-"""Speed of the metrics beside the published tools, strings or arrays in, scores out.
+"""Speed of the metrics compared with the published tools, from strings or arrays to scores.
 
     python benchmarks/metrics.py
 
-Ours and the peer's runs alternate in one process, and the best of each counts. The first call, which
-compiles, is a column of its own. The text is Python's own documentation; hypotheses are references with words
-dropped and replaced. A peer that is not installed is skipped, and its row says so.
+Ours and the peer's runs alternate in one process, and the fastest of each counts. The first call, which
+compiles, has its own column. The text is Python's own documentation; hypotheses are references with words
+dropped and replaced. A peer that is not installed is marked "absent".
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""Speed of n-gram models beside KenLM: `python benchmarks/ngram.py`, about three minutes.
+"""Speed of n-gram models compared with KenLM: `python benchmarks/ngram.py`, about three minutes.
 
 Measures the command that users run: from a text file to a model, as `train.py --config=configs/ngram.py:word`
 does it with an empty cache, without its evaluation. Interpreter start and imports are part of the seconds.
 KenLM's programs are looked for in the folder KENLM_BIN and on the PATH; rows of missing ones are left out.
-Each run is a process of its own, all run in turns on one core; shown are medians over rounds.
+Each run is a separate process; all run in turn on one core. Printed are medians over rounds.
 
 The text comes from a walk over a corpus that jumps, now and then, to another place with the same last words,
 and that replaces some words by new ones: the numbers of n-grams and words grow as in real text.
@@ -71,7 +71,7 @@ def train(text: pathlib.Path, order: int) -> NGramLanguageModel:
 
 
 def train_in_stages(text: pathlib.Path, order: int, out: list[str]) -> None:
-    """Trains, writes ARPA files, and writes the processor seconds of each stage to a file beside the text."""
+    """Trains, writes ARPA files, and writes the processor seconds of each stage to a file."""
     seconds = dict.fromkeys(STAGES, 0.0)
     for stage, (module, name) in STAGES.items():
         setattr(module, name, _clocked(getattr(module, name), stage, seconds))
@@ -94,7 +94,7 @@ def _clocked(work: Callable[..., Any], stage: str, seconds: dict[str, float]) ->
 def make_text(corpus: str, path: pathlib.Path, tokens: int, seed: int) -> int:
     """Writes a text of about `tokens` words and returns the exact number.
 
-    It runs in a process of its own, since a process's peak of memory counts for those that it starts.
+    It runs in a process of its own, since the peak memory of a process is inherited by those that it starts.
     """
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_make_text, corpus, path, tokens, seed).result()

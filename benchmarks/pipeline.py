@@ -1,10 +1,9 @@
-"""How fast text becomes batches: `python benchmarks/pipeline.py`, about a minute.
+"""Speed of batches and tokenizers: `python benchmarks/pipeline.py`, about a minute.
 
-Batches of 16 windows of 512 tokens out of 50 million on disk, in random order: `Windows`, also behind
-`Prefetch`, and `Examples` of 1 to 512 tokens, beside the two usual ways. Then text to ids, beside plain
-Python for characters and transformers for GPT-2's own vocabulary, where it is at hand. All take turns in
-rounds. The table shows the median and the best rate, and how many times faster the first is (the median over
-rounds).
+Batches of 16 windows of 512 tokens out of 50 million on disk, in random order: `Windows`, with and without
+`Prefetch`, and `Examples` of 1 to 512 tokens, compared with two usual ways. Then text to ids, compared with
+plain Python for characters and with transformers for GPT-2's vocabulary, if given. All run in turn in each
+round. The table shows the median and the best rate, and the speed-up of the first row (median over rounds).
 """
 
 import argparse
@@ -28,7 +27,7 @@ BATCH_SIZE, LENGTH, NUM_TOKENS, STEPS, ROUNDS = 16, 512, 50_000_000, 500, 9
 
 
 def plain_python(tokens: np.ndarray) -> Callable[[], object]:
-    """A loop over windows, each cut out and made a list, as in many a data set class."""
+    """A loop over windows, each cut out and made a list, as in many data set classes."""
     random = np.random.default_rng(0)
 
     def batches() -> None:
@@ -72,13 +71,13 @@ def examples(tokens: np.ndarray) -> Examples:
 
 
 def ours(source: Windows | Streams | Examples) -> Callable[[], object]:
-    """The batches of `STEPS` steps, which move on from round to round."""
+    """The batches of `STEPS` steps; each round continues with the next steps."""
     steps = iter(range(10**9))
     return lambda: [source.batch(next(steps)) for _ in range(STEPS)]
 
 
 def ahead(source: Windows) -> Callable[[], object]:
-    """The same made by a thread."""
+    """The same, made by a thread."""
 
     def batches() -> None:
         with Prefetch(source, 0, STEPS) as made:
@@ -89,7 +88,7 @@ def ahead(source: Windows) -> Callable[[], object]:
 
 
 def race(runs: dict[str, tuple[Callable[[], object], float]], unit: str) -> None:
-    """Prints how fast each is, and how many times faster the first is."""
+    """Prints the rate of each, and the speed-up of the first."""
     seconds = {name: [] for name in runs}
     for run, _ in runs.values():
         run()

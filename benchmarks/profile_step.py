@@ -1,8 +1,8 @@
-"""Where a training step's time goes: `taskset -c 1 python benchmarks/profile_step.py`, half a minute.
+"""Profiles a training step by operation: `taskset -c 1 python benchmarks/profile_step.py`, half a minute.
 
-Runs a recipe's compiled step on random tokens under jax's profiler and adds up XLA's operations by what they
-are for, with the share of the matrix product's peak, which the same run measures. For a CPU, whose operations
-run one after the other.
+Runs a recipe's compiled step on random tokens under jax's profiler and adds up the time of XLA's operations
+by purpose. The share of the peak rate of a matrix product is measured in the same run. For CPUs, which run
+operations one after the other.
 
     --config=configs/gpt.py     with --config.FIELD=VALUE as for train.py
     --vocabulary=4096           where the recipe leaves it to the tokenizer
@@ -33,7 +33,7 @@ from lm_jax.batch import Batch  # noqa: E402
 from lm_jax.parallel.sharding import make_mesh  # noqa: E402
 from lm_jax.training.program import Program  # noqa: E402
 
-# What an operation is for, by the path of names that traced it; the first pattern found holds.
+# The purpose of an operation, by the path of names that traced it; the first pattern that matches applies.
 PARTS = (
     ("optimizer and norms of the gradient", r"^(?!.*jvp)"),
     ("head and loss", r"logits|jvp\(\)/|jit\(_where\)|take_along_axis"),
@@ -48,7 +48,7 @@ PARTS = (
 
 
 def peak(dtype: str) -> float:
-    """Floating-point operations a second of a product of matrices of 1,024 by 1,024, the best of some."""
+    """Floating-point operations a second of a product of matrices of 1,024 by 1,024; the fastest run."""
     x = jnp.ones((1024, 1024), dtype)
     product = jax.jit(lambda x: jax.lax.dot(x, x, preferred_element_type=jnp.float32))
     seconds = []
@@ -66,7 +66,7 @@ def operations(hlo: str) -> dict[str, str]:
 
 
 def traced(program: Program, batch: Batch, steps: int) -> tuple[dict[str, float], float]:
-    """Seconds a step of each operation, and of a whole step that is not traced."""
+    """Seconds per step of each operation, and of a whole step without tracing."""
     state, key = program.init(), jax.random.key(0)
     seconds: dict[str, float] = collections.Counter()
     options = ProfileOptions()

@@ -1,8 +1,8 @@
-"""How long a start takes: `python benchmarks/start.py`, half a minute on two idle cores.
+"""Time from the command to the first loss: `python benchmarks/start.py`, half a minute on two idle cores.
 
-Starts train.py anew, with warm caches but for the first time, and waits until the loss of its first step is
-written, which is when the second one is under way: from the shell's command, Python's own start and all
-imports included. Shown are the median seconds and the range.
+Starts train.py repeatedly, with warm caches after the first time, and waits until the loss of its first step
+is written, which happens during the second step. Python's start and all imports are included. Printed are the
+median seconds and the range.
 
     --rounds=7
     --config=configs/gpt.py
@@ -20,7 +20,7 @@ TRAIN = pathlib.Path(__file__).parents[1] / "train.py"
 
 
 def seconds_to_first_loss(config: str) -> float:
-    """Of a run in a fresh directory, which is then killed."""
+    """Seconds of a run in a new directory, which is then killed."""
     with tempfile.TemporaryDirectory() as folder:
         metrics = pathlib.Path(folder) / "run" / "metrics.jsonl"
         command = [sys.executable, TRAIN, f"--config={config}", f"--workdir={metrics.parent}"]

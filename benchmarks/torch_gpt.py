@@ -1,4 +1,4 @@
-"""The peer of the training benchmarks: GPT-2 in PyTorch as its users write it, fused attention and all."""
+"""The peer of the training benchmarks: GPT-2 in PyTorch as its users write it, with fused attention."""
 
 import torch
 from torch import nn

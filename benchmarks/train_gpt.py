@@ -1,9 +1,9 @@
-"""Speed and memory of a GPT's training step beside PyTorch's: `python benchmarks/train_gpt.py`, ten minutes.
+"""A GPT's training step compared with PyTorch's: `python benchmarks/train_gpt.py`, ten minutes.
 
-A step is forward, backward, clipping and AdamW. Each subject has a process of its own, all on the same cores;
-they take turns in rounds. Shown are the median step, how many times faster than the first row it is (median
-and range over rounds, each beside the first row's turn in the same round), and the process's peak memory, the
-compiler's included where nothing was compiled before.
+A step is forward, backward, clipping and AdamW. Each subject has its own process, all on the same cores; they
+run in turn in each round. Printed are the median step, the speed-up over the first row (median and range over
+rounds, each within one round), and the process's peak memory, which includes the compiler's unless the
+compilation cache has the program.
 
     --cases=small,medium,large    see CASES
     --dtypes=float32,bfloat16
@@ -64,7 +64,7 @@ def torch_step(case: Case, dtype: str, compiled: bool) -> Callable[[], float]:
 
 
 def our_step(case: Case, dtype: str) -> Callable[[], float]:
-    """This project's, with what its recipes choose for such a size."""
+    """This project's step, with the settings of its recipes for this size."""
     from lm_jax import runtime
 
     runtime.prepare()
@@ -109,7 +109,7 @@ def our_step(case: Case, dtype: str) -> Callable[[], float]:
 
 
 def linen_step(case: Case, dtype: str) -> Callable[[], float]:
-    """What one writes with linen's own layers, jax as it comes."""
+    """A step with linen's own layers and jax's default settings."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -154,7 +154,7 @@ def linen_step(case: Case, dtype: str) -> Callable[[], float]:
 
 
 def serve(subject: str, name: str, dtype: str) -> None:
-    """Answers each line that comes with the seconds of a step, until none comes."""
+    """Answers each input line with the seconds of a step, until the input ends."""
     case = CASES[name]
     if subject.startswith("torch"):
         step = torch_step(case, dtype, subject.endswith("compiled"))
@@ -217,7 +217,7 @@ def main() -> None:
     if flags.serve:
         serve(*flags.serve)
         return
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-flags.cores :])  # and of all started from here
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-flags.cores :])  # also for child processes
     for name in flags.cases.split(","):
         for dtype in flags.dtypes.split(","):
             race(name, dtype, flags.rounds)

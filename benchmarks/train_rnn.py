@@ -1,9 +1,9 @@
-"""A training step of an LSTM beside PyTorch's: `taskset -c 1 python benchmarks/train_rnn.py`.
+"""Speed of an LSTM's training step compared with PyTorch: `taskset -c 1 python benchmarks/train_rnn.py`.
 
-Two layers, 20 rows of 35 tokens, plain SGD behind a clipped gradient, the state carried on (Zaremba et al.
-2014). Both take turns in rounds; shown are the median and the least milliseconds of a step, and the ratios.
-They are the processor's milliseconds, on one core those of a clock, so that other programs count for less.
-Needs `pip install torch`.
+Two layers, 20 rows of 35 tokens, plain SGD with gradient clipping, a carried state (Zaremba et al. 2014).
+Both run in turn in each round; printed are the median and the minimum milliseconds of a step, and the ratios.
+They are milliseconds of processor time, so that other programs have less influence. Needs `pip install
+torch`.
 """
 
 from lm_jax import runtime
@@ -32,12 +32,12 @@ ROWS, LENGTH, LAYERS, RATE, CLIP = 20, 35, 2, 1.0, 5.0
 
 
 def random_tokens(vocab_size: int) -> np.ndarray:
-    """The tokens of a batch and, one further, its targets."""
+    """The tokens of a batch and the next ones, its targets."""
     return np.random.default_rng(0).integers(vocab_size, size=(ROWS, LENGTH + 1), dtype=np.int32)
 
 
 class TorchLSTM(torch.nn.Module):
-    """What a PyTorch user writes: Embedding, LSTM, Linear."""
+    """The usual PyTorch modules: Embedding, LSTM, Linear."""
 
     def __init__(self, vocab_size: int, width: int):
         super().__init__()

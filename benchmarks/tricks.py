@@ -1,9 +1,9 @@
-"""Whether what makes training fast changes what is learned: `python benchmarks/tricks.py`, some minutes.
+"""Effect of each optimization of speed on the final loss: `python benchmarks/tricks.py`, some minutes.
 
-Trains a small GPT on the characters of Python's documentation with each trick and without it, on the same
-batches from the same first parameters for each seed. Shown are the losses at the end (nats per character,
-mean over seeds), their difference in each seed, and how far seeds lie apart: a trick is harmless where its
-difference is small beside that.
+Trains a small GPT on the characters of Python's documentation with and without each trick, with the same
+batches and initial parameters for each seed. Printed are the final losses (nats per character, mean over
+seeds), their difference for each seed, and the range over seeds: a trick is harmless if its difference is
+small compared with that range.
 
     --steps=300    updates; the loss is the mean of the last tenth
     --seeds=3
@@ -44,7 +44,7 @@ BASE = Config(
 DROPPING = {"model.dropout": "0.1"}
 
 
-# The name of a trick -> the recipe's fields with it, and without it; what it is traced in to be without it.
+# Trick -> the recipe's fields with it; those without it; the context in which it is traced without it.
 TRICKS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[], Any]]] = {
     "causal attention by blocks": ({}, {"model.attention": "full"}, nullcontext),
     "logits by chunks": ({}, {"task.chunk_length": "0"}, nullcontext),
@@ -95,7 +95,7 @@ def main() -> None:
     flags = parser.parse_args()
     data = pipeline.prepare(BASE.data)
     base = final_losses(data, {}, nullcontext, flags.steps, flags.seeds)
-    print(f"seeds lie {max(base) - min(base):.4f} apart: {' '.join(f'{loss:.4f}' for loss in base)}\n")
+    print(f"range over seeds {max(base) - min(base):.4f}: {' '.join(f'{loss:.4f}' for loss in base)}\n")
     print(f"{'trick':<28}{'with':>8}{'without':>9}   difference in each seed")
     for name, (with_it, without_it, traced_in) in TRICKS.items():
         if flags.only not in name:

@@ -1,11 +1,11 @@
-"""How well a model predicts: cross entropy, perplexity, bits per byte, accuracy, Brier score, calibration.
+"""Metrics of predictions: cross entropy, perplexity, bits per byte, accuracy, Brier score, calibration.
 
 Every function of `logits` takes them as [..., V] with `targets` and `weights` of shape [...];
-log-probabilities are logits too, so an n-gram model's distributions fit as they are. What comes back is
-`Sums`, to be added over batches, devices and hosts and divided once; `jax.vmap` over the examples gives the
-sums of each example. Arithmetic is in float32, or in the logits' own type where that is wider. Positions of
-weight 0 (padding) and of target `ignore_index` contribute neither value nor gradient, whatever their logits,
-NaN included.
+log-probabilities are logits too, so an n-gram model's distributions need no change. The results are `Sums`,
+to be added over batches, devices and hosts and divided once; `jax.vmap` over the examples gives the sums of
+each example. Arithmetic is in float32, or in the logits' own type where that is wider. Positions of weight 0
+(padding) and of target `ignore_index` contribute neither value nor gradient, whatever their logits, NaN
+included.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def cross_entropy(
 def token_nats(
     logits: jax.Array, targets: jax.Array, counts: jax.Array, label_smoothing: float, z_loss: float
 ) -> jax.Array:
-    """Nats of each target with the terms of `cross_entropy`; where it does not count, any number."""
+    """Nats of each target with the terms of `cross_entropy`; any number where the weight is 0."""
     logits = jnp.where(counts[..., None], logits, 0)
     log_total = jax.nn.logsumexp(logits, axis=-1)
     nats = log_total - fast.target_logits(logits, targets)
@@ -78,8 +78,8 @@ def accuracy(
 ) -> Sums:
     """Top-k accuracy: total = Σ w_i · [the target is among the k largest logits], weight = Σ w_i.
 
-    Among equal logits the lower id ranks first, as in `jnp.argmax` and `jax.lax.top_k`, so that a model that
-    prefers nothing is not always right. A NaN logit outranks every other.
+    Among equal logits the lower id ranks first, as in `jnp.argmax` and `jax.lax.top_k`, so that equal logits
+    do not count as always right. A NaN logit outranks every other.
     """
     logits, targets, weights = _mask(logits, targets, weights, ignore_index)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
@@ -114,8 +114,8 @@ def perplexity(nats: Number, tokens: Number) -> Any:
 def bits_per_byte(nats: Number, num_bytes: Number) -> Any:
     """nats / (num_bytes · ln 2), from sums. At least 0 for a probability; NaN for 0 / 0.
 
-    Takes what `perplexity` takes. Two models compare by it whatever their tokens, provided that each paid for
-    all bytes of the same text.
+    Takes what `perplexity` takes. It compares models with different tokens, provided that each scores all
+    bytes of the same text.
     """
     return _divide(nats, num_bytes) / math.log(2)
 
@@ -156,7 +156,7 @@ def reliability_bins(
 
 
 def expected_calibration_error(bins: ReliabilityBins) -> jax.Array:
-    """Σ_b weight_b / weight · |accuracy_b − confidence_b|, in [0, 1]; NaN where nothing was weighed.
+    """Σ_b weight_b / weight · |accuracy_b − confidence_b|, in [0, 1]; NaN if all weights are 0.
 
     Guo et al. 2017, equation 3 (Naeini et al. 2015).
     """
