@@ -97,7 +97,7 @@ def test_scores_of_bfloat16_are_float32(name):
 
 
 @pytest.mark.parametrize("name", ["full", "blocks of 3"])
-def test_dropped_probabilities_are_gone_from_every_block(name):
+def test_every_core_applies_drop_to_its_probabilities(name):
     def only_own_position(probs_BHTS):  # keeps no probability but the last, which is a query's own
         S = probs_BHTS.shape[3]
         mask = causal_mask(jnp.arange(S - probs_BHTS.shape[2], S)[None] - 1, S)
@@ -163,7 +163,7 @@ def test_heads_that_do_not_divide_the_width(heads):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=6, max_size=6))
-def test_segment_mask_joins_what_no_change_parts(segments):
+def test_segment_mask_joins_positions_within_one_segment(segments):
     mask = segment_mask(jnp.array([segments]))[0, 0]
     for i in range(6):
         for j in range(6):

@@ -94,7 +94,7 @@ def test_a_work_directory_of_another_run(finished, capsys):
     )
 
 
-def test_a_work_directory_that_is_something_else(tmp_path, capsys):
+def test_a_work_directory_with_other_files(tmp_path, capsys):
     text = tiny.write_text(tmp_path / "text.txt")
     assert_refused(capsys, "is not empty and holds no run", experiment.run, tiny.config(text), tmp_path)
 
@@ -145,7 +145,7 @@ def test_a_wrong_way_to_sample(finished, capsys, options, message):
 @pytest.mark.parametrize(
     ("name", "message"), [("nowhere", "there is no directory"), (".", "is not a run directory")]
 )
-def test_a_model_that_is_none(tmp_path, capsys, name, message):
+def test_a_path_without_a_model(tmp_path, capsys, name, message):
     assert_refused(capsys, message, lm_jax.load, tmp_path / name)
 
 

@@ -97,7 +97,7 @@ def test_evaluation_scores_every_token_once(sizes, processes):
     assert len(batches) == -(-num_tokens // (batch_size * length))
 
 
-def test_a_batch_that_cannot_be_shared_is_a_users_mistake():
+def test_a_batch_that_cannot_be_shared_raises_user_error():
     for make in (
         lambda: Windows(circle(9), 3, 2, 0).batch(0, 0, 2),
         lambda: Streams(circle(9), 3, 2).batch(0, 0, 2),

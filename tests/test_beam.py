@@ -87,13 +87,13 @@ TEXTS = [1, 2, 0], [2]
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, -0.5])
-def test_enough_beams_find_the_best_texts_there_are(length_penalty):
+def test_enough_beams_find_the_most_probable_texts(length_penalty):
     limits, beams = Limits(4, num_samples=5, end_id=END), BeamSettings(64, length_penalty, "never")
     for prompt, best in zip(TEXTS, by_prompt(search(MODEL, prompts(*TEXTS), limits, beams))):
         assert_best(best, length_penalty, every_text(by_table(prompt), 4))
 
 
-def test_a_text_that_is_told_to_stop_is_finished():
+def test_a_stop_finishes_a_text():
     """Each prompt at another pair of tokens: it may stand anywhere among the best of all texts."""
     pairs = [(1, 0), (0, 1)]
 
@@ -110,7 +110,7 @@ def test_a_text_that_is_told_to_stop_is_finished():
         assert any(n < 4 and tuple(tokens[n - 2 : n]) == pair for tokens, n in zip(best.tokens, best.lengths))
 
 
-def test_stops_that_never_come_change_nothing():
+def test_stops_that_never_match_change_nothing():
     limits, beams = Limits(7, num_samples=3, end_id=END), BeamSettings(3, early_stopping=True)
     plain = search(MODEL, prompts(*TEXTS), limits, beams)
     asked = search(MODEL, prompts(*TEXTS), limits._replace(stop=lambda *_: None), beams)
@@ -202,7 +202,7 @@ def test_texts_of_probability_zero_are_never_found(early_stopping, stop, length_
         (([0], [2]), 1, "prompt 1 has 0 continuations .* leave no token to choose; check the vocabulary"),
     ],
 )
-def test_fewer_possible_texts_than_results_are_one_line(texts, num_results, line):
+def test_fewer_possible_texts_than_results_are_one_line_errors(texts, num_results, line):
     limits = Limits(9, num_samples=num_results, end_id=END)
     with pytest.raises(UserError, match=line):
         search(decoder(SPARSE), prompts(*texts), limits, BeamSettings(4))
@@ -248,7 +248,7 @@ def test_numpy_and_jax_numbers_are_python_numbers():
         ({"sampling": Sampling(no_repeat_ngram=1), "num_tokens": 6}, "leave no token to choose"),
     ],
 )
-def test_a_wrong_request_is_one_line(change, line):
+def test_a_wrong_request_is_a_one_line_error(change, line):
     model = decoder(change.get("params", TABLE), change.get("context_length"))
     asked = Prompts(np.array([[1, 2, 0]]), change.get("lengths", [3]))
     limits = Limits(change.get("num_tokens", 5), change.get("num_samples", 1))

@@ -90,7 +90,7 @@ def recipe(tmp_path):
     return config.resolved(data.tokenizer.vocab_size), data
 
 
-def test_steps_that_hand_on_their_state_see_one_long_row():
+def test_steps_with_a_carried_state_equal_one_long_row():
     config, task, streams = DecayConfig(vocab_size=17), Causal(), DataConfig(order="contiguous")
     module = config.make()
     tokens = np.random.default_rng(0).integers(17, size=(4, 25)).astype(np.int32)
@@ -116,7 +116,7 @@ def test_only_a_recurrent_model_on_streams_carries_a_state(order):
         assert (carry is not None) == (order == "contiguous" and isinstance(config, DecayConfig))
 
 
-def test_a_resumed_run_goes_on_with_the_state_it_had(recipe, tmp_path):
+def test_a_resumed_run_restores_its_carried_state(recipe, tmp_path):
     config, data = recipe
     trainer, states = training.Trainer(config), []
     assert training.fit(trainer, data, tmp_path)

@@ -34,7 +34,7 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
         assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
 
 
-def test_nothing_is_opened_or_made_before_there_is_something_to_save(tmp_path):
+def test_no_directory_is_made_before_the_first_save(tmp_path):
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest_step() is None
     assert not (tmp_path / "run").exists()
@@ -75,7 +75,7 @@ def test_another_shape_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("which", ["7", "newest", "-1"])
-def test_a_step_that_is_not_there_is_named(tmp_path, which):
+def test_a_missing_step_is_named(tmp_path, which):
     save_all(tmp_path, {5: 1.0})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.choose("best") == checkpoints.choose("latest") == checkpoints.choose("5") == 5

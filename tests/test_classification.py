@@ -285,6 +285,6 @@ def _macro_f1(confusion):
         lambda: jax.jit(classification.confusion_matrix)(np.array([0, 1]), np.array([0, 1])),
     ],
 )
-def test_wrong_requests_are_said(call):
+def test_wrong_requests_raise_errors(call):
     with pytest.raises(UserError):
         call()

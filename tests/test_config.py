@@ -55,7 +55,7 @@ def test_a_wrong_override_names_the_remedy(name, text, message):
         {"model.max_length": "16", "data.sequence_length": "32"},
     ],
 )
-def test_check_refuses_what_no_run_can_use(values):
+def test_check_refuses_invalid_values(values):
     with pytest.raises(UserError):
         experiment.check(fields.override(Config(), values))
 
@@ -95,7 +95,7 @@ def test_json_of_another_kind_is_refused(change, message):
     assert message in str(error.value)
 
 
-def test_format_1_is_read_as_today_s():
+def test_format_1_is_read_as_the_current_format():
     """`family` stood apart and the task was an objective."""
     config = fields.override(Config(), {"model": "rnn", "model.d_hidden": "7", "task.label_smoothing": "0.1"})
     values = json.loads(config_module.to_json(config))
@@ -108,7 +108,7 @@ def test_format_1_is_read_as_today_s():
     assert read == CountConfig(model=NGramConfig(order=3), seed=4)
 
 
-def test_a_finished_model_s_parts_are_read_without_those_that_trained_it(tmp_path):
+def test_run_parts_are_read_without_the_optimizer(tmp_path):
     config = fields.override(Config(), {"model.d_model": "8", "mesh.data": "2"})
     values = json.loads(config_module.to_json(config)) | {"optimizer": {"of another version": 1}}
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -146,7 +146,7 @@ def test_a_finished_model_s_parts_are_read_without_those_that_trained_it(tmp_pat
         ),
     ],
 )
-def test_a_resumed_run_may_change_only_what_leaves_its_numbers_alone(there, here, expected):
+def test_a_resumed_run_may_change_only_fields_without_effect_on_results(there, here, expected):
     old = fields.override(Config(), there)
     assert config_module.differences(old, fields.override(old, here)) == expected
 
@@ -156,7 +156,7 @@ def test_another_model_is_a_difference():
     assert "model ('gpt' there, 'rnn' here)" in changed
 
 
-def test_help_tells_what_every_field_means():
+def test_help_describes_every_field():
     missing = [name for name, _, comment in fields.describe(Config()) if not comment]
     assert missing == []
 
@@ -167,7 +167,7 @@ def test_configs_are_frozen_and_hashable():
         Config().train.seed = 1  # type: ignore[misc]
 
 
-def test_an_unknown_recipe_or_variant_says_what_there_is(tmp_path):
+def test_an_unknown_recipe_or_variant_lists_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"there are: .*gpt.py"):
         config_module.load(str(RECIPES[0].parent / "gtp.py"))
     with pytest.raises(UserError, match="no variant 'huge'"):

@@ -128,7 +128,7 @@ def test_other_columns_of_a_table_are_fields(tmp_path):
         (Document.number, "y", "has no field 'y'"),
     ],
 )
-def test_a_field_that_is_absent_or_of_another_kind_is_a_users_mistake(read_field, name, message):
+def test_a_field_that_is_absent_or_of_another_kind_raises_user_error(read_field, name, message):
     document = Document("a.tsv:7", "text", {"n": 3, "empty": "", "word": "nan", "big": 10**400})
     with pytest.raises(UserError, match=message):
         read_field(document, name)
@@ -213,7 +213,7 @@ def test_zstandard_without_its_package_says_what_to_install(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
-def test_a_byte_order_mark_tells_the_encoding_and_is_removed(tmp_path, codec):
+def test_a_byte_order_mark_sets_the_encoding_and_is_removed(tmp_path, codec):
     mark = "\ufeff" if codec == "utf-16-be" else ""
     write(tmp_path / "a.txt", (mark + "é😀\n").encode(codec))
     assert read(f"text:{tmp_path}/a.txt") == [("a.txt", "é😀\n")]
@@ -246,7 +246,7 @@ def test_only_single_byte_text_gets_the_advice_to_convert_it(tmp_path, content, 
     assert ("iconv" in str(caught.value)) == (content == b"ab\xe9")
 
 
-def test_inputs_that_once_went_wrong(shared):
+def test_encodings_and_values_of_unusual_files(shared):
     cases = shared / "cases"
     assert [text for _, text in read(f"jsonl:{cases}/bom.jsonl")] == ["a", "b"]
     assert [text for _, text in read(f"text:{cases}/utf16.txt")] == ["hello world\n"]
@@ -268,13 +268,13 @@ def test_other_sources_are_read_as_the_corpus_is():
     assert corpora.with_kind("tsv:b", "text:a") == "tsv:b"
 
 
-def test_a_fingerprint_tells_columns_apart(tmp_path):
+def test_fingerprints_of_different_columns_differ(tmp_path):
     (tmp_path / "a").write_text("a\tb\n1\t2\n")
     specs = [f"{kind}:{tmp_path}/a{column}" for kind in ("tsv", "jsonl") for column in ("#a", "#b")]
     assert len({corpora.read(spec).fingerprint() for spec in specs}) == 4
 
 
-def test_a_fingerprint_tells_contents_names_and_cuts_apart(tmp_path):
+def test_fingerprints_of_different_contents_names_and_cuts_differ(tmp_path):
     def fingerprint(documents="file"):
         return corpora.read(f"text:{tmp_path}/*.txt", documents).fingerprint()
 
@@ -325,13 +325,13 @@ def write(path, content):
         ("csv:{}", b"a,b\n", r"has no column 'text' \(its first line is 'a', 'b'\); type csv:GLOB#COL"),
     ],
 )
-def test_a_malformed_file_is_a_users_mistake(tmp_path, spec, content, message):
+def test_a_malformed_file_raises_user_error(tmp_path, spec, content, message):
     path = write(tmp_path / "a.txt", content)
     with pytest.raises(UserError, match=message):
         list(corpora.read(spec.format(path)))
 
 
-def test_a_missing_source_is_a_users_mistake(tmp_path):
+def test_a_missing_source_raises_user_error(tmp_path):
     write(tmp_path / "a.txt", b"x")
     for spec, message in {
         f"text:{tmp_path}/b.txt": "no file .*b.txt; check the path",
@@ -353,13 +353,13 @@ def test_a_missing_source_is_a_users_mistake(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission_to_read_is_a_users_mistake(tmp_path):
+def test_no_permission_to_read_raises_user_error(tmp_path):
     write(tmp_path / "a.txt", b"x").chmod(0)
     with pytest.raises(UserError, match=r"cannot read .*a.txt: Permission denied"):
         list(corpora.read(f"text:{tmp_path}/a.txt"))
 
 
-def test_a_file_that_vanishes_is_a_users_mistake(tmp_path):
+def test_a_file_that_vanishes_raises_user_error(tmp_path):
     path = write(tmp_path / "a.txt", b"x")
     corpus = corpora.read(f"text:{path}")
     path.unlink()
@@ -464,7 +464,7 @@ def parts(split, documents=DOCUMENTS, whole=False):
     return found
 
 
-def test_a_hash_holds_out_the_same_documents_whatever_else_there_is():
+def test_a_hash_split_of_a_document_does_not_depend_on_others():
     found, fewer = parts("hash:0.2,0.1"), parts("hash:0.2,0.1", DOCUMENTS[::2])
     assert sorted(d for part in found.values() for d in part) == sorted(DOCUMENTS)
     for part, share in (("valid", 0.2), ("test", 0.1)):
@@ -560,12 +560,12 @@ def test_words_are_counted_as_bytes_split_does_in_short_and_long_texts(text, rep
         ("hash:0.5,0.5", "leaves nothing to train on"),
     ],
 )
-def test_a_wrong_split_is_a_users_mistake(split, message):
+def test_a_wrong_split_raises_user_error(split, message):
     with pytest.raises(UserError, match=message):
         splits.parse(split)
 
 
-def test_a_tail_as_long_as_the_text_is_a_users_mistake():
+def test_a_tail_as_long_as_the_text_raises_user_error():
     for split in ("tail:10words", "tail:6chars,4chars", "tail:11chars"):
         with pytest.raises(UserError, match="to train on"):
             parts(split, [Document("d", "a b c d e\n")])

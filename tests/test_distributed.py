@@ -125,13 +125,13 @@ def test_a_process_reads_the_rows_of_its_devices():
     assert inputs.sharding == NamedSharding(mesh, P(("data", "fsdp")))
 
 
-def test_a_vote_is_the_wish_of_any(monkeypatch):
+def test_one_vote_stops_all_processes_a_step_later(monkeypatch):
     vote = distributed.StopVote(make_mesh(MeshConfig(data=8)))
     assert [vote.cast(wish) for wish in (False, True)] == [False, True]
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
     assert [vote.cast(wish) for wish in (False, True, False, False)] == [False, False, True, False]
 
 
-def test_processes_that_cannot_join_are_told_how():
+def test_failure_to_join_names_the_flags():
     with pytest.raises(UserError, match=r"cannot join the other processes .*--coordinator"):
         distributed.initialize("127.0.0.1:1")

@@ -102,12 +102,12 @@ def test_each_metric_has_the_interval_that_its_own_bootstrap_gives():
     assert made.row.metrics["bits_per_byte"].interval == (alone.low, alone.high), "bit for bit"
 
 
-def test_words_are_parted_by_ascii_white_space_alone():
+def test_words_are_separated_by_ascii_white_space_only():
     row = evaluate(Uniform(1.0), "a\u00a0b c\u2003d\te")
     assert row.counts["words"] == 3, "a no-break space and an em space are part of a word"
 
 
-def test_what_was_not_paid_for_has_no_bits_per_byte():
+def test_incomplete_scores_have_no_bits_per_byte():
     row = evaluate(Uniform(3.0), "a ?", "b")
     bits = row.metrics["bits_per_byte"]
     assert bits[:2] == (None, None)
@@ -180,7 +180,7 @@ def test_models_of_other_documents_are_not_compared(documents):
     assert other.row.difference is None
 
 
-def test_nats_per_token_compare_where_the_tokens_are_as_many():
+def test_nats_per_token_are_compared_for_equal_token_counts():
     documents = [("word " * n).strip() for n in range(1, 21)]
     made = [evaluation.evaluate(Uniform(b, complete=False), text(*documents), "m") for b in (3.0, 2.0)]
     compare(made)
@@ -192,7 +192,7 @@ def test_nats_per_token_compare_where_the_tokens_are_as_many():
     assert made[1].row.difference is None
 
 
-def test_one_comparison_serves_bleu_and_accuracy():
+def test_bleu_and_accuracy_are_compared_by_the_same_code():
     """Metrics of other tasks, from per-document statistics of any shape."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
@@ -245,7 +245,7 @@ def test_a_users_evaluator_is_chosen_by_its_name():
         evaluate(model, "a")
 
 
-def test_a_capability_is_asked_for_and_never_a_family():
+def test_evaluation_requires_a_capability_not_a_family():
     model = Uniform(1.0)
     assert require(model, Scores, "give a text a probability") is model
     for capability, verb in ((Generates, "continue text"), (Embeds, "x"), (Fills, "y"), (Labels, "z")):

@@ -43,7 +43,7 @@ def losses(workdir):
     return [{k: v for k, v in line.items() if "second" not in k and "wait" not in k} for line in lines]
 
 
-def test_a_run_says_how_good_it_is(finished):
+def test_a_run_writes_and_prints_its_results(finished):
     _, workdir, rows = finished
     assert [row.split for row in rows] == ["valid", "test"]
     for row in rows:
@@ -91,7 +91,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
     assert [line["step"] for line in losses(tmp_path / "run") if "loss" in line] == list(range(1, 9))
 
 
-def test_the_text_of_a_run_may_not_change_under_it(tmp_path):
+def test_a_changed_text_is_refused(tmp_path):
     text = tiny.write_text(tmp_path / "text.txt")
     with stopped_after(2):
         assert experiment.run(tiny.config(text), tmp_path / "run") == []
@@ -173,7 +173,7 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, number):
     assert f"stopped at step {saved}" in output
 
 
-def test_a_run_directory_is_all_that_is_needed(finished, tmp_path):
+def test_a_moved_run_directory_gives_the_same_scores(finished, tmp_path):
     _, workdir, rows = finished
     moved = shutil.copytree(workdir, tmp_path / "elsewhere")
     model = lm_jax.load(moved)

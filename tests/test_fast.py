@@ -126,7 +126,7 @@ def test_forward_mode_and_products_with_the_hessian(name):
     np.testing.assert_allclose(dot(curved, direction), curvature, rtol=3e-2)
 
 
-def test_what_is_compiled_with_one_form_is_not_used_with_the_other():
+def test_each_form_has_its_own_compiled_functions():
     compiled = jax.jit(lambda x, w: products.matmul(x, w))
     x, w = jnp.ones((2, 3)), jnp.ones((3, 4))
     jax.jit(jax.grad(lambda w: compiled(x, w).sum()))(w)

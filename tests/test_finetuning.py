@@ -58,7 +58,7 @@ def test_a_stopped_run_goes_on_when_its_source_is_gone(sources, tmp_path):
         experiment.override(recipe, {}, tmp_path / "new")
 
 
-def test_the_recipe_sets_the_fields_that_leave_parameters_as_they_are(sources, tmp_path):
+def test_the_recipe_sets_fields_that_do_not_change_parameters(sources, tmp_path):
     path, gpt = sources
     recipe = experiment.override(
         tuned(gpt, path / "gpt", dropout=0.5, d_model=64), {"model.dtype": "bfloat16"}

@@ -272,7 +272,7 @@ def test_logits_of_hidden_is_the_call():
     np.testing.assert_array_equal(logits_BTV, apply(model, params, tokens)[0])
 
 
-def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
+def test_a_token_outside_the_vocabulary_gives_nan():
     model, params = tiny()
     assert jnp.isnan(apply(model, params, np.array([[3, 17]]))[0][0, 1]).all()
 
@@ -290,7 +290,7 @@ def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
         (lambda m, p: GPT(GPTConfig()).apply(p, random_tokens(1, 2)), "model.vocab_size=0"),
     ],
 )
-def test_misuse_is_one_line(call, line):
+def test_misuse_is_a_one_line_error(call, line):
     with pytest.raises(UserError, match=line):
         call(*tiny())
 

@@ -66,14 +66,14 @@ def xla_flops(config, length):
 
 
 @pytest.mark.parametrize("fields", [{}, {**LLAMA, "num_kv_heads": 1}, {"parallel_block": True}], ids=str)
-def test_flops_are_xlas_but_for_what_is_not_a_product(fields):
+def test_flops_of_products_are_close_to_xlas_count(fields):
     """Within 3 %: XLA counts norms, activations and softmax too, which 128 wide are 1 to 3 %."""
     config = GPTConfig(**(SMALL | fields))
     for counted, ours in zip(xla_flops(config, 64), config.cost(64)[1:], strict=True):
         assert 1 < counted / ours < 1.03
 
 
-def test_what_xla_skips_and_does_twice():
+def test_block_causal_attention_skips_and_remat_repeats_flops():
     fields = SMALL | {"max_length": 512, "vocab_size": 2}
     config = GPTConfig(**fields)
     products = config.cost(512).forward - config.cost(0).forward
@@ -94,7 +94,7 @@ def test_training_is_six_operations_a_parameter():
     assert config.cost(2048).training == expected
 
 
-def test_sizes_left_open_are_an_error():
+def test_unresolved_sizes_are_an_error():
     with pytest.raises(UserError, match=r"model\.vocab_size=0"):
         GPTConfig().cost(8)
     with pytest.raises(UserError, match=r"model\.max_length=0"):

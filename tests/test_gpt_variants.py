@@ -176,7 +176,7 @@ def test_layers_are_converted_in_order_and_back():
     jax.tree.map(np.testing.assert_array_equal, back, unrolled)
 
 
-def test_scanned_layers_start_apart_and_drop_apart():
+def test_scanned_layers_have_different_parameters_and_dropout():
     model, params = tiny(num_layers=3, d_model=64, scan_layers=True, dropout=0.5)
     first = jax.jit(model.init)(jax.random.key(0), random_tokens(1, 4))["params"]["layers"]
     for kernel in (first["mlp"]["up"]["kernel"], first["mlp"]["down"]["kernel"]):

@@ -48,7 +48,7 @@ def test_scores_equal_a_full_pass_where_the_text_fits_the_context(model):
         np.testing.assert_allclose(scores.log_probs, row[: len(stream) - 1], atol=1e-5)
 
 
-def test_scores_say_which_bytes_each_token_paid_for(model):
+def test_scores_give_the_byte_span_of_each_token(model):
     text = "the café reads\n" * 9
     [scores] = model.score([text])
     assert scores.complete
@@ -76,7 +76,7 @@ def test_a_smaller_stride_gives_more_context(model):
         model.score([text], 33)
 
 
-def test_generation_is_what_its_log_probabilities_say(model):
+def test_log_probs_of_generated_tokens_equal_their_scores(model):
     [made] = model.generate(["the new "], 12, seed=3)
     text = "the new " + made.text
     [scores] = model.score([text])
@@ -100,7 +100,7 @@ def test_samples_differ_and_seeds_repeat(model):
     assert texts != [g.text for g in model.generate(["the "], 20, num_samples=3, seed=2)]
 
 
-def test_a_text_longer_than_the_context_goes_on(model):
+def test_generation_continues_beyond_the_context(model):
     [made] = model.generate(["the "], 100, temperature=0)
     assert len(made.tokens) == 100 or made.tokens[-1] == model.tokenizer.end_id
     assert np.isfinite(made.log_probs).all()
@@ -175,7 +175,7 @@ def test_beams_end_before_a_stop(model):
         ({"num_beams": 0}, "num_beams=0"),
     ],
 )
-def test_wrong_options_are_one_line(model, options, line):
+def test_wrong_options_are_one_line_errors(model, options, line):
     with pytest.raises(UserError, match=line):
         model.generate(["the "], **options)
     with pytest.raises(UserError, match="is a text, not a list"):

@@ -34,7 +34,7 @@ def test_tutorial_cross_entropy_and_perplexity():
     np.testing.assert_allclose(likelihood.perplexity(sums.total, sums.weight), 3.839259, atol=2e-6)
 
 
-def test_untrained_model_pays_log_vocab():
+def test_uniform_logits_give_log_vocab():
     # The tutorial's untrained RNN over 1,000 tokens: a first loss of 6.9089, which is about ln 1000.
     sums = likelihood.cross_entropy(jnp.zeros((2, 3, 1000)), jnp.zeros((2, 3), int))
     np.testing.assert_allclose(sums.mean, math.log(1000), rtol=1e-6)
@@ -209,7 +209,7 @@ def test_perplexity_and_bits_take_numbers_and_arrays():
         (np.zeros((2, 3)), np.zeros(2), None),
     ],
 )
-def test_wrong_shapes_and_types_are_said(logits, targets, weights):
+def test_wrong_shapes_and_types_raise_errors(logits, targets, weights):
     with pytest.raises(UserError):
         likelihood.cross_entropy(logits, targets, weights)
 
@@ -238,7 +238,7 @@ def test_chunked_cross_entropy_equals_the_whole(batch, chunk_length):
     np.testing.assert_allclose(chunked(params, hidden), expected[0], rtol=1e-6)
 
 
-def test_chunked_cross_entropy_ignores_what_is_ignored(batch):
+def test_chunked_cross_entropy_applies_ignore_index(batch):
     _, targets, weights = batch
     targets = np.where(weights == 0, -100, targets)
     hidden = np.random.default_rng(3).normal(size=(B, T, V)).astype(np.float32)

@@ -32,7 +32,7 @@ def compiled_step(num_layers=1, chunk_length=0, **fields):
     return jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
 
 
-def test_logits_of_all_positions_are_never_there_at_once():
+def test_logits_of_all_positions_are_never_held_at_once():
     def largest(compiled):
         shapes = re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", compiled.as_text())
         return max(math.prod(map(int, shape.split(","))) for shape in shapes)
@@ -44,7 +44,7 @@ def test_logits_of_all_positions_are_never_there_at_once():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the plan is that of the CPU's compiler")
 @pytest.mark.parametrize(("dtype", "widths"), [("float32", 14), ("bfloat16", 10)])
-def test_a_layer_keeps_what_cannot_be_had_again_cheaply(dtype, widths):
+def test_a_layer_keeps_only_results_that_are_expensive_to_recompute(dtype, widths):
     """Arrays of float32 [B, T, D], and the exponentials that causal attention has; no GELU or softmax."""
     plans = [compiled_step(n, dtype=dtype).memory_analysis() for n in (2, 4)]
     kept = (plans[1].temp_size_in_bytes - plans[0].temp_size_in_bytes) / 2 / 4

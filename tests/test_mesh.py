@@ -125,7 +125,7 @@ def test_tensor_parallelism_only_sums_activations(model):
         ("1/v_row/layer_0/attention/qkv/kernel", (16,), P()),  # adafactor's
     ],
 )
-def test_the_table_of_names(name, shape, spec):
+def test_parameters_are_sharded_by_name(name, shape, spec):
     tree = {}
     *parents, last = name.split("/")
     inner = tree
@@ -151,14 +151,14 @@ def test_a_checkpoint_is_restored_on_another_mesh(tmp_path):
         assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, like)
 
 
-def test_the_state_s_memory_is_used_again():
+def test_the_state_is_donated():
     trainer = Trainer(recipe(GPT2, MESHES["data 2 x fsdp 2 x tensor 2"]))
     state = trainer.program.init()
     trainer.step(state, one_batch(trainer.config))
     assert all(array.is_deleted() for array in jax.tree.leaves(state))
 
 
-def test_rows_stay_where_they_are_while_parameters_are_gathered():
+def test_rows_are_not_moved_while_parameters_are_gathered():
     """Left to itself XLA gathers the activations of all rows: more memory than data parallelism takes."""
     model = dataclasses.replace(MODERN, num_layers=2, d_model=64, remat=True)
     config = dataclasses.replace(recipe(model, vocab_size=512, batch_size=64), task=Causal(chunk_length=8))
@@ -185,14 +185,14 @@ def test_a_step_is_lowered_for_devices_that_are_only_described():
         (MeshConfig(data=2, fsdp=3), 8, "8 rows does not divide among 6 devices"),
     ],
 )
-def test_a_mesh_that_cannot_be_is_refused(mesh, batch, words):
+def test_an_impossible_mesh_is_refused(mesh, batch, words):
     config = recipe(GPT2, mesh)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
     with pytest.raises(UserError, match=words):
         Trainer(config)
 
 
-def test_devices_that_cannot_be_arranged_are_one_line(monkeypatch):
+def test_devices_that_cannot_be_arranged_are_one_line_errors(monkeypatch):
     def refuse(*_, **__):
         raise NotImplementedError("no assignment\nof axes")
 
@@ -201,7 +201,7 @@ def test_devices_that_cannot_be_arranged_are_one_line(monkeypatch):
         make_mesh(MeshConfig(4, 2, 1))
 
 
-def test_all_devices_that_are_left_share_the_rows():
+def test_remaining_devices_share_the_rows():
     assert dict(make_mesh(MeshConfig(data=-1, tensor=2)).shape) == {"data": 4, "fsdp": 1, "tensor": 2}
     with pytest.raises(UserError, match=r"mesh.tensor=0"):
         MeshConfig(tensor=0).check()
@@ -220,9 +220,7 @@ def test_all_devices_that_are_left_share_the_rows():
         (MeshConfig(data=64, fsdp=4, tensor=2), 1, (1, 1, 1)),
     ],
 )
-def test_a_model_that_is_only_used_has_the_recipe_s_mesh_as_far_as_there_are_devices(
-    asked, devices, shape, monkeypatch
-):
+def test_fit_mesh_reduces_the_recipes_mesh_to_the_devices(asked, devices, shape, monkeypatch):
     local = jax.devices()[:devices]
     monkeypatch.setattr(jax, "local_devices", lambda: local)
     mesh = fit_mesh(asked)
@@ -230,7 +228,7 @@ def test_a_model_that_is_only_used_has_the_recipe_s_mesh_as_far_as_there_are_dev
     assert set(mesh.devices.flat) <= set(local)
 
 
-def test_a_mesh_that_is_asked_for_is_not_fitted():
+def test_an_exact_mesh_is_not_reduced():
     assert dict(fit_mesh(MeshConfig(fsdp=2), exact=True).shape) == {"data": 1, "fsdp": 2, "tensor": 1}
     with pytest.raises(UserError, match=r"mesh.fsdp=16 .* on 8 devices"):
         fit_mesh(MeshConfig(fsdp=16), exact=True)

@@ -149,7 +149,7 @@ def test_missing_beginnings_are_added(tmp_path):
     np.testing.assert_allclose(log10, [-0.9, 0.125 - 0.9, -0.05], atol=1e-6)
 
 
-def test_a_file_without_unk_gives_it_almost_nothing(tmp_path):
+def test_a_file_without_unk_gives_it_a_tiny_probability(tmp_path):
     model = arpa.read(small(tmp_path, SMALL.replace("-2.5\t<unk>\n", "").replace("ngram 1=5", "ngram 1=4")))
     assert model.log10_probs[0][UNK] == -100
     assert model.vocabulary.ids(["a", "b"]).tolist() == [3, 4]
@@ -212,7 +212,7 @@ def test_a_packed_file_cut_anywhere_is_refused(tmp_path):
         arpa.read(path)
 
 
-def test_what_an_arpa_file_cannot_hold_is_refused(tmp_path):
+def test_models_that_arpa_cannot_represent_are_refused(tmp_path):
     found = counts.count(np.array([BOS, 3, EOS]), Vocabulary(["a b"]), 1)
     with pytest.raises(UserError, match="a b"):
         arpa.write(estimate(found, NGramConfig(order=1, smoothing="add_k")), tmp_path / "x.arpa")

@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     return config, directory / "run", experiment.run(config, directory / "run")
 
 
-def test_a_sample_is_of_some_length_where_texts_are_not(tmp_path):
+def test_samples_of_short_texts_have_a_minimum_length(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{a}{b}\n" for a in "abcdefgh" for b in "ijklmnop"))
     config = dataclasses.replace(recipe(text), sample_tokens=40)
@@ -76,7 +76,7 @@ def test_a_stream_has_a_sentence_for_each_document_and_each_line_of_words():
     assert stream.tolist() == [BOS, a, b, EOS, BOS, c, EOS, BOS, a, EOS]
 
 
-def test_a_run_is_scored_like_any_other(run):
+def test_a_run_has_the_counts_and_context_of_its_order(run):
     _, workdir, rows = run
     assert [row.family for row in rows] == ["ngram", "ngram"]
     assert rows[1].counts["tokens"] == rows[1].counts["bytes"] + rows[1].documents
@@ -181,7 +181,7 @@ def test_a_wrong_field_is_named(tmp_path, values, message):
         experiment.run(fields.override(config, values), tmp_path / "run")
 
 
-def test_an_ngram_run_and_a_neural_one_do_not_mix(run, tmp_path):
+def test_ngram_runs_do_not_resume_or_start_neural_ones(run, tmp_path):
     neural = tiny.config(tmp_path / "text.txt")
     with pytest.raises(UserError, match="holds a run of another config"):
         experiment.run(neural, run[1])

@@ -148,7 +148,7 @@ def test_a_saved_model_is_a_safetensors_file(tmp_path, model):
     np.testing.assert_array_equal(arrays["words.2"], model.trie.words[1])
 
 
-def test_files_that_are_no_models_are_refused(tmp_path, model):
+def test_files_that_are_not_models_are_refused(tmp_path, model):
     path = tmp_path / "model"
     with pytest.raises(UserError, match="cannot read"):
         NGramModel.load(path)

@@ -222,7 +222,7 @@ def test_stupid_backoff_is_marked_as_not_normalised():
     assert model.next_distribution([BOS]).sum() > 1.01
 
 
-def test_jelinek_mercer_finds_the_weights_that_held_out_text_likes_best():
+def test_jelinek_mercer_maximises_the_held_out_likelihood():
     generator = np.random.default_rng(0)
     text = [
         list(map(int, s))
@@ -275,7 +275,7 @@ def test_a_text_of_one_word_makes_a_model(smoothing):
     assert probability(model, "word", "<s>") > 0.3
 
 
-def test_estimation_leaves_the_counts_alone():
+def test_estimation_does_not_change_the_counts():
     found = count(TOY * 3, 3)
     before = [level.copy() for level in (*found.counts, *found.suffixes)]
     for smoothing in SMOOTHINGS:

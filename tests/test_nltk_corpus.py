@@ -123,7 +123,7 @@ def test_a_missing_corpus_is_an_immediate_error_with_the_command(small):
         corpora.read("nltk:treebank")
 
 
-def test_a_corpus_without_text_is_a_users_mistake(small):
+def test_a_corpus_without_text_raises_user_error(small):
     write(small / "corpora/words/en", b"word\n")
     for spec, message in {
         "nltk:brwon": "NLTK has no corpus brwon; did you mean nltk:brown",
@@ -135,7 +135,7 @@ def test_a_corpus_without_text_is_a_users_mistake(small):
             corpora.read(spec)
 
 
-def test_a_damaged_file_is_a_users_mistake(small):
+def test_a_damaged_file_raises_user_error(small):
     write(small / "corpora/brown/ca01", b"\xff/at\n")
     with pytest.raises(UserError, match=r"cannot read ca01 of NLTK: 'ascii' codec .*; restore it"):
         list(corpora.read("nltk:brown"))

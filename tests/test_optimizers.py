@@ -72,7 +72,7 @@ def train_in_torch(make, params=PARAMS, grads=GRADS):
         ),
     ],
 )
-def test_as_pytorch(fields, make):
+def test_updates_equal_pytorchs(fields, make):
     ours, theirs = train(OptimizerConfig(**(PLAIN | fields))), train_in_torch(make)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
 
@@ -153,7 +153,7 @@ def test_only_matrices_decay(name):
         np.testing.assert_array_equal(learned[still], 1)
 
 
-def test_clipping_bounds_the_norm_of_what_is_learned_from():
+def test_clipping_bounds_the_norm_of_the_gradient():
     config = OptimizerConfig(**(PLAIN | {"name": "sgd", "momentum": 0.0, "clip_norm": 0.5}))
     step = jax.tree.map(lambda a, b: (a - b) / 0.05, PARAMS, train(config, grads=GRADS[:1]))
     assert float(optax.tree.norm(step)) == pytest.approx(0.5, rel=1e-4)
@@ -165,7 +165,7 @@ def rates(**fields):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.names())
-def test_schedules_warm_up_and_end_where_they_should(schedule):
+def test_schedules_warm_up_and_end_at_their_final_rates(schedule):
     values = rates(schedule=schedule, warmup_steps=10)
     assert 0 < values[0] < values[5] < values[10] == 1.0
     assert all(a >= b for a, b in itertools.pairwise(values[10:]))
@@ -204,6 +204,6 @@ def test_an_unknown_name_lists_the_known_ones(field, value, message):
 
 
 @pytest.mark.parametrize(("field", "value"), [("decay_ratio", 0.0), ("momentum", 1.0)])
-def test_a_value_that_no_run_can_use_is_named(field, value):
+def test_an_invalid_value_is_named(field, value):
     with pytest.raises(UserError, match=f"optimizer.{field}="):
         OptimizerConfig(**{field: value}).check()

@@ -85,6 +85,6 @@ def test_a_row_is_kept_up_to_the_token_that_completes_a_stop():
         (["a"], 5, {"num_beams": 1, "length_penalty": 1.0}, "length_penalty without num_beams"),
     ],
 )
-def test_a_wrong_request_is_one_line(prompts, max_tokens, options, line):
+def test_a_wrong_request_is_a_one_line_error(prompts, max_tokens, options, line):
     with pytest.raises(UserError, match=line):
         Request(BYTES, prompts, max_tokens, options)

@@ -170,12 +170,12 @@ def test_no_recompilation_per_batch_of_one_shape(ids):
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (3, 3)), ((3,), (3,))])
-def test_unpaired_ids_are_said(shapes):
+def test_unpaired_ids_raise_errors(shapes):
     with pytest.raises(UserError):
         matching.lcs_length(np.zeros(shapes[0], int), np.zeros(shapes[1], int))
 
 
-def test_unknown_smoothing_and_missing_orders_are_said():
+def test_unknown_smoothing_and_missing_orders_raise_errors():
     statistics = overlap.bleu_statistics([[1, 2]], [[1, 2]], max_order=4)
     with pytest.raises(UserError, match="method0"):
         overlap.bleu(*statistics, smoothing="method9")

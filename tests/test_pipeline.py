@@ -181,7 +181,7 @@ def test_a_failed_build_leaves_no_file_and_is_repeated(config, cache, monkeypatc
     assert pipeline.prepare(config, cache_dir=cache).splits["train"].num_tokens > 0
 
 
-def test_several_at_once_build_the_same_store(config, cache):
+def test_concurrent_builds_give_the_same_store(config, cache):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: pipeline.prepare(config, cache_dir=cache), range(4)))
     assert len({tuple(data.splits["train"].tokens.tolist()) for data in found}) == 1
@@ -199,7 +199,7 @@ def test_a_store_that_another_process_finished_first_is_taken(cache):
     assert [path.name for path in cache.iterdir()] == ["one"]
 
 
-def test_a_full_disk_is_a_users_mistake(config, cache):
+def test_a_full_disk_raises_user_error(config, cache):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -210,7 +210,7 @@ def test_a_full_disk_is_a_users_mistake(config, cache):
     assert list(cache.iterdir()) == []
 
 
-def test_an_unusable_cache_directory_is_a_users_mistake(config, tmp_path, monkeypatch):
+def test_an_unusable_cache_directory_raises_user_error(config, tmp_path, monkeypatch):
     monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path / "text.txt"))
     with pytest.raises(UserError, match=r"cannot write .*text.txt: .*; .* LM_JAX_CACHE"):
         pipeline.prepare(config)
@@ -241,7 +241,7 @@ def test_an_unusable_cache_directory_is_a_users_mistake(config, tmp_path, monkey
         ({"vocab_size": 100}, "too small for byte-level BPE"),
     ],
 )
-def test_a_wrong_request_is_a_users_mistake_and_leaves_nothing(config, cache, change, message):
+def test_a_wrong_request_raises_user_error_and_leaves_nothing(config, cache, change, message):
     with pytest.raises(UserError, match=message):
         pipeline.prepare(dataclasses.replace(config, **change), cache_dir=cache)
     assert not [*cache.glob("tokens-*"), *cache.glob(".*")]
@@ -374,7 +374,7 @@ def test_other_fields_of_one_text_are_another_store(records, cache):
         ({"other/text": 3}, Fields(texts=("other/text",)), "records.jsonl:40 has no text in the field"),
     ],
 )
-def test_a_document_without_a_usable_field_is_a_users_mistake(records, cache, change, fields, message):
+def test_a_document_without_a_usable_field_raises_user_error(records, cache, change, fields, message):
     config = DataConfig(corpus=records([*RECORDS[:-1], RECORDS[-1] | change]), split="tail:0.1")
     with pytest.raises(UserError, match=message):
         pipeline.prepare(config, fields, cache)

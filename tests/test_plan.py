@@ -39,7 +39,7 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_messages_and_loops_of_a_program_whose_messages_are_known():
+def test_collectives_and_loops_of_a_known_program():
     def program(x_N):
         def body(x_N, _):
             return jax.lax.psum(x_N, "data") / 8 + 1, None
@@ -108,7 +108,7 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 """  # noqa: E501
 
 
-def test_messages_and_loops_as_a_tpu_program_writes_them():
+def test_collectives_and_loops_of_a_tpu_program():
     module = hlo.read(TPU)
     assert sorted(module.loops) == [3, 12]
     assert set(module.collectives) == {
@@ -164,7 +164,7 @@ def test_the_vocabulary_is_known_without_a_corpus():
         (MeshConfig(data=3), 3, 512, 16),
     ],
 )
-def test_a_batch_has_no_more_parts_than_leave_each_device_a_row(mesh, devices, rows, parts, capsys):
+def test_accumulation_leaves_each_device_a_row(mesh, devices, rows, parts, capsys):
     config = Config(mesh=mesh, train=TrainConfig(batch_size=rows, accumulation=16))
     assert fit_accumulation(config, devices).train.accumulation == parts
     assert ("note:" in capsys.readouterr().out) == (parts != 16)
@@ -195,7 +195,7 @@ def test_a_program_is_traced_for_the_devices_that_it_is_for():
         (["--topologie=v5e:2x2"], "--help"),
     ],
 )
-def test_mistakes_are_one_line(arguments, words, monkeypatch):
+def test_mistakes_are_one_line_errors(arguments, words, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     recipe = [] if arguments[0].startswith("--config=") else [RECIPE, *TINY]
     with pytest.raises(UserError, match=words) as caught:
@@ -210,7 +210,7 @@ def test_mistakes_are_one_line(arguments, words, monkeypatch):
         "the total memory required for HLO temporaries (20.1G) exceeds available HBM (15.75G).",
     ],
 )
-def test_what_does_not_fit_says_what_would_help(message, capsys):
+def test_a_misfit_names_fields_that_reduce_memory(message, capsys):
     config = fields.override(small(), {"train.batch_size": "64", "mesh.data": "8"})
     program = Program(config, make_mesh(config.mesh))
     report._print_misfit(program, message)
@@ -233,7 +233,7 @@ def command(*arguments):
     ("topology", "mesh"),
     [("v6e:4x4", MeshConfig(8, 2, 1)), ("v5p:4x4x4", MeshConfig(4, 8, 2)), ("v4:2x2x4", MeshConfig(4, 4, 1))],
 )
-def test_an_axis_may_be_part_of_a_slice_s(topology, mesh):
+def test_a_mesh_axis_may_use_part_of_a_slices_axis(topology, mesh):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install 'lm_jax[tpu]'")
     devices = find_devices(topology)

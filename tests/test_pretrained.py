@@ -98,7 +98,7 @@ def test_export_adds_biases_and_drops_rows_that_pad_the_vocabulary(tmp_path):
         ({"num_kv_heads": 1}, "num_kv_heads=1"),
     ],
 )
-def test_what_is_no_gpt2_is_not_exported(tmp_path, fields, named):
+def test_models_that_are_not_gpt2_are_not_exported(tmp_path, fields, named):
     model, params = tiny_gpt.tiny(vocab_size=37, **fields)
     with pytest.raises(UserError, match=named):
         huggingface.write(tmp_path / "model", Pretrained(model.config, params, CHARACTERS))
@@ -160,7 +160,7 @@ def lacking_a_shard(directory):
         (lambda d: (d / "config.json").write_text("{"), "is not JSON"),
     ],
 )  # fmt: skip
-def test_a_wrong_directory_is_one_line(tmp_path, spoil, line):
+def test_a_wrong_directory_is_a_one_line_error(tmp_path, spoil, line):
     directory = write_golden(tmp_path / "model")
     spoil(directory)
     with pytest.raises(UserError, match=line) as error:
@@ -168,7 +168,7 @@ def test_a_wrong_directory_is_one_line(tmp_path, spoil, line):
     assert "\n" not in str(error.value)
 
 
-def test_a_name_that_is_nowhere_fails_at_once(monkeypatch):
+def test_an_unknown_hub_name_fails_immediately(monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
 
     def refuse(*args, **kwargs):
@@ -186,7 +186,7 @@ def test_a_path_is_never_looked_up_on_the_hub():
         lm_jax.load("gpt2")
 
 
-def test_what_the_machine_has_of_the_hub_needs_no_network(tmp_path, monkeypatch):
+def test_cached_hub_files_need_no_network(tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     directory = write_golden(tmp_path / "model")
 

@@ -149,7 +149,7 @@ def test_settings_that_differ_in_numbers_compile_nothing_anew():
     assert len(traced) == 1
 
 
-def test_a_row_stops_where_it_is_told():
+def test_a_row_ends_at_its_stop():
     request = decoder(TABLE), prompts([0], [1], seeds=[5, 6])
     free = generate(*request, Limits(40))
 
@@ -166,7 +166,7 @@ def test_a_row_stops_where_it_is_told():
     assert (made.log_probs[0, n:] == 0).all()
 
 
-def test_nothing_left_to_choose_is_said():
+def test_no_allowed_token_is_an_error():
     with pytest.raises(UserError, match=r"the settings leave no token to choose; .* what is banned"):
         generate(decoder(TABLE), prompts([1]), Limits(6), Sampling(no_repeat_ngram=1))
 
@@ -182,7 +182,7 @@ def test_nothing_left_to_choose_is_said():
         ({"forced": (-1,)}, "give token ids of 0 or more"),
     ],
 )
-def test_a_wrong_setting_is_one_line(fields, line):
+def test_a_wrong_setting_is_a_one_line_error(fields, line):
     with pytest.raises(UserError, match=line):
         Sampling(**fields).check()
 

@@ -122,7 +122,7 @@ def test_the_gradient_is_what_jax_derives(cell, layer_norm):
         assert abs(b).max() > 1e-4, path
 
 
-def test_a_layer_norm_does_not_see_how_large_the_weights_are():
+def test_layer_norm_is_invariant_to_the_scale_of_weights():
     layer = RecurrentLayer("lstm", 5, layer_norm=True)
     x_TBI, state = jax.random.normal(jax.random.key(0), (4, 2, 3)), first_state("lstm", 2, 5)
     params = layer.init(jax.random.key(1), x_TBI, state, None, False)["params"]

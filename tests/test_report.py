@@ -71,7 +71,7 @@ def test_rows_of_another_task_show_their_own_headline(tmp_path):
     assert "Accuracy; the lines are 95 % intervals over documents. More is better." in page
 
 
-def test_nothing_is_cut_where_the_output_is_not_a_terminal(capsys, tmp_path):
+def test_lines_are_not_cut_without_a_terminal(capsys, tmp_path):
     name = "runs/[red]" + "a-very-long-name-of-a-directory/" * 8
     row = dataclasses.replace(ROW, model=name, split=name)
     table.print_rows([row])
@@ -100,7 +100,7 @@ def test_settings_of_a_sweep_compare_in_the_first_metric_that_all_have(capsys):
     assert "+0.0000 ± 0.0000" in shown
 
 
-def test_the_report_is_one_page_that_needs_nothing_else():
+def test_the_html_report_is_self_contained():
     curves = {
         "runs/<gpt>": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "valid_loss": 2.5}]
     }
@@ -116,7 +116,7 @@ def test_the_report_is_one_page_that_needs_nothing_else():
         xml.etree.ElementTree.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
 
 
-def test_a_log_gets_lines_and_a_terminal_a_live_one():
+def test_progress_is_lines_in_a_log_and_a_live_line_on_a_terminal():
     log, terminal = (Console(file=io.StringIO(), force_terminal=t, width=100) for t in (False, True))
     for console in (log, terminal):
         with LiveLine("training", 10, console=console) as line:

@@ -48,7 +48,7 @@ def test_a_text_in_windows_equals_the_whole(model):
 
 
 @any_model
-def test_a_segment_is_read_as_if_it_stood_alone(model):
+def test_a_segment_does_not_depend_on_others(model):
     params, tokens = random_params(model), random_tokens(2, 9)
     _, state = apply(model, params, random_tokens(2, 4, seed=1))
     segments = np.array([[0, 0, 0, 1, 1, 0, 0, 0, 0], [2, 2, 2, 2, 2, 3, 3, 3, 3]])
@@ -117,7 +117,7 @@ def test_probabilities_sum_to_one_and_chunks_change_nothing(model):
 
 
 @pytest.mark.parametrize("name", ["lstm", "projected", "elman", "nnlm"])
-def test_first_parameters_know_nothing(name):
+def test_initial_parameters_give_a_nearly_uniform_distribution(name):
     model, tokens = MODELS[name], random_tokens(4, 20)
     logits_BTV, _ = apply(model, jax.jit(model.init)(jax.random.key(0), tokens), tokens)
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits_BTV)[:, :-1], tokens[:, 1:, None], axis=-1).mean()
@@ -232,7 +232,7 @@ def test_awd_lstm_has_the_published_number_of_parameters():
     assert ours + second_biases + head_bias == 24_221_600
 
 
-def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
+def test_a_token_outside_the_vocabulary_gives_nan():
     for name in ("lstm", "nnlm"):
         assert jnp.isnan(apply(MODELS[name], random_params(MODELS[name]), np.array([[3, 17]]))[0][0, 1]).all()
 

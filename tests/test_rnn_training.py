@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         ({"data.order": "shuffled"}, "data.vary_length with data.order=shuffled"),
     ],
 )
-def test_a_text_too_short_for_its_streams_is_one_line(tmp_path, values, message):
+def test_a_text_too_short_for_its_streams_is_a_one_line_error(tmp_path, values, message):
     config = fields.override(awd_lstm(tiny.write_text(tmp_path / "text.txt")), values)
     with pytest.raises(UserError, match=message):
         experiment.run(config, tmp_path / "run")
@@ -191,7 +191,7 @@ def test_every_variant_is_a_recipe(variant):
 
 
 @pytest.mark.slow
-def test_the_tutorials_simple_nnlm_knows_its_sentence(tmp_path):
+def test_the_tutorials_simple_nnlm_predicts_its_sentence(tmp_path):
     _, config = config_module.load(f"{RECIPES / 'nnlm.py'}:simple_nnlm")
     experiment.run(config, tmp_path / "run")
     model = language_model.load(tmp_path / "run", "latest")

@@ -30,7 +30,7 @@ def test_a_command_starts_anew_at_most_once_with_its_arguments(own, tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
-def test_a_program_from_standard_input_is_not_lost():
+def test_a_program_from_standard_input_is_not_restarted():
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     program = PROGRAM.replace('os.environ["GLIBC_TUNABLES"]', '"GLIBC_TUNABLES" in os.environ')
     done = subprocess.run(

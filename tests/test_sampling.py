@@ -112,7 +112,7 @@ def test_greedy_takes_the_lowest_of_ties():
     np.testing.assert_array_equal(sample(logits, GREEDY, None), TABLE.argmax(axis=1))
 
 
-def test_the_coldest_sampling_is_greedy():
+def test_sampling_at_the_lowest_temperature_is_greedy():
     keys = jax.random.split(jax.random.key(0), VOCAB_SIZE)
     draws = sample(jnp.float32(1e34 * TABLE), Sampling(temperature=1e-6), keys)
     np.testing.assert_array_equal(draws, TABLE.argmax(axis=1))
@@ -130,14 +130,14 @@ def test_text_follows_the_model():
     np.testing.assert_allclose(made.log_probs, expected, atol=1e-5)
 
 
-def test_log_probs_are_the_models_own_whatever_the_sampling():
+def test_log_probs_do_not_depend_on_the_sampling():
     how = Sampling(temperature=0.3, top_k=2)
     made = generate(MODEL, prompts([0]), Limits(8), how)
     text = np.append(0, made.tokens[0])
     np.testing.assert_allclose(made.log_probs[0], np.log(PROBS)[text[:-1], text[1:]], atol=1e-5)
 
 
-def test_a_request_gives_the_same_text_in_any_company():
+def test_a_text_does_not_depend_on_the_prompts_beside_it():
     texts, seeds = ([1, 2, 3], [4], [2, 2]), [7, 8, 7]
     together = generate(MODEL, prompts(*texts, seeds=seeds), Limits(20, num_samples=2))
     for i, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
@@ -257,7 +257,7 @@ def test_new_prompts_and_lengths_compile_nothing_anew():
         ({"params": np.full_like(TABLE, np.nan)}, "logits are not numbers"),
     ],
 )
-def test_a_wrong_request_is_one_line(change, line):
+def test_a_wrong_request_is_a_one_line_error(change, line):
     model = decoder(change.get("params", TABLE), change.get("context_length"))
     asked = Prompts(
         change.get("tokens", np.array([[1, 2, 3]])), change.get("lengths", [3]), change.get("seeds")
@@ -289,7 +289,7 @@ def test_numpy_and_jax_numbers_are_python_numbers(kind):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_no_token_of_probability_zero_stands_in_for_an_end_that_is_not_allowed():
+def test_min_tokens_without_a_possible_token_is_an_error():
     ends = np.full((VOCAB_SIZE, VOCAB_SIZE), -np.inf, np.float32)
     ends[:, 4] = 0
     with pytest.raises(UserError, match="the settings leave no token to choose"):

@@ -157,7 +157,7 @@ def test_holm():
         lambda: sign_test([1, 2], [1]),
     ],
 )
-def test_wrong_requests_are_said(call):
+def test_wrong_requests_raise_errors(call):
     with pytest.raises(UserError):
         call()
 

@@ -61,7 +61,7 @@ def test_texts_have_the_models_distribution(how, num_drafted):
         np.testing.assert_allclose(log_prob_N[: len(text)], expected, atol=1e-5)
 
 
-def test_the_model_as_its_own_drafter_is_always_taken():
+def test_drafts_of_the_same_model_are_always_accepted():
     made = write(TABLE, TABLE, Sampling(temperature=0.9), Limits(21), B=8)
     assert made.reads.tolist() == [4] * 8
     assert made.tokens_per_read == 5
@@ -94,7 +94,7 @@ def test_a_large_vocabulary_in_blocks_gives_the_same_logits(tied_head):
     np.testing.assert_allclose(logits_BV, expected[:, 3], atol=1e-5)
 
 
-def test_a_row_stops_where_it_is_told_and_pieces_are_the_text():
+def test_a_row_ends_at_its_stop_and_pieces_add_up_to_the_text():
     """Greedy, so that the model alone says what the text is; several samples of each prompt."""
 
     def stop(row, tokens):
@@ -123,12 +123,12 @@ def test_samples_of_a_prompt_differ_and_do_not_depend_on_the_prompts_beside_it()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_nothing_left_to_choose_is_said(temperature):
+def test_no_allowed_token_is_an_error(temperature):
     with pytest.raises(UserError, match=r"the settings leave no token to choose; .* what is banned"):
         write(TABLE, OTHER, Sampling(temperature, no_repeat_ngram=1), Limits(6), B=1, num_drafted=1)
 
 
-def test_a_wrong_request_is_one_line():
+def test_a_wrong_request_is_a_one_line_error():
     with pytest.raises(UserError, match=r"seeds=\[0\]"):
         generate(MODEL, DRAFTER, prompts([0], [0], seeds=[0]), Limits(4))
     with pytest.raises(UserError, match="num_drafted=0"):

@@ -26,9 +26,7 @@ def with_train(config, **values):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **values))
 
 
-def test_a_sweep_compares_settings_says_what_failed_and_is_not_done_twice(
-    recipe, tmp_path, monkeypatch, capsys
-):
+def test_a_sweep_compares_settings_reports_failures_and_reuses_runs(recipe, tmp_path, monkeypatch, capsys):
     grid = {"model.d_model": ["16", "24", "15"]}
     cells = sweep.run(recipe, grid, 2, tmp_path / "sweep")
     assert [sorted(cell.rows) for cell in cells] == [[0, 1], [0, 1], []]

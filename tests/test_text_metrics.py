@@ -229,7 +229,7 @@ def test_paired_tests_are_sacrebleus(corpus):
     assert 100 * interval.estimate == pytest.approx(scores["BLEU"][0].score, rel=1e-5)
 
 
-def test_score_is_a_number_that_remembers():
+def test_score_is_a_number_with_a_signature():
     score = text.sentence_bleu("a b", ["a b", "a c"])
     assert score == 1
     assert "nrefs:2|case:mixed|eff:yes|tok:13a|smooth:exp" in str(pickle.loads(pickle.dumps(score)))
@@ -248,7 +248,7 @@ def test_sentences_of_one_length_do_not_recompile():
     ("hypotheses", "references"),
     [(["a"], ["a", "b"]), (["a"], "a"), ([], []), (["a", "b"], [["a"], []])],
 )
-def test_unpaired_texts_are_said(hypotheses, references):
+def test_unpaired_texts_raise_errors(hypotheses, references):
     for function in (text.corpus_bleu, text.sentence_bleu, text.rouge):
         with pytest.raises(UserError):
             function(hypotheses, references)
@@ -261,7 +261,7 @@ def test_token_ids():
     assert (ids[1] == -1).all()
 
 
-def test_unknown_names_are_said():
+def test_unknown_names_raise_errors():
     with pytest.raises(UserError, match="sacrebleu-13a"):
         text.corpus_bleu(["a"], ["a"], "moses")
     with pytest.raises(UserError, match="rougeLsum"):

@@ -219,13 +219,13 @@ def test_the_command_in_the_error_prepares_the_data_set(tmp_path, monkeypatch):
         ("", "no corpus 'tfds:'"),
     ],
 )
-def test_a_wrong_request_is_a_users_mistake(spec, message):
+def test_a_wrong_request_raises_user_error(spec, message):
     with pytest.raises(UserError, match=message) as caught:
         list(corpora.read(f"tfds:{spec}"))
     assert "\n" not in str(caught.value)
 
 
-def test_another_file_format_is_a_users_mistake(tmp_path, data_dir, monkeypatch):
+def test_another_file_format_raises_user_error(tmp_path, data_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     directory = tmp_path / "one_field/2.0.0"
     directory.mkdir(parents=True)
@@ -238,7 +238,7 @@ def test_another_file_format_is_a_users_mistake(tmp_path, data_dir, monkeypatch)
         corpora.read("tfds:one_field")
 
 
-def test_a_damaged_file_is_a_users_mistake(tmp_path, data_dir, monkeypatch):
+def test_a_damaged_file_raises_user_error(tmp_path, data_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     directory = tmp_path / "one_field/2.0.0"
     directory.mkdir(parents=True)

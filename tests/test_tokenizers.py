@@ -100,7 +100,7 @@ def test_words_by_size_and_by_count_take_the_most_frequent():
 
 
 @pytest.mark.parametrize("kind", ["word", "char"])
-def test_a_vocabulary_without_room_is_a_users_mistake(kind):
+def test_a_vocabulary_without_room_raises_user_error(kind):
     with pytest.raises(UserError, match=r"vocab_size=1 leaves no room .* give it 3 or more, or 0"):
         tokenizers.train(kind, ["a b c"], vocab_size=1)
     assert tokenizers.train(kind, ["a b c"], vocab_size=3).vocab_size == 3
@@ -309,7 +309,7 @@ def test_training_twice_gives_the_same_tokenizer(bpe):
 
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
-def test_a_lone_surrogate_is_a_users_mistake(kind, bpe):
+def test_a_lone_surrogate_raises_user_error(kind, bpe):
     with pytest.raises(UserError, match=r"lone surrogate, U\+D83D, at character 2"):
         make(kind, bpe).encode("ab\ud83d")
     if kind != "byte":  # which learns nothing from a text
@@ -319,7 +319,7 @@ def test_a_lone_surrogate_is_a_users_mistake(kind, bpe):
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
 @pytest.mark.parametrize("token_id", [-1, 10**6])
-def test_an_id_outside_the_vocabulary_is_a_users_mistake(kind, bpe, token_id):
+def test_an_id_outside_the_vocabulary_raises_user_error(kind, bpe, token_id):
     with pytest.raises(UserError, match="outside the vocabulary"):
         make(kind, bpe).decode([token_id])
 
@@ -368,13 +368,13 @@ def test_a_tokenizer_that_would_not_give_the_bytes_back_is_refused(bpe, tmp_path
         ('{"kind": "word"}', "is no tokenizer"),
     ],
 )
-def test_a_damaged_file_is_a_users_mistake(tmp_path, content, message):
+def test_a_damaged_file_raises_user_error(tmp_path, content, message):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=message):
         tokenizers.load(tmp_path)
 
 
-def test_a_tokenizer_that_cannot_be_made_is_a_users_mistake(tmp_path):
+def test_a_tokenizer_that_cannot_be_made_raises_user_error(tmp_path):
     with pytest.raises(UserError, match="did you mean byte"):
         tokenizers.train("bytes", [])
     with pytest.raises(UserError, match="nor a file"):

@@ -78,7 +78,7 @@ def test_the_rate_is_in_proportion_to_a_length_that_varies():
 
 
 @pytest.mark.parametrize("factor", FACTORS, ids=["fixed", "varied"])
-def test_a_step_tells_the_rate_of_its_own_update(factor):
+def test_metrics_have_the_rate_of_the_same_update(factor):
     optimizer = optax.sgd(lambda updates: 0.1 / (1 + updates))
     step = tiny.train_step(Causal(), MODULE, optimizer, TrainConfig(), factor, lambda n: 0.1 / (1 + n))
     state = start(optimizer=optimizer)
@@ -89,7 +89,7 @@ def test_a_step_tells_the_rate_of_its_own_update(factor):
         assert float(told["learning_rate"]) == pytest.approx(float(moved / told["grad_norm"]), rel=1e-3)
 
 
-def test_a_mean_of_the_parts_means_would_be_another_update():
+def test_a_mean_of_means_gives_a_different_update():
     """The batch of the test above tells a weighting by tokens from one by parts."""
     batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), start().params
     halves = [Batch(*(x[i::2] for x in batch[:3])) for i in range(2)]
@@ -228,7 +228,7 @@ def test_the_finished_model_is_the_average(averaged):
     assert json.loads((workdir / "results.json").read_text())
 
 
-def test_tensorboard_is_told_what_metrics_jsonl_says(averaged):
+def test_tensorboard_has_the_values_of_metrics_jsonl(averaged):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     _, workdir = averaged
     events = reader.EventAccumulator(str(workdir / "tensorboard")).Reload()
@@ -237,7 +237,7 @@ def test_tensorboard_is_told_what_metrics_jsonl_says(averaged):
     assert told == [(line["step"], pytest.approx(line["valid_loss"], rel=1e-6)) for line in lines]
 
 
-def test_event_files_are_written_only_where_asked_for_and_say_what_they_need(averaged, tmp_path, monkeypatch):
+def test_event_files_are_optional_and_name_their_missing_package(averaged, tmp_path, monkeypatch):
     _, workdir = averaged
     [file] = (workdir / "tensorboard").iterdir()
     assert b"valid_loss" in file.read_bytes()
@@ -251,6 +251,6 @@ def test_event_files_are_written_only_where_asked_for_and_say_what_they_need(ave
 @pytest.mark.parametrize(
     ("field", "value"), [("average", "mean"), ("average_decay", 1.0), ("accumulation", 0)]
 )
-def test_a_value_that_no_run_can_use_is_named(field, value):
+def test_an_invalid_value_is_named(field, value):
     with pytest.raises(UserError, match=f"train.{field}="):
         TrainConfig(**{field: value}).check()

@@ -36,7 +36,7 @@ def first_params(module):
     return jax.jit(lambda: Causal().init(module, jax.random.key(0), 32))()
 
 
-def test_one_batch_can_be_learned_by_heart(small):
+def test_one_batch_can_be_overfitted(small):
     module, optimizer = small.model.make(), optax.adam(1e-2)
     state = first_state(first_params(module), optimizer)
     step = jax.jit(tiny.train_step(Causal(), module, optimizer), donate_argnums=0)
@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(t
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "word"])
-def test_bits_per_byte_are_said_only_where_all_bytes_are_paid_for(tmp_path, tokenizer):
+def test_bits_per_byte_need_complete_scores(tmp_path, tokenizer):
     config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=1, sample_tokens=0)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
     experiment.run(config, tmp_path / "run")

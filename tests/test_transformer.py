@@ -176,7 +176,7 @@ def test_dropout_of_residual_branches_and_of_probabilities():
         np.testing.assert_array_equal(apply(dropping, params, x_BTD, memory_BSD), plain)
 
 
-def test_a_decoder_goes_on_from_its_cache_beside_a_memory():
+def test_a_decoder_with_memory_continues_from_its_cache():
     stack, params, x_BTD, memory_BSD = made(FORMS["pre-norm, cross-attention, shared keys"])
     full_BTD = apply(stack, params, x_BTD, memory_BSD, is_causal=True)
     memory = stack.apply(params, memory_BSD, MEMORY_SEGMENTS, method="read_memory")

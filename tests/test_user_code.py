@@ -111,7 +111,7 @@ def test_json_that_names_an_unknown_part_does_not_import_files(own_file):
         ("def get_config(variant):\n    return {}\n", r"get_config in .*file.py returns a dict; let it"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_line(tmp_path, source, message):
+def test_a_file_that_cannot_be_used_is_a_one_line_error(tmp_path, source, message):
     path = tmp_path / "file.py"
     path.write_text(source)
     with pytest.raises(UserError, match=message) as error:
@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, source, message):
 
 
 @pytest.mark.parametrize("spec", ["no_module_of_this_name", "nowhere/file.py"])
-def test_an_import_that_is_not_there_is_one_line(spec):
+def test_a_missing_import_is_a_one_line_error(spec):
     with pytest.raises(UserError, match=r"cannot (import|read) ") as error:
         flags.Parser().parse_args([f"--import={spec}"])
     assert "\n" not in str(error.value)

@@ -265,7 +265,7 @@ def test_another_kind_of_wordpiece_is_refused(tmp_path, change, message):
         tokenizers.load(tmp_path)
 
 
-def test_a_text_that_is_no_vocabulary_is_a_users_mistake(tmp_path):
+def test_a_malformed_vocabulary_raises_user_error(tmp_path):
     (tmp_path / "vocab.txt").write_text("some\ntext\n")
     with pytest.raises(UserError, match=r"vocab.txt has no \[SEP\]"):
         tokenizers.load(tmp_path)
