@@ -1,5 +1,4 @@
-"""A model of one's own: a GPT with ALiBi, which lets attention fade with distance instead of embedding
-positions.
+"""A custom model: a GPT with ALiBi, which lets attention fade with distance instead of embedding positions.
 
     python train.py --config=examples/alibi.py
     python eval.py --model=runs/alibi --import=examples/alibi.py

@@ -1,4 +1,4 @@
-"""A task of one's own: the causal task, with some of the input tokens replaced by random ones in training.
+"""A custom task: the causal task, with some of the input tokens replaced by random ones in training.
 
     python train.py --config=examples/noisy_inputs.py
     python eval.py --model=runs/noisy_inputs --import=examples/noisy_inputs.py

@@ -162,7 +162,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         path = self.directory / str(step)
-        remedy = f"remove {path} to go on from an earlier checkpoint, or start anew in another directory"
+        remedy = f"remove {path} to resume from an earlier checkpoint, or start again in another directory"
         # Orbax does not detect changed bytes, and its own errors are longer than one line.
         first, stride = self._share
         # Before Orbax waits for all processes: a process that finds damage must not leave the others waiting.

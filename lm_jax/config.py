@@ -53,7 +53,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
 
     def check(self) -> None:
-        """Raises UserError for a number that no run can use."""
+        """Raises UserError for an invalid number."""
         for name in ("learning_rate", "epsilon"):
             if not getattr(self, name) > 0:
                 raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must be above 0")
@@ -73,14 +73,14 @@ class TrainConfig:
 
     num_steps: int = 1000  # updates in all
     batch_size: int = 16  # rows of data.sequence_length tokens in a batch, over all devices
-    accumulation: int = 1  # parts that a batch is read in, one after the other: less memory, the same update
+    accumulation: int = 1  # parts of a batch, read one after the other: less memory, the same update
     average: str = "none"  # of parameters, to evaluate with: none, ema, or triggered by validation (AWD-LSTM)
     average_decay: float = 0.999  # ema: the weight of the average against the newest parameters
     average_patience: int = 5  # triggered: validations without a new best before averaging begins
     eval_every: int = 250  # steps between validations; also at the end
-    checkpoint_every: int = 250  # steps between checkpoints; one more where validation is at its best
+    checkpoint_every: int = 250  # steps between checkpoints; also saved at a new best validation
     log_every: int = 10  # steps between lines of metrics.jsonl
-    tensorboard: bool = False  # event files beside metrics.jsonl, which is written anyway
+    tensorboard: bool = False  # write event files in addition to metrics.jsonl
     seed: int = 0  # of parameters, order of data and dropout
     sample_tokens: int = 80  # tokens of the text shown at the end; 0: none
 
@@ -106,7 +106,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A recipe for a model that is trained: all that decides its numbers, and how often to validate."""
+    """A recipe for a trained model: all settings that determine its results, and how often to validate."""
 
     is_trained: ClassVar[bool] = True
 
@@ -119,15 +119,13 @@ class Config:
     init_from: str = ""  # a run directory, or hf:NAME, whose parameters to start from
 
     def check(self) -> None:
-        """Raises UserError for a value that no run can use, or parts that do not go together."""
+        """Raises UserError for an invalid value, or parts that do not fit each other."""
         for part in (self.data, self.model, self.optimizer, self.train, self.mesh):
             part.check()
         self.task.check(self.model, self.data)
 
     def resolved(self, vocab_size: int) -> "Config":
-        """The config with what the model leaves to the tokenizer and the data filled in; errors as the
-        model's.
-        """
+        """The config with the sizes that come from the tokenizer and the data; errors as the model's."""
         return dataclasses.replace(self, model=self.model.resolved(vocab_size, self.data.sequence_length))
 
     @property
@@ -220,10 +218,10 @@ def from_json(text: str, source: str = FILE) -> AnyConfig:
 
     Args:
         text: JSON.
-        source: the file that it is from, for errors.
+        source: the file's name, for errors.
 
     Raises:
-        UserError: no JSON, another format version, an unknown name or field, or a value of another type.
+        UserError: not JSON, another format version, an unknown name or field, or a value of another type.
     """
     values = _current(files.parse_json(text, source), source)
     if _model_name(values, source) == NGramConfig.family:
@@ -239,13 +237,13 @@ def read(directory: pathlib.Path) -> AnyConfig:
 
 
 class RunParts:
-    """The parts of a run's config.json that its finished model needs, without those that trained it.
+    """The parts of a run's config.json that its finished model needs, without the optimizer and the like.
 
     Attributes:
         format_version: of the directory's files.
         data: how its text was read.
         model: the model's config, not resolved.
-        task: what it was trained for; None for an n-gram model.
+        task: the training task; None for an n-gram model.
         mesh: the devices it was trained on.
     """
 
@@ -266,7 +264,7 @@ class RunParts:
 
 
 def _current(values: Any, source: str) -> dict[str, Any]:
-    """The fields of a config.json in today's form."""
+    """The fields of a config.json in the current format."""
     if not isinstance(values, dict):
         raise UserError(f"{source} is not a JSON object", "restore the file")
     version = values.get("format_version")
@@ -276,7 +274,7 @@ def _current(values: Any, source: str) -> dict[str, Any]:
             f"this version of lm_jax reads formats 1 and {FORMAT_VERSION}",
         )
     values = {key: value for key, value in values.items() if key != "format_version"}
-    if version == 1:  # the model's name stood apart, and a task was called an objective
+    if version == 1:  # the model's name was separate, and a task was called an objective
         family = values.pop("family", None)
         if isinstance(values.get("model"), dict):
             values["model"] = {"name": family, **values["model"]}
@@ -292,7 +290,7 @@ def _model_name(values: dict[str, Any], source: str) -> Any:
     return values["model"].get("name")
 
 
-# What a resumed run may always change: what is reported, and on which devices it runs.
+# Fields that a resumed run may always change: reporting, and the devices.
 _FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.log_every",
@@ -304,7 +302,7 @@ _FREE_ON_RESUME = (
 
 
 def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
-    """Names of the fields, with both values, in which a resumed run would compute something else."""
+    """Names of the fields, with both values, that change the results of a resumed run."""
     old_values, new_values = dict(fields.flatten(old)), dict(fields.flatten(new))
     names = [n for n in old_values | new_values if not n.startswith(_FREE_ON_RESUME)]
     missing, found = object(), []
@@ -318,7 +316,7 @@ def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
 
 
 def _reason_to_refuse(name: str, config: AnyConfig) -> str | None:
-    """Why a resumed run may not change a field, "" where that is plain; None where it may."""
+    """Why a resumed run may not change a field, "" if that is obvious; None if it may."""
     if not isinstance(config, Config):
         return ""
     averages_late = config.train.average == "triggered"

@@ -30,7 +30,7 @@ _TOKENIZER = "tokenizer"  # in a run directory
 
 
 def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path | None = None) -> AnyConfig:
-    """`fields.override`, where a recipe that starts from `init_from` has the model that is there.
+    """`fields.override`; a recipe that starts from `init_from` takes the model config from there.
 
     Of that model's fields the recipe may set those that leave parameters as they are, such as dropout; it
     sets those that it gives another value than the default. Fields of the model that `values` names are set
@@ -39,7 +39,7 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
     Args:
         config: the recipe.
         values: dotted field name -> text.
-        workdir: the run directory: one that holds a run already tells the model, so that the source may be
+        workdir: the run directory. If it holds a run, the model config is read there, and the source may be
             gone.
 
     Raises:
@@ -63,23 +63,23 @@ def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) ->
 
 
 def check(config: AnyConfig) -> None:
-    """Raises UserError for the first value of a recipe that no run can use."""
+    """Raises UserError for the first invalid value of a recipe."""
     config.check()
     if isinstance(config, Config):
         optimizers.check(config.optimizer)
 
 
 def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
-    """Trains by the recipe, or goes on where a run of it stopped, then evaluates the best checkpoint.
+    """Trains by the recipe, or resumes a stopped run of it, then evaluates the best checkpoint.
 
     Args:
         config: the recipe.
-        workdir: the run directory. Afterwards it holds config.json, tokenizer/, data.json (where the text
-            comes from), valid.jsonl and test.jsonl (the held-out text), metrics.jsonl, checkpoints/,
-            results.json and sample.txt.
+        workdir: the run directory. Afterwards it holds config.json, tokenizer/, data.json (the source of the
+            text), valid.jsonl and test.jsonl (the held-out text), metrics.jsonl, checkpoints/, results.json
+            and sample.txt.
 
     Returns:
-        A row for each held-out part; none where a signal stopped the training early.
+        A row for each held-out part; no rows if a signal stopped the training early.
 
     Raises:
         UserError: a recipe or a directory that cannot be used, or a run that failed.
@@ -115,14 +115,14 @@ def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config: {'; '.join(changed)}",
-                "give another --workdir, or the same config to go on",
+                "give another --workdir, or the same config to resume",
             )
     elif workdir.exists() and any(not p.name.startswith(".") for p in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run", "give another --workdir")
 
 
 def _check_can_resume(workdir: pathlib.Path) -> None:
-    """Raises UserError for an unfinished run of format 1, whose optimizer states are laid out otherwise."""
+    """Raises UserError for an unfinished run of format 1, whose optimizer states have another layout."""
     if (workdir / FILE).exists() and config_module.RunParts(workdir).format_version == 1:
         raise UserError(
             f"{workdir} holds an unfinished run of an older version of lm_jax, which cannot be resumed",
@@ -132,7 +132,7 @@ def _check_can_resume(workdir: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _locked(workdir: pathlib.Path) -> Iterator[None]:
-    if not is_writer():  # the writer's lock stands for all of this run's processes
+    if not is_writer():  # the writer's lock holds for all of this run's processes
         yield
         return
     with (workdir / ".lock").open("w") as file:
@@ -146,14 +146,14 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _train(config: Config, workdir: pathlib.Path) -> bool:
-    """Trains to the end; False where a signal came first."""
+    """Trains to the end; False if a signal stopped it."""
     with together():
         data, resolved = _prepare(config, workdir)
     check_agreement(config_module.to_json(resolved), "the recipe")
     check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
     trainer = loop.Trainer(resolved)
     start = _initial_params(resolved) if config.init_from and _is_new(workdir) else None
-    # Nothing was written so far: a recipe that cannot run leaves its directory free for another.
+    # Nothing is written before: after an error the directory can be used by another recipe.
     with together():
         _write_facts(config, data, workdir)
     return loop.fit(trainer, data, workdir, start)
@@ -163,7 +163,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
     """The corpus of a recipe as tokens, and the recipe resolved by it."""
     data_config = config.data
     if config.init_from:  # its parameters belong to the tokens of its own tokenizer
-        kept = workdir / _TOKENIZER  # so that a stopped run goes on when its source is gone
+        kept = workdir / _TOKENIZER  # so that a stopped run can resume without its source
         tokenizer = kept if kept.exists() else language_model.tokenizer_path(config.init_from)
         data_config = dataclasses.replace(data_config, tokenizer=str(tokenizer))
     with Reporter() as report:
@@ -172,7 +172,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
-    """Counts and smooths."""
+    """Counts n-grams and smooths them."""
     with Reporter() as report:
         data = pipeline.prepare(config.data, progress=report)
         model = ngram.fit(config.model, data, report)
@@ -181,7 +181,8 @@ def _count(config: CountConfig, workdir: pathlib.Path) -> None:
 
 
 def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) -> None:
-    """What evaluation needs beside the parameters: recipe, tokenizer, held-out texts and where they are from.
+    """Writes what evaluation needs besides the parameters: recipe, tokenizer, held-out texts and their
+    source.
 
     Raises:
         UserError: the directory's run was trained on another text.
@@ -204,13 +205,13 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
 
 
 def _is_new(workdir: pathlib.Path) -> bool:
-    """Whether no checkpoint is there to go on from."""
+    """Whether there is no checkpoint to resume from."""
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.latest_step() is None
 
 
 def _initial_params(config: Config) -> Any:
-    """The parameters in `init_from`, laid out as the recipe's model has them."""
+    """The parameters in `init_from`, in the layout of the recipe's model."""
     source: Any = language_model.load(config.init_from)
     there: Any = getattr(source, "config", None)
     if not isinstance(there, ModelConfig):
@@ -247,7 +248,7 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
                 rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
     if config.sample_tokens and isinstance(model, Generates):
         options: Options = {"temperature": 0.8, "top_k": 50, "seed": config.seed}
-        options["min_tokens"] = config.sample_tokens // 4  # a text may end at once, and would show nothing
+        options["min_tokens"] = config.sample_tokens // 4  # otherwise the model may end the text immediately
         [sample] = model.generate([""], config.sample_tokens, **options)
         if is_writer():
             files.write_text(workdir / "sample.txt", sample.text + "\n")

@@ -100,10 +100,10 @@ def _set(config: Any, full_name: str, path: list[str], text: str) -> Any:
 
 
 def unknown_field(name: str, depth: int, config: Any) -> UserError:
-    """The error for a dotted name whose part at `depth` is no field of `config`."""
+    """The error for a dotted name whose part at `depth` is not a field of `config`."""
     parents = name.split(".")[:depth]
     names = [".".join([*parents, n]) for n, _ in flatten(config)]
-    # The last part of a name is what people remember; the group it belongs to often is not.
+    # Users often remember the last part of a name, but not its group.
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]}?" if near else f"fields here are {', '.join(names)}"
     return UserError(f"no field {name}", remedy)
@@ -148,11 +148,11 @@ def as_values(config: Any) -> dict[str, Any]:
 
 
 def from_values(config: Any, values: Any, prefix: str = "", source: str = "config.json") -> Any:
-    """The config with the fields of a JSON object, whose types must be right as they stand.
+    """The config with the fields of a JSON object, whose types must match without conversion.
 
     Args:
         config: the defaults.
-        values: what `as_values` gave.
+        values: the result of `as_values`.
         prefix: the dotted name of this group of fields and a dot, for errors.
         source: the file that the values are from, for errors.
 

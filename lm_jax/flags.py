@@ -11,7 +11,7 @@ from lm_jax.parallel.sharding import MeshConfig
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, as all others; its help keeps the lines as written."""
+    """argparse with one-line errors, as everywhere; its help keeps line breaks."""
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
@@ -41,7 +41,7 @@ def split_fields(argv: Sequence[str], group: str = "config") -> tuple[list[str],
 
     Args:
         argv: the arguments.
-        group: what stands for `config`.
+        group: the name in place of `config`.
 
     Returns:
         The other arguments, and name -> text.
@@ -63,16 +63,15 @@ def split_fields(argv: Sequence[str], group: str = "config") -> tuple[list[str],
     return others, values
 
 
-MESH_HELP = """on several devices: --mesh.data=N, --mesh.fsdp=N and --mesh.tensor=N say how they share rows
-and
-parameters (default: as the model was trained, as far as there are devices)"""
+MESH_HELP = """on several devices: --mesh.data=N, --mesh.fsdp=N and --mesh.tensor=N set how they share rows
+and parameters (default: as the model was trained, as far as there are devices)"""
 
 
 def split_mesh(argv: Sequence[str]) -> tuple[list[str], MeshConfig | None]:
-    """Takes `--mesh.AXIS=N` out of a command line; None where there is none.
+    """Takes `--mesh.AXIS=N` out of a command line; None if there are none.
 
     Raises:
-        UserError: an unknown axis, or a size that no mesh can have.
+        UserError: an unknown axis, or an invalid size.
     """
     argv, values = split_fields(argv, "mesh")
     if not values:

@@ -1,4 +1,4 @@
-"""Names that recipes and run directories use for models, tasks and others, and what each name stands for."""
+"""Names that recipes and run directories use for models, tasks and others, and the object of each name."""
 
 import functools
 import importlib
@@ -17,7 +17,7 @@ class Registry(Generic[T]):
     """Maps names to parts. Built-in parts are imported when they are first asked for; users register others.
 
     Looking a name up never imports a file that the run directory or the recipe names: unknown names are
-    looked for in installed packages alone, which declare the entry-point group "lm_jax".
+    looked up only in installed packages, which declare the entry-point group "lm_jax".
 
     Args:
         what: the kind of part, for errors, such as "model".

@@ -1,4 +1,4 @@
-"""What must happen before jax is imported: the allocator, the compilation cache, quiet logs."""
+"""Settings to make before jax is imported: the allocator, the compilation cache, quiet logs."""
 
 import contextlib
 import contextvars
@@ -20,21 +20,21 @@ def prepare() -> None:
     """Sets the process up for jax: the allocator, the cache of compiled programs, quiet logs.
 
     Commands call it under `if __name__ == "__main__"`, before they import jax: importing a command changes
-    nothing in the importing program. It changes how fast a program starts and how much memory it takes, never
-    what it computes; values that the user has set stand. On Linux the process restarts itself once, since
-    glibc reads some settings only then.
+    nothing in the importing program. It changes the start time and the memory of a program, never its
+    results; values that the user has set are kept. On Linux the process restarts itself once, since glibc
+    reads some settings only then.
     """
     _keep_freed_memory()
-    # Imports and traces make many objects and little garbage, which is not worth looking for so often.
+    # Imports and traces make many objects and little garbage: collect it less often.
     gc.set_threshold(100_000, 50)
-    # Every program is worth keeping: a second start then compiles nothing.
+    # Keep every program: a second start then compiles nothing.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from absl import logging  # after the restart
 
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what it was asked to do
+    logging.set_verbosity(logging.ERROR)  # Orbax warns about requested behaviour
 
 
 _traced_platform: contextvars.ContextVar[str] = contextvars.ContextVar("traced_platform", default="")
@@ -42,7 +42,7 @@ _traced_platform: contextvars.ContextVar[str] = contextvars.ContextVar("traced_p
 
 @contextlib.contextmanager
 def traced_for(platform: str) -> Iterator[None]:
-    """Lets `platform` name this one: a program is traced for devices that are not at hand."""
+    """Lets `platform` name this one: a program is traced for devices that this machine does not have."""
     token = _traced_platform.set(platform)
     try:
         yield
@@ -51,9 +51,7 @@ def traced_for(platform: str) -> Iterator[None]:
 
 
 def platform() -> str:
-    """The platform that a program is traced for: "cpu", "gpu", "tpu", or "cuda" for a GPU that is not at
-    hand.
-    """
+    """The platform that a program is traced for: "cpu", "gpu", "tpu", or "cuda" for another machine's GPU."""
     import jax
 
     return _traced_platform.get() or jax.default_backend()
@@ -62,7 +60,7 @@ def platform() -> str:
 def _keep_freed_memory() -> None:
     """Lets glibc keep the memory that XLA frees after each step, instead of returning it to the system.
 
-    Otherwise XLA's temporary buffers are mapped and page-faulted anew in each step. One arena for all
+    Otherwise XLA's temporary buffers are mapped and page-faulted again in each step. One arena for all
     threads, since the arenas of XLA's workers are trimmed in any case. No thread caches and no fast bins: the
     remainders of aligned buffers would stay there, would not be merged with their neighbours, and the next
     buffer would not fit.
@@ -83,5 +81,5 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 256 << 20)
-    except (OSError, AttributeError):  # another C library: its defaults stand
+    except (OSError, AttributeError):  # another C library: keep its defaults
         pass

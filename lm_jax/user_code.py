@@ -31,8 +31,8 @@ def import_part(spec: str) -> ModuleType:
 def import_file(path: pathlib.Path) -> ModuleType:
     """Imports a Python file, once for each file and content.
 
-    The file may import others that lie beside it. The module stands in `sys.modules`, so that the source and
-    the annotations of its classes can be found.
+    The file may import others in its folder. The module is in `sys.modules`, so that the source and the
+    annotations of its classes can be found.
 
     Raises:
         UserError: no such file, or one that raises when it is imported.

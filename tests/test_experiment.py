@@ -168,7 +168,7 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, number):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "Traceback" not in output
-    assert "the same command goes on from here" in output
+    assert "run the same command again to resume" in output
     [saved] = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert f"stopped at step {saved}" in output
 

@@ -225,7 +225,7 @@ def test_an_unusable_cache_directory_raises_user_error(config, tmp_path, monkeyp
         ({"documents": "file"}, r"none of 1 documents .* to valid.*; hold out a tail"),
         ({"split": "hash:0.2,0.0000001"}, "none of 60 documents .* to test"),
         ({"split": "hash:0"}, "no validation part; hold one out, or give data.valid"),
-        ({"split": "thirds"}, "is no split"),
+        ({"split": "thirds"}, "is not a split"),
         ({"corpus": "text:/no/such/file"}, "no file /no/such/file"),
         ({"valid": "/no/such/file"}, "no file /no/such/file"),
         ({"documents": "page"}, "choose one of file"),

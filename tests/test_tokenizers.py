@@ -363,9 +363,9 @@ def test_a_tokenizer_that_would_not_give_the_bytes_back_is_refused(bpe, tmp_path
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "is no tokenizer"),
+        ("[]", "is not a tokenizer"),
         ("{}", "cannot read the tokenizer"),
-        ('{"kind": "word"}', "is no tokenizer"),
+        ('{"kind": "word"}', "is not a tokenizer"),
     ],
 )
 def test_a_damaged_file_raises_user_error(tmp_path, content, message):

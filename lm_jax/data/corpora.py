@@ -105,9 +105,9 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
             `text:GLOB`;
             `jsonl:GLOB[#FIELD]`, a JSON object a line, its text in the field `text` unless another is named;
             `tsv:GLOB[#COLUMN]`, `csv:GLOB[#COLUMN]`, a record a line, its text in a column, by its name in
-            the first line or, where that line is no header, by its number from 1 on (see `records`);
-            `tfds:NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]` (see `tfds_corpus.read`);
-            `nltk:NAME` (see `nltk_corpus.read`).
+            the first line or, if that line is not a header, by its number from 1 on (see `records`);
+            `tfds:NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]` (see `tfds_corpus.read`); `nltk:NAME` (see
+            `nltk_corpus.read`).
         documents: what one document is: a whole `file` (or record), a `line` of it, or a `paragraph`.
         progress: called after each file that is read.
 

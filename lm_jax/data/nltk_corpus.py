@@ -92,7 +92,7 @@ def read(name: str) -> tuple[tuple[_NLTKFile, ...], dict[str, str]]:
 
 
 def _label(reader: Any, file: str) -> str | None:
-    """The one category of a file; None where there is none, or several."""
+    """The one category of a file; None if there is none, or several."""
     try:
         categories = reader.categories(file) if hasattr(reader, "categories") else []
     except KeyError:  # a file that the list of categories does not name

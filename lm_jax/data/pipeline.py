@@ -30,7 +30,7 @@ class DataConfig:
     valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME
     test: str = ""  # another source for the test
     tokenizer: str = "bpe"  # byte, char, word, bpe, wordpiece, wordpiece-uncased; or the path of one
-    vocab_size: int = 4096  # the most tokens that are learned, special ones included; 0: no limit
+    vocab_size: int = 4096  # maximum number of tokens to learn, special ones included; 0: no limit
     min_count: int = 0  # words and characters that are rarer in the training part become <unk>
     sequence_length: int = 128  # tokens in a row of a batch
     order: str = "shuffled"  # shuffled windows, or contiguous streams for models that carry a state

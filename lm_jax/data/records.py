@@ -22,7 +22,7 @@ def parse_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
     Blank lines are skipped. Fields that are null, lists or objects are left out.
 
     Raises:
-        UserError: a line that is no JSON object or has no text in the field.
+        UserError: a line that is not a JSON object or has no text in the field.
     """
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not is_blank(line):
@@ -136,7 +136,7 @@ def _place(header: list[str], column: str, path: Path, kind: str) -> int:
         shown = ", ".join(map(repr, header)) if len(header) < 20 else f"{len(header)} columns"
         raise UserError(
             f"{path} has no column {column!r} (its first line is {shown})",
-            f"type {kind}:GLOB#COLUMN, a name in the first line, or a number if that line is no header",
+            f"type {kind}:GLOB#COLUMN, a name in the first line, or a number if that line is not a header",
         )
     if twice := next((n for n in header if n and header.count(n) > 1), None):
         raise UserError(f"{path} has two columns named {twice!r}", "rename one of them")

@@ -45,12 +45,12 @@ def parse(split: str) -> Holdout:
     amounts = [Fraction(m[1]) for m in matches]
     units = {m[2] for m in matches if Fraction(m[1])} or {""}
     if kind not in ("hash", "tail") or len(matches) != rest.count(",") + 1 or len(matches) > 2:
-        raise UserError(f"data.split={split!r} is no split", _HOW)
+        raise UserError(f"data.split={split!r} is not a split", _HOW)
     if len(units) > 1:
         raise UserError(f"data.split={split!r} mixes units", "give fractions, chars or words for both parts")
     unit = units.pop()
     if unit and (kind == "hash" or sum(amounts).denominator > 1):
-        raise UserError(f"data.split={split!r} is no split", _HOW)
+        raise UserError(f"data.split={split!r} is not a split", _HOW)
     if not unit and sum(amounts) >= 1:
         raise UserError(f"data.split={split!r} leaves nothing to train on", "hold out less than 1 in all")
     return Holdout(kind, amounts[0], amounts[1] if len(amounts) > 1 else Fraction(0), unit)

@@ -240,7 +240,7 @@ _advance_once = jax.jit(_advance, static_argnames=("step", "early_stopping"), do
 
 
 def _finish(early_stopping, beams, rules, texts, ends_BC, live):
-    """The finished texts, with those that end among the first K; and whether each prompt goes on."""
+    """The finished texts, with those that end among the first K; and whether each prompt continues."""
     n, K = beams.n + 1, live.score_BK.shape[1]
     full_B = (beams.done.length_BK > 0).all(axis=1) & (early_stopping is True)
     may_end_BC = ends_BC & (jnp.arange(2 * K)[None] < K) & (beams.open_B & ~full_B)[:, None]

@@ -36,7 +36,7 @@ class Decoder(NamedTuple):
             then R, with the rows of one prompt next to each other.
         step: (params, state, token_R) -> (logits_RV, state). Reads one more token in each row.
         params: the first argument of the functions, any pytree; never copied along the rows.
-        context_length: the most tokens that the model can read; None: no limit.
+        context_length: the maximum number of tokens that the model can read; None: no limit.
         extend: (params, state, tokens_RT) -> (logits_RTV, state). Reads several tokens in each row; logits t
             follow token t. Only the model that verifies drafts needs it, with `rewind`.
         rewind: (state, count_R) -> state. Removes the last `count_R` tokens of each row.
@@ -97,7 +97,7 @@ class Limits(NamedTuple):
     """How much is generated.
 
     Attributes:
-        num_tokens: the most tokens in each row.
+        num_tokens: the maximum number of tokens in each row.
         num_samples: how many rows continue each prompt.
         end_id: the token that ends its row; None: no token does.
         stop: ends a row early; see `Stop`. Tokens after the place that it gives are dropped.

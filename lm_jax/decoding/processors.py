@@ -146,6 +146,6 @@ def pick(logits_BV: jax.Array, u_B: jax.Array) -> jax.Array:
 
 
 def _first(is_BV: jax.Array) -> jax.Array:
-    """The index of the first true value in each row, V - 1 where there is none."""
+    """The index of the first true value in each row, V - 1 if there is none."""
     V = is_BV.shape[-1]  # a minimum, since XLA's argmax is slow on a CPU
     return jnp.where(is_BV, jnp.arange(V, dtype=jnp.int32)[None], V - 1).min(axis=-1)

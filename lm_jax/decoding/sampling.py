@@ -39,7 +39,8 @@ def stream(
         prompts: what to continue.
         limits: how much to generate.
         sampling: how each token is chosen.
-        chunk: the most tokens in a piece. The first piece, and one after a context is read again, has one.
+        chunk: the maximum number of tokens in a piece. The first piece, and one after a context is read
+            again, has one.
 
     Returns:
         An iterator over `Generated` that hold the new tokens only; `lengths` counts those of each row.
@@ -91,7 +92,7 @@ class _Reading(NamedTuple):
     length_B: np.ndarray
     done_R: jax.Array
     history: History
-    made: int  # tokens generated so far in rows that go on
+    made: int  # tokens generated so far in unfinished rows
 
 
 class _Rows(NamedTuple):

@@ -159,7 +159,7 @@ def sample(
     history: History | None = None,
     end_id: Any = -1,
 ) -> jax.Array:
-    """The next token of each row, chosen as `sampling` says. int32 [B]; -1 where the settings leave none.
+    """The next token of each row, chosen as `sampling` says. int32 [B]; -1 if the settings leave none.
 
     Args:
         logits_BV: the model's logits.

@@ -67,8 +67,8 @@ def fit_prompts(prompts: Prompts, num_tokens: int, context_length: int | None, s
 
     Args:
         prompts: checked prompts.
-        num_tokens: the most tokens generated in each row.
-        context_length: the most tokens that the model can read; None: no limit.
+        num_tokens: the maximum number of tokens generated in each row.
+        context_length: the maximum number of tokens that the model can read; None: no limit.
         spare: how many more tokens the state should have room for, if the context has.
 
     Raises:
@@ -119,7 +119,7 @@ class Text:
 
         Args:
             copies: how many successive rows are equal and read once.
-            remaining: the most tokens that are still to be generated in a row.
+            remaining: the maximum number of tokens that are still to be generated in a row.
         """
         limit = self.context_length or _NO_LIMIT
         full_R = self.length_R - self.start_R > limit

@@ -24,7 +24,7 @@ class Metric(NamedTuple):
 
     Attributes:
         value: the value; None where it is undefined or would mislead.
-        interval: the ends of its 95 % confidence interval over documents; None where there is none.
+        interval: the ends of its 95 % confidence interval over documents; None if it has none.
         why: why the value or the interval is None; "" where neither is.
         less_is_better: whether a smaller value is better.
     """
@@ -71,7 +71,7 @@ class Row:
         context: what a prediction may depend on: window and stride, order, or state.
         data: where the text comes from.
         counts: what was counted, by name, such as tokens.
-        sums: what was summed and is no count, by name, such as nats; None for infinity.
+        sums: sums that are not counts, by name, such as nats; None for infinity.
         metrics: by name. The first one is the headline.
         difference: to the first row of a comparison.
     """

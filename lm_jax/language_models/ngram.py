@@ -107,7 +107,7 @@ class NGramLanguageModel(LeftToRight):
         return self._kept_decoder
 
     def _log_probs(self, history_BN: np.ndarray) -> np.ndarray:
-        """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is no token.
+        """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is not a token.
 
         Unknown tokens have none, so that they are never generated: a softmax gives their share to the others.
         """

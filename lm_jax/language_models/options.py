@@ -110,7 +110,7 @@ class Request:
         return whole[len(self._tokenizer.decode_bytes(prompt_ids)) :]
 
     def stops_at(self, text: bytes) -> int | None:
-        """The first index at which a stop text begins; None where there is none."""
+        """The first index at which a stop text begins; None if there is none."""
         return min((place for s in self.stop if (place := text.find(s)) >= 0), default=None)
 
     def _keep(self, row: int, tokens: np.ndarray) -> int | None:

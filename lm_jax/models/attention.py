@@ -84,7 +84,7 @@ def causal_mask(position_BT: jax.Array, num_keys: int) -> jax.Array:
 
 
 def segment_mask(segments_BT: jax.Array) -> jax.Array:
-    """True where query and key lie in one unbroken run of the same segment. Shape [B, 1, T, T].
+    """True where query and key are in one unbroken run of the same segment. Shape [B, 1, T, T].
 
     Padding, whose segments are negative, is in runs of its own: no token attends to it, and what it attends
     to is finite.
@@ -95,7 +95,7 @@ def segment_mask(segments_BT: jax.Array) -> jax.Array:
 
 
 def padding_mask(segments_BS: jax.Array) -> jax.Array:
-    """True at keys that are no padding, whose segments are negative. Shape [B, 1, 1, S]."""
+    """True at keys that are not padding, whose segments are negative. Shape [B, 1, 1, S]."""
     return (segments_BS >= 0)[:, None, None, :]
 
 
@@ -118,7 +118,7 @@ Drop = Callable[[jax.Array], jax.Array]
 
 
 class AttentionCore(Protocol):
-    """How queries meet keys. A model calls one core whether it reads whole rows or goes on from a cache.
+    """The computation of attention. A model calls one core for whole rows and for a cache.
 
     Args:
         q_BTHK: queries.
@@ -161,8 +161,8 @@ def full_attention(
 ) -> jax.Array:
     """Scaled dot products of every query with every key (Vaswani et al. 2017, equation 1), as a core.
 
-    Scores and their softmax are float32. A core of one's own that adds to the scores computes `bias_BHTS`
-    from the positions and calls this one.
+    Scores and their softmax are float32. A custom core that adds to the scores computes `bias_BHTS` from the
+    positions and calls this one.
     """
     (B, T, H, K), (G, S) = q_BTHK.shape, k_BGSK.shape[1:3]
     if is_causal:
@@ -285,7 +285,7 @@ class SelfAttention(nn.Module):
             (Ainslie et al. 2023); 0: as many as of queries.
         use_bias: whether the products have biases.
         rope_theta: the base of `rotary`; 0: queries and keys are not rotated.
-        core: how queries meet keys; one of `ATTENTIONS`, or one's own.
+        core: the computation of attention; one of `ATTENTIONS`, or a custom one.
     """
 
     num_heads: int

@@ -1,7 +1,7 @@
 """What a model and its config must offer, and the names of the models there are.
 
 To add a model: a frozen dataclass that extends `ModelConfig`, a linen module that fulfils `LeftToRight`, and
-`@MODELS.register("NAME")` above the config (built-in ones stand in the table below). Nothing else in the
+`@MODELS.register("NAME")` above the config (built-in ones are in the table below). Nothing else in the
 project asks which model it has.
 """
 
@@ -37,8 +37,8 @@ class ModelConfig(abc.ABC):
 
     Attributes:
         family: the model's name in recipes, run directories and reports.
-        free_fields: fields that leave the parameters as they are. A recipe that starts from the parameters of
-            another run may set them as it likes.
+        free_fields: fields that do not change the parameters. A recipe that starts from the parameters of
+            another run may set them.
         sows_output: whether `hidden` sows the last layer's output before dropout, [B, T, D], as "output" into
             the collection "intermediates".
         published_as: the `model_type` under which transformers reads an exported model; "": none does.
@@ -57,7 +57,7 @@ class ModelConfig(abc.ABC):
 
     @abc.abstractmethod
     def check(self) -> None:
-        """Raises UserError for a value that no model can have, or two that do not go together."""
+        """Raises UserError for an invalid value, or two that do not fit each other."""
 
     @abc.abstractmethod
     def make(self) -> nn.Module:
@@ -70,7 +70,7 @@ class ModelConfig(abc.ABC):
 
     @property
     def known_tokens(self) -> int:
-        """`num_tokens`, or all rows of the vocabulary where that is not set."""
+        """`num_tokens`, or all rows of the vocabulary if that is 0."""
         return self.num_tokens or self.vocab_size
 
     @property
@@ -96,16 +96,16 @@ class ModelConfig(abc.ABC):
         return replace(self, vocab_size=self.vocab_size or vocab_size, num_tokens=vocab_size)
 
     def check_resolved(self) -> None:
-        """Raises UserError where a size is still left to the tokenizer or the data."""
+        """Raises UserError if a size is still left to the tokenizer or the data."""
         if self.vocab_size < 1:
             raise UserError(f"model.vocab_size={self.vocab_size}", "a model itself needs 1 or more")
 
     def describe_context(self) -> Mapping[str, Any]:
-        """What a token's probability depends on, for the record beside a result."""
+        """The settings that a token's probability depends on, to be stored with a result."""
         return {"state": "carried through each document"}
 
     def for_inference(self) -> Self:
-        """The config of the same parameters, in another layout perhaps, that generates text fastest."""
+        """The config of the same parameters, possibly in another layout, that generates text fastest."""
         return self
 
     def convert(self, variables: Any) -> Any:
@@ -113,11 +113,11 @@ class ModelConfig(abc.ABC):
         return variables
 
     def convert_from_format_1(self, variables: Any) -> Any:
-        """Variables as run directories of format 1 hold them, in the layout of today."""
+        """Variables as run directories of format 1 hold them, in the current layout."""
         return variables
 
     def cost(self, length: int) -> Cost | None:
-        """What the model costs with rows of `length` tokens; None where it does not say."""
+        """What the model costs with rows of `length` tokens; None if it is unknown."""
         return None
 
 
@@ -135,8 +135,8 @@ class LeftToRight(Protocol):
 
         Args:
             tokens_BT: int token ids.
-            state: what is known of the tokens before these; None: these are the first.
-            segments: int [B, T]; attention and state start anew where it changes, and negative ones are
+            state: the state after the tokens before these; None: these are the first.
+            segments: int [B, T]; attention and state are reset where it changes, and negative ones are
                 padding.
             train: whether dropout is on; needs `rngs={"dropout": key}`.
         """

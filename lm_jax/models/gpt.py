@@ -78,12 +78,12 @@ class GPTConfig(ModelConfig):
 
     @property
     def kv_heads(self) -> int:
-        """`num_kv_heads`, or what 0 stands for."""
+        """`num_kv_heads`, or its value for 0."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def mlp_width(self) -> int:
-        """`d_ff`, or what 0 stands for; with swiglu rounded up to a multiple of 8."""
+        """`d_ff`, or its value for 0; with swiglu rounded up to a multiple of 8."""
         return self.d_ff or (8 * math.ceil(self.d_model / 3) if self.mlp == "swiglu" else 4 * self.d_model)
 
     def stack(self) -> StackConfig:
@@ -257,8 +257,8 @@ class GPT(nn.Module):
 
         Args:
             tokens_BT: int token ids.
-            state: keys and values of the tokens before these; each row goes on at its own position.
-            segments: int [B, T]; where it changes within a row, attention starts anew. Positions go on.
+            state: keys and values of the tokens before these; each row continues at its own position.
+            segments: int [B, T]; where it changes within a row, attention is reset. Positions continue.
                 Negative ones are padding.
             train: whether dropout is on; needs `rngs={"dropout": key}`.
 

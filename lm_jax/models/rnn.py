@@ -50,7 +50,7 @@ class RNNConfig(ModelConfig):
     tied_head: bool = False  # the head is the token embedding
     adaptive_cutoffs: tuple[int, ...] = ()  # ids at which the clusters of an adaptive softmax begin; (): none
     adaptive_ratio: float = 4.0  # how much narrower each cluster is than what comes before it
-    embedding_dropout: float = 0.0  # of whole words, each wherever it stands
+    embedding_dropout: float = 0.0  # of whole words, each at all of its positions
     input_dropout: float = 0.0  # of what the first layer reads
     hidden_dropout: float = 0.0  # of what the other layers read
     output_dropout: float = 0.0  # of what the head reads
@@ -95,7 +95,7 @@ class RNNConfig(ModelConfig):
 
 
 class RNN(CarriesState):
-    """A recurrent language model. Its state is a `LayerState` a layer; None stands for `init_state`.
+    """A recurrent language model. Its state is a `LayerState` a layer; None means `init_state`.
 
     `hidden` sows what the last layer gave before any of it was dropped, [B, T, D], as "output" into the
     collection "intermediates", for objectives that ask for it.

@@ -61,7 +61,7 @@ class Memory(NamedTuple):
 
     Attributes:
         layers: keys and values of each layer, as `Stack.read_memory` returned them.
-        mask_B11S: true at keys that are no padding; None: none is.
+        mask_B11S: true at keys that are not padding; None: no padding.
     """
 
     layers: Any
@@ -238,7 +238,7 @@ def _scanned(block: type[Block], config: StackConfig) -> Callable[..., Block]:
 def convert_layers(variables: Any, scan_layers: bool) -> Any:
     """Variables of a model with a stack in the layout that `scan_layers` asks for, from either.
 
-    Stacks may lie anywhere in the tree. Nothing is computed.
+    Stacks may be anywhere in the tree. Nothing is computed.
     """
     return {**variables, "params": _convert(variables["params"], scan_layers)}
 

@@ -56,7 +56,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         arrays = {name: _view(data, 8 + size, **entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error):
         raise UserError(
-            f"{os.fspath(path)} is no model file, or is truncated", "save the model again"
+            f"{os.fspath(path)} is not a model file, or is truncated", "save the model again"
         ) from None
     return arrays, metadata
 

@@ -13,7 +13,7 @@ _POWERS = 10.0 ** np.arange(_LONGEST + 1)
 def parse(words: Words) -> tuple[np.ndarray, np.ndarray]:
     """The words as float32 [N], and which are not numbers, bool [N].
 
-    What is no plain decimal, such as 1e-3, is parsed by Python.
+    Numbers in another form, such as 1e-3, are parsed by Python.
     """
     windows = eight_bytes(words.text)
     characters = np.stack([windows[words.starts], windows[words.starts + 8]], axis=1).view(np.uint8)

@@ -30,7 +30,7 @@ def fit(
     Args:
         counts: of the training text.
         held_out: a stream of other text.
-        iterations: the most steps.
+        iterations: the maximum number of steps.
         tolerance: stop when the log-likelihood of the held-out text, in nats per word, grows by less.
 
     Returns:

@@ -32,7 +32,7 @@ class Index:
             self._table.insert(mix(self._keys[here]), np.arange(here.start, here.stop, dtype=np.int32))
 
     def find(self, contexts: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """int32 ids of n-grams by their contexts' ids and last words; UNSEEN where there is none."""
+        """int32 ids of n-grams by their contexts' ids and last words; UNSEEN if there is none."""
         keys = _key(contexts, words)
 
         def is_match(ids: np.ndarray, rows: np.ndarray | None) -> np.ndarray:

@@ -51,7 +51,7 @@ class NGramConfig:
     family: ClassVar[str] = "ngram"
     order: int = 5  # words in the longest n-gram, 1 to 8
     smoothing: str = "modified_kneser_ney"  # one of SMOOTHINGS
-    prune: tuple[int, ...] = ()  # by order, drop n-grams seen at most this often; the last value goes on
+    prune: tuple[int, ...] = ()  # by order, drop n-grams seen at most this often; the last value repeats
     interpolate_unigrams: bool = True  # False: all mass that the unigrams leave goes to <unk>
     discount_fallback: tuple[float, ...] = ()  # discounts of counts 1, 2 and 3+ where the text gives none
     add_k: float = 1.0  # what add_k adds to every count

@@ -81,7 +81,7 @@ def pieces(starts: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 
     Args:
         starts: the first member of each group, and the number of members at the end.
-        most: the most members of a piece of several groups.
+        most: the maximum number of members of a piece of several groups.
 
     Yields:
         The first group of a piece and the one after its last.

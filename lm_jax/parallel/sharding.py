@@ -17,8 +17,8 @@ AXES = ("data", "fsdp", "tensor")
 
 # Name pattern -> how the last axes of such an array are divided; the first pattern found in the name applies.
 # Axes before them (of stacked layers) are not divided, nor arrays with too few axes, nor an axis whose length
-# is no multiple: a vocabulary of 50,257 is whole on each of two devices, one of 50,304 is divided. States of
-# the optimizer and averages have the names of their parameters, and are divided as these are.
+# is not a multiple: a vocabulary of 50,257 is whole on each of two devices, one of 50,304 is divided. States
+# of the optimizer and averages have the names of their parameters, and are divided as these are.
 RULES: tuple[tuple[str, P], ...] = (
     (r"(bias|scale)$", P()),
     # By the vocabulary, so that logits are divided too: a tied head's columns are the embedding's rows. If

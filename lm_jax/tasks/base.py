@@ -29,7 +29,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Process:
-    """Which of several equal shares of each batch's rows a process reads."""
+    """The share of each batch's rows that a process reads, of several equal shares."""
 
     index: int = 0
     count: int = 1
@@ -65,14 +65,14 @@ class Task(abc.ABC, Generic[B]):
     evaluator: ClassVar[str]
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
-        """Raises UserError for a value that no run can use, or that does not fit the model or the data."""
+        """Raises UserError for an invalid value, or one that does not fit the model or the data."""
 
     def fields(self) -> Fields:
         """The fields of documents that the task reads beside their text."""
         return NO_FIELDS
 
     def make(self, model: ModelConfig) -> nn.Module:
-        """The module that is trained: the model's own, or one with a head upon it."""
+        """The module that is trained: the model's own, or one with an additional head."""
         return model.make()
 
     def init(self, module: nn.Module, key: jax.Array, length: int) -> Any:
@@ -130,7 +130,7 @@ class Task(abc.ABC, Generic[B]):
             params: its variables.
             batch: any number of rows.
             carry: see `init_carry`.
-            rngs: keys for dropout; None: evaluation, with the losses that are reported and no others.
+            rngs: keys for dropout; None: evaluation, with the reported losses only.
         """
 
     def rate_factor(self, batch: B, data: DataConfig) -> float | None:
@@ -139,7 +139,7 @@ class Task(abc.ABC, Generic[B]):
 
     @abc.abstractmethod
     def figures(self, sums: Mapping[str, Sums], split: Split, data: Data) -> list[Figure]:
-        """What is reported of the validation part, from its summed losses; the best checkpoint minimises the
+        """The figures of the validation part, from its summed losses; the best checkpoint minimises the
         first.
         """
 

@@ -45,7 +45,7 @@ class Causal(Task[Batch]):
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
-        """Raises UserError for a value that no run can use, or that does not fit the model or the data."""
+        """Raises UserError for an invalid value, or one that does not fit the model or the data."""
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"task.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
         if self.chunk_length < 0:
@@ -148,7 +148,7 @@ class Causal(Task[Batch]):
         return batch.inputs.shape[1] / data.sequence_length if data.vary_length else None
 
     def figures(self, sums: Mapping[str, Sums], split: Split, data: Data) -> list[Figure]:
-        """Nats per token and, where every byte of the part is paid for, bits per byte."""
+        """Nats per token and, if the scores are complete, bits per byte."""
         nats, tokens = float(sums[_NATS].total), float(sums[_NATS].weight)
         loss = nats / tokens if tokens else float(np.nan)
         figures = [Figure("valid_loss", loss, "nats/token")]
@@ -159,7 +159,7 @@ class Causal(Task[Batch]):
 
 
 def _mean_square(hidden_BTD: jax.Array) -> jax.Array:
-    """Activation regularisation (Merity et al. 2017, section 4.6), of what dropout has left."""
+    """Activation regularisation (Merity et al. 2017, section 4.6), of the output after dropout."""
     return jnp.square(hidden_BTD.astype(jnp.float32)).mean()
 
 

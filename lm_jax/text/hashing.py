@@ -48,7 +48,7 @@ class IdTable:
         Args:
             hashes: uint64 hashes of the keys.
             is_match: given candidate ids and the rows they are for (None: all rows), returns which are right.
-                The result for a candidate of -1, which is no id, is ignored.
+                The result for a candidate of -1, which is not an id, is ignored.
         """
         slots = (hashes >> self._shift).view(np.int64)
         found = self._slots.take(slots)

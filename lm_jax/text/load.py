@@ -21,7 +21,8 @@ def train(spec: str, texts: Iterable[str], vocab_size: int = 0, min_count: int =
         spec: byte, char, word, bpe, wordpiece or wordpiece-uncased (which drops case and accents), made from
             the texts; or a path, with or without `bpe:` or `wordpiece:` before it, which is loaded.
         texts: the training part, nothing else; read once.
-        vocab_size: the most tokens, special ones included; 0: no limit (BPE and WordPiece need one).
+        vocab_size: the maximum number of tokens, special ones included; 0: no limit (BPE and WordPiece need
+            one).
         min_count: words and characters that are rarer are left out; without effect on BPE.
 
     Raises:
@@ -90,4 +91,4 @@ def load(path: str | Path) -> Tokenizer:
         is_wordpiece = isinstance(model, dict) and model.get("type") == "WordPiece"
         return WordPiece.load(path) if is_wordpiece else ByteLevelBPE.load(path)
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no tokenizer ({error!r})", "restore the file") from None
+        raise UserError(f"{path} is not a tokenizer ({error!r})", "restore the file") from None

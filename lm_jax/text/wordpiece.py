@@ -83,7 +83,7 @@ class WordPiece(Tokenizer):
 
         Args:
             texts: read once.
-            vocab_size: the most tokens, special ones included.
+            vocab_size: the maximum number of tokens, special ones included.
             min_count: characters that are rarer, and the words that contain them, are left out.
             lowercase: drops case and accents.
 
@@ -115,7 +115,7 @@ class WordPiece(Tokenizer):
     def load(cls, path: Path) -> "WordPiece":
         """Reads `tokenizer.json`, or `vocab.txt` with the settings in `tokenizer_config.json` beside it.
 
-        Where the settings do not say whether to drop case, it is dropped if the vocabulary has no capitals.
+        If the settings do not define whether to drop case, it is dropped if the vocabulary has no capitals.
 
         Raises:
             UserError: a file that the library cannot read, or a tokenizer that is not BERT's.

@@ -110,7 +110,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
                     monitor.settle()
                     _save(checkpoints, state)
                 if stop and not last:
-                    line.say(f"stopped at step {step}, saved; the same command goes on from here")
+                    line.say(f"stopped at step {step}, saved; run the same command again to resume")
                     return False
     return True
 
