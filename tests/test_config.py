@@ -1,4 +1,4 @@
-"""Recipes: overrides by name, JSON, and what a wrong one says."""
+"""Recipes: overrides by name, JSON, and error messages."""
 
 import dataclasses
 import json

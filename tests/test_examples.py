@@ -50,7 +50,7 @@ def test_an_example_trains_resumes_and_opens_in_another_process(example, tmp_pat
     generate.main([f"--model={tmp_path / 'whole'}", "--prompt=the", "--max-tokens=4"])
     assert capsys.readouterr().out.startswith("the")
 
-    # Another process knows the part only if it is told the file.
+    # Another process finds the part only with --import.
     command = [sys.executable, "eval.py", f"--model={tmp_path / 'whole'}", f"--out={tmp_path / 'out'}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     unknown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

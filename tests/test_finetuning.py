@@ -34,7 +34,7 @@ def sources(tmp_path_factory):
 
 
 def tuned(config, source, **model):
-    """A recipe that knows the source's model by its directory alone; resolved as train.py does."""
+    """A recipe that names its source by the directory only; resolved as train.py does."""
     recipe = dataclasses.replace(config, model=GPTConfig(**model), init_from=str(source))
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, num_steps=6, eval_every=3))
 

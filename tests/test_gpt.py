@@ -213,7 +213,7 @@ def test_a_full_cache_is_nan_and_what_came_before_is_right(fields):
 
 @any_fields
 def test_greedy_text_goes_on_past_the_context(fields):
-    """As reading anew, for each token, all that the row's context holds; rows slide one by one."""
+    """Equals a full pass over the row's context for each token; each row's window slides by itself."""
     model, params = tiny(max_length=8, **fields)
     prompts, lengths = random_tokens(3, 8), np.array([8, 1, 5])
     made = continue_greedily(model, params, prompts, lengths, 20)

@@ -135,7 +135,7 @@ def test_add_k_and_maximum_likelihood_are_those_of_nltk():
         ours = estimate(count(lines, 3), NGramConfig(order=3, smoothing=smoothing, add_k=0.5))
         for history in histories:
             if smoothing == "maximum_likelihood" and not theirs.counts[list(history)].N():
-                continue  # NLTK says 0 for every word; ours falls back on a shorter history
+                continue  # NLTK gives 0 to every word; ours uses a shorter history
             for word in ("a", "b", "c", "</s>"):
                 expected = theirs.score(word, list(history))
                 got = probability(ours, word, " ".join(history).replace("<s> <s>", "<s>"))

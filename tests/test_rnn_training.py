@@ -1,4 +1,4 @@
-"""Recurrent recipes from training to text: streams, resume, scores, and what a wrong request says."""
+"""Recurrent recipes from training to text: streams, resume, scores, and error messages."""
 
 import dataclasses
 import itertools

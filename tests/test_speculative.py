@@ -95,7 +95,7 @@ def test_a_large_vocabulary_in_blocks_gives_the_same_logits(tied_head):
 
 
 def test_a_row_ends_at_its_stop_and_pieces_add_up_to_the_text():
-    """Greedy, so that the model alone says what the text is; several samples of each prompt."""
+    """Greedy, so that only the model determines the text; several samples of each prompt."""
 
     def stop(row, tokens):
         places = np.flatnonzero(tokens == 2)

@@ -1,4 +1,4 @@
-"""Seeds trained at once give what each gives alone; sweeps go on, say what failed, and count right."""
+"""Sweeps resume, report failures, and compute means and intervals over seeds."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a step can do beside following the gradient: accumulate and average."""
+"""Accumulation and averages of the training step, and its metrics."""
 
 import dataclasses
 import json
@@ -90,7 +90,7 @@ def test_metrics_have_the_rate_of_the_same_update(factor):
 
 
 def test_a_mean_of_means_gives_a_different_update():
-    """The batch of the test above tells a weighting by tokens from one by parts."""
+    """With the batch of the test above, weighting by tokens and by parts differ."""
     batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), start().params
     halves = [Batch(*(x[i::2] for x in batch[:3])) for i in range(2)]
     losses = [float(Causal().losses(MODULE, params, b)[0]["nats"].mean) for b in (batch, *halves)]
