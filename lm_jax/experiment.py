@@ -216,7 +216,8 @@ def _initial_params(config: Config) -> Any:
     there: Any = getattr(source, "config", None)
     if not isinstance(there, ModelConfig):
         raise UserError(
-            f"init_from={config.init_from} is a {source.family} model", "give a model that is trained"
+            f"init_from={config.init_from} is a model of the family {source.family}",
+            "give a model that is trained",
         )
     free = {name: getattr(config.model, name) for name in there.free_fields if hasattr(config.model, name)}
     if dataclasses.replace(there, **free) != config.model:

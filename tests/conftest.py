@@ -30,6 +30,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402 (behind the variables that it reads)
 
+gc.set_threshold(100_000, 50)  # tracing makes many objects and little garbage
+
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -32,6 +32,7 @@ def small(example, tmp_path):
     return dataclasses.replace(config, task=recipe.task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["alibi", "noisy_inputs"])
 def test_an_example_trains_resumes_and_opens_in_another_process(example, tmp_path, capsys):
     config = small(example, tmp_path)
@@ -62,6 +63,7 @@ def test_an_example_trains_resumes_and_opens_in_another_process(example, tmp_pat
     assert f"{rows[1].metrics['bits_per_byte'].value:.4f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_alibi_scores_alike_by_full_reading_and_from_a_cache(tmp_path):
     config = dataclasses.replace(small("alibi", tmp_path).model, vocab_size=17, max_length=12, num_layers=2)
     module = config.make()

@@ -82,6 +82,7 @@ def test_an_interrupted_run_gives_the_numbers_of_an_uninterrupted_one(finished, 
     assert losses(tmp_path / "again") == losses(workdir)
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
     config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=4)
     config = fields.override(config, {"optimizer.schedule": "constant"})

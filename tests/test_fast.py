@@ -102,6 +102,7 @@ def model_loss(model):
     return loss, params, direction
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_forward_mode_and_products_with_the_hessian(name):
     loss, params, direction = model_loss(MODELS[name])
@@ -145,6 +146,7 @@ def test_plain_dropout_keeps_its_rate_and_the_mean():
     np.testing.assert_allclose(y[y != 0], 2 / 0.7, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_decoding_is_the_same_with_plain_forms():
     model = GPT(GPT_CONFIG)
     _, params, _ = model_loss(model)

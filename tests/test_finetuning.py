@@ -43,6 +43,7 @@ def losses(workdir):
     return [line["loss"] for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_when_its_source_is_gone(sources, tmp_path):
     path, gpt = sources
     shutil.copytree(path / "gpt", tmp_path / "source")
@@ -69,6 +70,7 @@ def test_the_recipe_sets_fields_that_do_not_change_parameters(sources, tmp_path)
     assert kept.model == config_module.read(path / "gpt").model
 
 
+@pytest.mark.slow
 def test_a_recurrent_model_is_a_source_too(sources, tmp_path):
     path, gpt = sources
     recipe = experiment.override(tuned(gpt, path / "rnn"), {"data.order": "contiguous"})

@@ -37,6 +37,7 @@ def test_every_matrix_is_shared_by_all_of_a_mesh(variant):
             assert share * 8 == whole, array
 
 
+@pytest.mark.slow
 def test_a_padded_vocabulary_is_never_written(tmp_path):
     """Random parameters would choose one of the 2,000 rows without a token nine times in ten."""
     config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=1, sample_tokens=40)

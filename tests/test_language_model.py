@@ -204,6 +204,7 @@ def test_ngrams_draft_for_a_transformer(model, ngrams):
         ngrams.generate(["the "], draft=model)
 
 
+@pytest.mark.slow
 def test_drafted_texts_stop_stream_and_come_in_samples(model, ngrams):
     request = {"temperature": 0, "forced": "new data reads it", "stop": ["ds"]}
     plain = model.generate(["the ", "a "], 20, num_samples=2, **request)

@@ -136,6 +136,7 @@ def test_parameters_are_sharded_by_name(name, shape, spec):
     assert place.spec == spec
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_restored_on_another_mesh(tmp_path):
     config = recipe(MODERN, MESHES["fsdp 8"], OptimizerConfig(), average="triggered")
     trainer = Trainer(config)

@@ -186,5 +186,5 @@ def test_ngram_runs_do_not_resume_or_start_neural_ones(run, tmp_path):
     with pytest.raises(UserError, match="holds a run of another config"):
         experiment.run(neural, run[1])
     tiny.write_text(tmp_path / "text.txt")
-    with pytest.raises(UserError, match="is an n-gram model"):
+    with pytest.raises(UserError, match="of the family ngram; give a model that is trained"):
         experiment.run(dataclasses.replace(neural, init_from=str(run[1])), tmp_path / "run")

@@ -43,6 +43,7 @@ def use(monkeypatch, directory):
             reader._unload()
 
 
+@pytest.mark.slow
 def test_brown_has_the_published_number_of_tokens(shared, monkeypatch):
     use(monkeypatch, shared / "data/nltk_data")
     documents = list(corpora.read("nltk:brown"))

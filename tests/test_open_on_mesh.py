@@ -32,6 +32,7 @@ def run(request, tmp_path_factory):
     return path / "run", rows
 
 
+@pytest.mark.slow
 def test_it_is_opened_on_the_mesh_that_it_was_trained_on(run):
     path, _ = run
     lm = lm_jax.load(path)
@@ -41,6 +42,7 @@ def test_it_is_opened_on_the_mesh_that_it_was_trained_on(run):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [MeshConfig(data=3), MeshConfig(fsdp=4), MeshConfig(data=2, tensor=2)])
 def test_scores_and_text_are_those_of_one_device(run, mesh):
     path, _ = run
@@ -52,6 +54,7 @@ def test_scores_and_text_are_those_of_one_device(run, mesh):
         np.testing.assert_array_equal(a.tokens, b.tokens)
 
 
+@pytest.mark.slow
 def test_flags_name_the_mesh(run, capsys):
     path, _ = run
     generate.main([f"--model={path}", "--mesh.fsdp=2", "--prompt=the", "--max-tokens=2", "--temperature=0"])

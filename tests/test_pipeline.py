@@ -115,6 +115,7 @@ def test_an_existing_store_is_opened_and_not_built_again(config, cache, monkeypa
     assert np.array_equal(second.splits["train"].tokens, first.splits["train"].tokens)
 
 
+@pytest.mark.slow
 def test_python_docs_are_not_parsed_twice(cache, monkeypatch):
     config = DataConfig(tokenizer="byte")
     first = pipeline.prepare(config, cache_dir=cache)

@@ -199,6 +199,7 @@ def test_cached_hub_files_need_no_network(tmp_path, monkeypatch):
     assert lm_jax.load("hf:someone/small").config.d_model == 16
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_imported_model_and_is_exported(tmp_path, capsys):
     source = write_golden(tmp_path / "source")
     text = tmp_path / "text.txt"

@@ -69,6 +69,7 @@ def test_drafts_of_the_same_model_are_always_accepted():
     assert refused.tokens_per_read < 2
 
 
+@pytest.mark.slow
 def test_greedy_text_is_the_models_own():
     """A GPT with another for its drafter, prompts of unequal length, rows that end apart."""
     how = Sampling(0, repetition_penalty=1.5, no_repeat_ngram=3, min_tokens=4, forced=(2, 5))

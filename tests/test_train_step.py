@@ -182,6 +182,7 @@ def averaged(tmp_path_factory):
     return config, directory / "run"
 
 
+@pytest.mark.slow
 def test_the_trigger_and_the_average_survive_an_interruption(averaged, tmp_path):
     config, workdir = averaged
     data = pipeline.prepare(config.data)

@@ -138,6 +138,7 @@ def test_padding_changes_nothing_and_is_finite(form):
     assert jnp.isfinite(y_BTD).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"scan_layers": True}, {"remat": True}, {"scan_layers": True, "remat": True}]
 )
