@@ -16,6 +16,8 @@ from lm_jax.tasks.causal import Causal
 from lm_jax.training.optimizers import make_optimizer
 from lm_jax.training.step import first_state
 
+pytestmark = pytest.mark.slow
+
 ROWS, LENGTH, VOCABULARY, WIDTH, HEADS = 4, 256, 2048, 32, 2
 
 

@@ -26,6 +26,7 @@ def with_train(config, **values):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **values))
 
 
+@pytest.mark.slow
 def test_a_sweep_compares_settings_reports_failures_and_reuses_runs(recipe, tmp_path, monkeypatch, capsys):
     grid = {"model.d_model": ["16", "24", "15"]}
     cells = sweep.run(recipe, grid, 2, tmp_path / "sweep")

@@ -177,6 +177,7 @@ def test_dropout_of_residual_branches_and_of_probabilities():
         np.testing.assert_array_equal(apply(dropping, params, x_BTD, memory_BSD), plain)
 
 
+@pytest.mark.slow
 def test_a_decoder_with_memory_continues_from_its_cache():
     stack, params, x_BTD, memory_BSD = made(FORMS["pre-norm, cross-attention, shared keys"])
     full_BTD = apply(stack, params, x_BTD, memory_BSD, is_causal=True)
