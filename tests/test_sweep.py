@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import tiny
 
+from lm_jax import config as config_module
 from lm_jax import experiment, sweep
 from lm_jax.config import CountConfig
 from lm_jax.errors import UserError
@@ -60,6 +61,25 @@ def test_ngrams_are_swept_without_seeds(recipe, tmp_path):
     assert [cell.error for cell in cells] == ["", ""]
     assert [list(cell.rows) for cell in cells] == [[0], [0]]
     assert cells[0].scores("test", "perplexity") != cells[1].scores("test", "perplexity")
+
+
+def test_the_command_prints_a_line_for_each_setting(recipe, tmp_path, capsys):
+    config = CountConfig(data=recipe.data, model=NGramConfig(smoothing="witten_bell"))
+    path = tmp_path / "ngrams.py"
+    path.write_text(
+        "from lm_jax import config\n\n\ndef get_config(variant=''):\n"
+        f"    return config.from_json({config_module.to_json(config)!r})\n"
+    )
+    sweep.main([f"--config={path}", "--grid", "model.order=2,3", f"--workdir={tmp_path / 'sweep'}"])
+    shown = capsys.readouterr().out
+    assert "order=2" in shown
+    assert "order=3" in shown
+    assert f"everything is in {tmp_path / 'sweep'}: sweep.csv" in shown
+    with (tmp_path / "sweep" / "sweep.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["model.order"], line["split"]) for line in lines} == {
+        (order, split) for order in "23" for split in ("valid", "test")
+    }
 
 
 def test_mistakes_are_named_before_anything_is_trained(recipe, tmp_path):
