@@ -1,7 +1,7 @@
 """Evaluates models on a text: one table, results.json and report.html.
 
-python eval.py --model=runs/gpt its own test part python eval.py --model=runs/gpt --model=runs/other
---text=FILE
+python eval.py --model=runs/gpt                                  its own test part
+python eval.py --model=runs/gpt --model=runs/other --text=FILE
 """
 
 import pathlib
@@ -26,7 +26,7 @@ from lm_jax.report import html, table
 
 def main(argv: list[str]) -> None:
     """Parses the flags, scores, and writes the report."""
-    argv, mesh = flags.split_mesh(argv)
+    rest, mesh = flags.split_mesh(argv)
     parser = flags.Parser(prog="eval.py", description=__doc__, epilog=flags.MESH_HELP)
     parser.add_argument(
         "--model",
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--out", default="runs/eval", metavar="DIR", help="where the results go (default: runs/eval)"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(rest)
 
     models = [language_model.load(path, arguments.step, mesh) for path in arguments.model]
     evaluations = []

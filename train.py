@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
     if arguments.distributed or arguments.coordinator or arguments.num_processes is not None:
         distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
     workdir = pathlib.Path(arguments.workdir or f"runs/{name}")
-    config = experiment.override(config, values, workdir)
+    with distributed.together():
+        config = experiment.override(config, values, workdir)
     rows = experiment.run(config, workdir)
     if distributed.is_writer():
         imports = user_code.files_of(config.model, *([config.task] if config.is_trained else []))

@@ -6,17 +6,18 @@ in turn in each round; printed is the speed-up over full attention, median and r
 
 from lm_jax import runtime
 
-runtime.prepare()
+if __name__ == "__main__":
+    runtime.prepare()
 
-import statistics  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from functools import partial  # noqa: E402
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
+import jax
+import jax.numpy as jnp
 
-from lm_jax.models import attention  # noqa: E402
+from lm_jax.models import attention
 
 TOKENS, HEADS, WIDTH, ROUNDS = 2048, 6, 64, 9
 

@@ -11,27 +11,28 @@ taskset -c 0,1 python benchmarks/decode.py   on two cores
 
 from lm_jax import runtime
 
-runtime.prepare()
+if __name__ == "__main__":
+    runtime.prepare()
 
-import pathlib  # noqa: E402
-import statistics  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from functools import partial  # noqa: E402
-from typing import Any  # noqa: E402
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import numpy as np
+import torch
+import transformers
 
-import lm_jax  # noqa: E402
-from lm_jax.decoding import sampling, speculative  # noqa: E402
-from lm_jax.decoding.decoder import Decoder, Limits, Prompts  # noqa: E402
-from lm_jax.decoding.settings import Sampling  # noqa: E402
-from lm_jax.models.gpt import GPT  # noqa: E402
-from lm_jax.pretrained import huggingface  # noqa: E402
+import lm_jax
+from lm_jax.decoding import sampling, speculative
+from lm_jax.decoding.decoder import Decoder, Limits, Prompts
+from lm_jax.decoding.settings import Sampling
+from lm_jax.models.gpt import GPT
+from lm_jax.pretrained import huggingface
 
 PROMPT, WRITTEN, ROUNDS = 16, 64, 7
 SHAPES = {

@@ -20,18 +20,19 @@ import time
 
 from lm_jax import runtime
 
-runtime.prepare()
+if __name__ == "__main__":
+    runtime.prepare()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.profiler import ProfileData, ProfileOptions  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.profiler import ProfileData, ProfileOptions
 
-from lm_jax import config as config_module  # noqa: E402
-from lm_jax import fields, flags  # noqa: E402
-from lm_jax.batch import Batch  # noqa: E402
-from lm_jax.parallel.sharding import make_mesh  # noqa: E402
-from lm_jax.training.program import Program  # noqa: E402
+from lm_jax import config as config_module
+from lm_jax import fields, flags
+from lm_jax.batch import Batch
+from lm_jax.parallel.sharding import make_mesh
+from lm_jax.training.program import Program
 
 # The purpose of an operation, by the path of names that traced it; the first pattern that matches applies.
 PARTS = (

@@ -8,25 +8,26 @@ torch`.
 
 from lm_jax import runtime
 
-runtime.prepare()
+if __name__ == "__main__":
+    runtime.prepare()
 
-import argparse  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from functools import partial  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import jax
+import numpy as np
+import torch
 
-from lm_jax.batch import Batch  # noqa: E402
-from lm_jax.config import OptimizerConfig  # noqa: E402
-from lm_jax.models.rnn import RNNConfig  # noqa: E402
-from lm_jax.tasks.causal import Causal  # noqa: E402
-from lm_jax.training.optimizers import make_optimizer  # noqa: E402
-from lm_jax.training.step import first_state, make_train_step  # noqa: E402
+from lm_jax.batch import Batch
+from lm_jax.config import OptimizerConfig
+from lm_jax.models.rnn import RNNConfig
+from lm_jax.tasks.causal import Causal
+from lm_jax.training.optimizers import make_optimizer
+from lm_jax.training.step import first_state, make_train_step
 
 ROWS, LENGTH, LAYERS, RATE, CLIP = 20, 35, 2, 1.0, 5.0
 

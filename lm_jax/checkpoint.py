@@ -36,8 +36,8 @@ class Checkpoints:
             raise UserError(f"no checkpoints in {workdir}", "give a run directory that train.py has written")
         self._read_only = read_only
         # Processes that restore together share the work of checking digests.
-        together = jax.process_count() > 1 and not read_only
-        self._share = (jax.process_index(), jax.process_count()) if together else (0, 1)
+        several = jax.process_count() > 1 and not read_only
+        self._share = (jax.process_index(), jax.process_count()) if several else (0, 1)
         # The step being written, and the dtypes and shapes of its items; Orbax writes one step at a time.
         self._saving: tuple[int, dict[str, dict[str, str]]] = (-1, {})
 

@@ -302,32 +302,36 @@ _FREE_ON_RESUME = (
 
 
 def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
-    """Names of the fields, with both values, that change the results of a resumed run."""
+    """Names of the fields, with both values, that change what a resumed run computes.
+
+    How often a run validates is free although it decides which checkpoints can be the best one.
+    """
     old_values, new_values = dict(fields.flatten(old)), dict(fields.flatten(new))
     names = [n for n in old_values | new_values if not n.startswith(_FREE_ON_RESUME)]
     missing, found = object(), []
     for name in names:
         there, here = old_values.get(name, missing), new_values.get(name, missing)
-        if there != here and (reason := _reason_to_refuse(name, old)) is not None:
+        if there != here and (reason := _reason_to_refuse(name, old, new)) is not None:
             because = f", {reason}" if reason else ""
             there, here = ("absent" if value is missing else repr(value) for value in (there, here))
             found.append(f"{name} ({there} there, {here} here{because})")
     return found
 
 
-def _reason_to_refuse(name: str, config: AnyConfig) -> str | None:
+def _reason_to_refuse(name: str, old: AnyConfig, new: AnyConfig) -> str | None:
     """Why a resumed run may not change a field, "" if that is obvious; None if it may."""
-    if not isinstance(config, Config):
+    if not isinstance(old, Config) or not isinstance(new, Config):
         return ""
-    averages_late = config.train.average == "triggered"
+    averages_late = old.train.average == "triggered"
     if name == "train.num_steps":
         if averages_late:  # the last step is validated, too
             return "which decides when averaging begins"
-        independent = config.optimizer.schedule in ("constant", "inverse_sqrt")
-        return None if independent else f"which decides the {config.optimizer.schedule} schedule"
+        if min(old.train.num_steps, new.train.num_steps) < old.optimizer.warmup_steps:
+            return "which decides the warm-up"
+        independent = old.optimizer.schedule in ("constant", "inverse_sqrt")
+        return None if independent else f"which decides the {old.optimizer.schedule} schedule"
     if name == "train.eval_every":
         return "which decides when averaging begins" if averages_late else None
     if name == "train.accumulation":
-        rates = [value for field, value in fields.flatten(config.model) if field.endswith("dropout")]
-        return "which decides what is dropped" if any(rates) else None
+        return "which decides what is dropped" if old.model.uses_dropout else None
     return ""

@@ -6,7 +6,7 @@ import fcntl
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from lm_jax import config as config_module
 from lm_jax import fields, files
@@ -21,9 +21,10 @@ from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram
 from lm_jax.language_models.base import Generates
 from lm_jax.language_models.options import Options
-from lm_jax.models.base import ModelConfig
+from lm_jax.models.base import MODELS, ModelConfig
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
 from lm_jax.progress import Reporter
+from lm_jax.tasks.base import TASKS
 from lm_jax.training import loop, optimizers
 
 _TOKENIZER = "tokenizer"  # in a run directory
@@ -53,10 +54,12 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
 
 def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) -> ModelConfig:
     """The model config of the source of a fine-tuning, with the recipe's own free fields."""
-    if workdir is not None and (workdir / FILE).is_file():
-        there = config_module.RunParts(workdir).model
-    else:
+    try:
         there = language_model.read_model_config(source)
+    except UserError:
+        if workdir is None or not (workdir / FILE).is_file():
+            raise
+        there = config_module.RunParts(workdir).model
     default = type(recipe)()
     own = {name: value for name, value in vars(recipe).items() if value != getattr(default, name)}
     return dataclasses.replace(there, **{n: v for n, v in own.items() if n in there.free_fields})
@@ -66,6 +69,8 @@ def check(config: AnyConfig) -> None:
     """Raises UserError for the first invalid value of a recipe."""
     config.check()
     if isinstance(config, Config):
+        MODELS.check(config.model)
+        TASKS.check(config.task)
         optimizers.check(config.optimizer)
 
 
@@ -85,12 +90,13 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
         UserError: a recipe or a directory that cannot be used, or a run that failed.
     """
     workdir = pathlib.Path(workdir)
-    check(config)
-    _check_same_recipe(config, workdir)
-    if is_finished(config, workdir):
-        return read_rows(workdir / "results.json")
-    _check_can_resume(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    with together():
+        check(config)
+        _check_same_recipe(config, workdir)
+        if rows := read_rows(workdir / "results.json") if is_finished(config, workdir) else []:
+            return rows
+        _check_can_resume(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         if isinstance(config, CountConfig):
             _count(config, workdir)
@@ -132,17 +138,21 @@ def _check_can_resume(workdir: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _locked(workdir: pathlib.Path) -> Iterator[None]:
-    if not is_writer():  # the writer's lock holds for all of this run's processes
+    """Locks the directory; the writer's lock stands for all processes of a run."""
+    with contextlib.ExitStack() as stack:
+        with together():
+            if is_writer():
+                _lock(stack.enter_context((workdir / ".lock").open("w")), workdir)
         yield
-        return
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process trains in {workdir}", "wait for it, or give another --workdir"
-            ) from None
-        yield
+
+
+def _lock(file: IO[str], workdir: pathlib.Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"another process trains in {workdir}", "wait for it, or give another --workdir"
+        ) from None
 
 
 def _train(config: Config, workdir: pathlib.Path) -> bool:
@@ -152,7 +162,9 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     check_agreement(config_module.to_json(resolved), "the recipe")
     check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
     trainer = loop.Trainer(resolved)
-    start = _initial_params(resolved) if config.init_from and _is_new(workdir) else None
+    is_new = _is_new(workdir)
+    with together():
+        start = _initial_params(resolved) if config.init_from and is_new else None
     # Nothing is written before: after an error the directory can be used by another recipe.
     with together():
         _write_facts(config, data, workdir)
@@ -173,11 +185,13 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
     """Counts n-grams and smooths them."""
-    with Reporter() as report:
-        data = pipeline.prepare(config.data, progress=report)
-        model = ngram.fit(config.model, data, report)
-    _write_facts(config, data, workdir)
-    model.save(workdir / language_model.NGRAM_FILE)
+    with together():
+        with Reporter() as report:
+            data = pipeline.prepare(config.data, progress=report)
+            model = ngram.fit(config.model, data, report)
+        _write_facts(config, data, workdir)
+        if is_writer():
+            model.save(workdir / language_model.NGRAM_FILE)
 
 
 def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) -> None:
@@ -240,13 +254,12 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
 
     Of several processes each scores a share of the documents; one writes.
     """
-    model = language_model.load(workdir)
-    rows = []
+    with together():
+        model = language_model.load(workdir)
+        parts = [split for split in ("valid", "test") if (workdir / f"{split}.jsonl").exists()]
+        texts = [read_held_out(workdir, split) for split in parts]
     with Reporter() as report:
-        for split in ("valid", "test"):
-            if (workdir / f"{split}.jsonl").exists():
-                text = read_held_out(workdir, split)
-                rows.append(evaluation.evaluate(model, text, str(workdir), report=report).row)
+        rows = [evaluation.evaluate(model, text, str(workdir), report=report).row for text in texts]
     if config.sample_tokens and isinstance(model, Generates):
         options: Options = {"temperature": 0.8, "top_k": 50, "seed": config.seed}
         options["min_tokens"] = config.sample_tokens // 4  # otherwise the model may end the text immediately

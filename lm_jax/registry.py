@@ -38,6 +38,12 @@ class Registry(Generic[T]):
 
         def add(part: T) -> T:
             known = self._registered.get(name)
+            if getattr(part, self.tag, name) != name:
+                raise UserError(
+                    f"{_origin(part)[1]} is registered as the {self.what} {name!r}, but its {self.tag} is "
+                    f"{getattr(part, self.tag)!r}",
+                    f"set {self.tag} = {name!r} in the class",
+                )
             if name in self._builtin or (known is not None and _origin(known) != _origin(part)):
                 raise UserError(f"the {self.what} name {name!r} is taken", "register it under another name")
             self._registered[name] = part
@@ -67,6 +73,15 @@ class Registry(Generic[T]):
         """The name of a config's class."""
         return getattr(type(config), self.tag)
 
+    def check(self, config: Any) -> None:
+        """Raises UserError where a config's name would give another class when the run is opened."""
+        name = self.name_of(config)
+        if _origin(self.get(name)) != _origin(type(config)):
+            raise UserError(
+                f"{type(config).__qualname__} has the name {name!r} of another {self.what}",
+                f'write @REGISTRY.register("NAME") above it, and {self.tag} = "NAME" in it',
+            )
+
     def names(self) -> list[str]:
         """All names, the built-in ones first."""
         return [*self._builtin, *self._registered]
@@ -84,4 +99,11 @@ def _origin(part: Any) -> tuple[str | None, str]:
 @functools.cache
 def _import_installed_parts() -> None:
     for entry_point in importlib.metadata.entry_points(group=_ENTRY_POINTS):
-        entry_point.load()
+        try:
+            entry_point.load()
+        except Exception as error:
+            raise UserError(
+                f"cannot import {entry_point.value}, which an installed package registers for lm_jax "
+                f"({type(error).__name__}: {error})",
+                "mend or remove that package",
+            ) from error

@@ -14,6 +14,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from lm_jax import runtime
 
@@ -31,7 +32,11 @@ from lm_jax.report.sweep import Cell, plot, print_cells, write_csv
 
 
 def run(
-    recipe: AnyConfig, grid: Mapping[str, Sequence[str]], num_seeds: int, workdir: pathlib.Path
+    recipe: AnyConfig,
+    grid: Mapping[str, Sequence[str]],
+    num_seeds: int,
+    workdir: pathlib.Path,
+    values: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Cell] | None:
     """Trains the missing runs and returns all results, a cell for each combination of values.
 
@@ -40,6 +45,7 @@ def run(
         grid: dotted field name -> the texts of its values.
         num_seeds: seeds of each; an n-gram model is counted, and has none.
         workdir: the sweep's directory, which afterwards holds sweep.csv and curves.png besides the runs.
+        values: dotted field name -> text, set in all runs.
 
     Returns:
         None if a signal stopped it; the same call continues it.
@@ -47,15 +53,17 @@ def run(
     Raises:
         UserError: an unknown field or an invalid value.
     """
-    names = list(grid)
-    settings = [dict(zip(names, values, strict=True)) for values in itertools.product(*grid.values())]
-    recipes = [experiment.override(recipe, setting) for setting in settings]
+    settings = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
+    names = [Cell(setting).name for setting in settings]
+    directories = [workdir / name.replace(", ", ",").replace("/", "_") for name in names]
+    recipes = [
+        experiment.override(recipe, {**values, **setting}, directory / f"seed-{recipe.seed}")
+        for setting, directory in zip(settings, directories, strict=True)
+    ]
     workdir.mkdir(parents=True, exist_ok=True)
     cells = []
-    for number, (setting, config) in enumerate(zip(settings, recipes, strict=True), start=1):
-        name = Cell(setting).name
-        print(f"setting {number} of {len(settings)}: {name}", file=sys.stderr, flush=True)
-        directory = workdir / name.replace(", ", ",").replace("/", "_")
+    for number, (setting, config, directory) in enumerate(zip(settings, recipes, directories), start=1):
+        print(f"setting {number} of {len(settings)}: {names[number - 1]}", file=sys.stderr, flush=True)
         cell = _cell(setting, _seeded(config, num_seeds), directory)
         if cell is None:
             return None
@@ -113,8 +121,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--seeds={arguments.seeds}", "give 1 or more")
     name, recipe = config_module.load(arguments.config)
     workdir = pathlib.Path(arguments.workdir or f"runs/sweep-{name}")
-    recipe = experiment.override(recipe, values)
-    cells = run(recipe, _parse_grid(arguments.grid), arguments.seeds, workdir)
+    cells = run(recipe, _parse_grid(arguments.grid), arguments.seeds, workdir, values)
     if cells is None:
         return
     print_cells(cells)

@@ -67,7 +67,13 @@ def files_of(*parts: Any) -> list[str]:
     """The files outside lm_jax in which the classes of these parts of a recipe are defined, for --import."""
     package = pathlib.Path(__file__).parent
     found = [pathlib.Path(sys.modules[type(part).__module__].__file__ or "") for part in parts]
-    return list(dict.fromkeys(os.path.relpath(path) for path in found if package not in path.parents))
+    return list(
+        dict.fromkeys(
+            os.path.relpath(path)
+            for path in found
+            if package not in path.parents and "site-packages" not in path.parts
+        )
+    )
 
 
 def _cannot_import(what: str, error: Exception) -> UserError:

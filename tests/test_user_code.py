@@ -1,5 +1,6 @@
 """Registries, and files of the user's own that register parts and define recipes."""
 
+import dataclasses
 import pathlib
 import runpy
 import subprocess
@@ -8,10 +9,11 @@ import sys
 import pytest
 
 from lm_jax import config as config_module
-from lm_jax import fields, flags, user_code
+from lm_jax import experiment, fields, flags, user_code
 from lm_jax.config import Config
 from lm_jax.errors import UserError
 from lm_jax.models.base import MODELS
+from lm_jax.models.gpt import GPTConfig
 from lm_jax.registry import Registry
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -150,3 +152,19 @@ def test_the_files_of_own_parts_are_named_for_other_commands(own_file):
         path.resolve()
     ]
     assert user_code.files_of(Config().model, Config().task) == []
+
+
+def test_a_class_whose_name_is_not_its_registered_name_raises_user_error(tmp_path):
+    inherited = "from lm_jax.models.base import MODELS\nfrom lm_jax.models.gpt import GPTConfig\n\n\n"
+    path = tmp_path / "inherits.py"
+    path.write_text(
+        inherited + '@MODELS.register("mine")\nclass Mine(GPTConfig):\n    """Forgets its family."""\n'
+    )
+    with pytest.raises(UserError, match=r"Mine is registered as the model 'mine', but its family is 'gpt'"):
+        user_code.import_file(path)
+
+    class Unregistered(GPTConfig):
+        """Would be reloaded as a GPT."""
+
+    with pytest.raises(UserError, match="Unregistered has the name 'gpt' of another model"):
+        experiment.check(dataclasses.replace(Config(), model=Unregistered()))

@@ -37,11 +37,6 @@ class DataConfig:
     vary_length: bool = False  # contiguous: lengths vary about sequence_length, and learning rates with them
     separate_documents: bool = False  # attention and state restart where a document begins within a row
 
-    @property
-    def usual_length(self) -> int | None:
-        """The typical length where the lengths of rows vary; None where all rows have the same length."""
-        return self.sequence_length if self.vary_length else None
-
     def check(self) -> None:
         """Raises UserError for a value that no run can use."""
         corpora.check(self.corpus, self.documents)

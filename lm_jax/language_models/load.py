@@ -101,7 +101,8 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
             shapes = _abstract_params(run.task, config, run.data.sequence_length)
             params = checkpoints.restore_params(chosen, _placed(shapes, devices))
     fast = config.for_inference()
-    params = jax.device_put(fast.convert(params), by_name(devices, fast.convert(params)))
+    params = fast.convert(params)
+    params = jax.device_put(params, by_name(devices, params))
     trained = Trained(
         fast, run.task.make(fast), params, tokenizer, run.task, run.data.documents, chosen, devices
     )
@@ -110,7 +111,7 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
 
 def _load_pretrained(directory: pathlib.Path, mesh: MeshConfig | None) -> CausalLanguageModel:
     model, params, tokenizer = huggingface.read(directory)
-    model = model.resolved(tokenizer.vocab_size, model.max_length)
+    model = model.resolved(tokenizer.vocab_size, model.context_length)
     devices = fit_mesh(mesh or MeshConfig(), exact=True)
     params = jax.device_put(params, by_name(devices, params))
     return CausalLanguageModel(Trained(model, model.make(), params, tokenizer, mesh=devices))

@@ -74,6 +74,11 @@ class ModelConfig(abc.ABC):
         return self.num_tokens or self.vocab_size
 
     @property
+    def uses_dropout(self) -> bool:
+        """Whether training draws random numbers: any rate whose name ends in "dropout" is above 0."""
+        return any(name.endswith("dropout") and type(x) is float and x > 0 for name, x in vars(self).items())
+
+    @property
     def carries_state(self) -> bool:
         """Whether a state can be carried from one row of tokens to the next."""
         return self.context_length is None

@@ -98,7 +98,7 @@ class RNN(CarriesState):
     """A recurrent language model. Its state is a `LayerState` a layer; None means `init_state`.
 
     `hidden` sows what the last layer gave before any of it was dropped, [B, T, D], as "output" into the
-    collection "intermediates", for objectives that ask for it.
+    collection "intermediates", for tasks that ask for it.
     """
 
     config: RNNConfig

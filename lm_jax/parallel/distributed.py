@@ -61,13 +61,13 @@ def check_agreement(value: str, what: str) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raises a UserError of the body in one process in all processes, so that none waits for another."""
-    error: UserError | None = None
+    """Raises in all processes where the body raises in one, so that none waits for another."""
+    error: Exception | None = None
     try:
         yield
-    except UserError as own:
+    except Exception as own:
         error = own
-    for number, message in enumerate(_gather(str(error or ""))):
+    for number, message in enumerate(_gather("" if error is None else str(error) or repr(error))):
         if error is None and message:
             error = UserError(f"process {number} stopped: {message}", "")
     if error is not None:

@@ -91,7 +91,7 @@ def read_params(directory: pathlib.Path) -> Any:
     shapes = {name: leaf.shape for name, leaf in _flat(_abstract_params(config)).items()}
     their_shapes = {name: form.their_shape(name, shape) for name, shape in shapes.items()}
     arrays = weights.read(directory, names, their_shapes, form.ignored(config), form.prefix)
-    flat = {name: jnp.asarray(array.reshape(shapes[name])) for name, array in arrays.items()}
+    flat = {name: array.reshape(shapes[name]) for name, array in arrays.items()}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
     return {"params": params}
 
@@ -109,10 +109,11 @@ def read_config(directory: pathlib.Path) -> Any:
 def _form(directory: pathlib.Path) -> Form:
     path = directory / "config.json"
     kind = files.read_json(path).get("model_type")
-    if kind not in FORMS:
+    try:
+        return FORMS.get(kind)
+    except UserError:
         known = " or ".join(map(repr, FORMS.names()))
-        raise UserError(f"{path} describes a model of type {kind!r}", f"give one of type {known}")
-    return FORMS.get(kind)
+        raise UserError(f"{path} describes a model of type {kind!r}", f"give one of type {known}") from None
 
 
 def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int = 5 * 10**9) -> None:
