@@ -16,6 +16,7 @@ from lm_jax.training.program import Program
 
 
 def print_recipe(program: Program, kind: str) -> None:
+    """Prints the devices, the parameters of each device, and the tokens of a step."""
     mesh, config = program.mesh, program.config
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     tokens = num_tokens(config)
@@ -35,6 +36,7 @@ def print_recipe(program: Program, kind: str) -> None:
 
 
 def plan_cuda(program: Program) -> None:
+    """Prints the plan for GPUs: operations, and that the step lowers to StableHLO; nothing is compiled."""
     _print_flops(program)
     traced = program.step.trace(program.state, program.batch, program.key)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
