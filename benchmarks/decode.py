@@ -57,7 +57,7 @@ def import_from(theirs: Any) -> tuple[GPT, Any]:
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         path = pathlib.Path(directory)
-        return GPT(huggingface.read_config(path)), huggingface.read_params(path)
+        return GPT(huggingface.read_config(path)[0]), huggingface.read_params(path)
 
 
 def race(name: str, batches: list[int]) -> None:

@@ -22,6 +22,8 @@ def golden_gpt2() -> tuple[GPT, Any]:
     arrays = np.load(GOLDEN / "gpt2.npz")
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     shapes = flax.traverse_util.flatten_dict(shapes, sep="/")
-    names = weights.expand(gpt2.RULES, model.config.num_layers)
-    flat = {ours: jnp.asarray(arrays[theirs].reshape(shapes[ours].shape)) for ours, theirs in names.items()}
+    names = weights.expand(gpt2.rules(model.config), model.config.num_layers)
+    flat = {
+        ours: jnp.asarray(arrays[theirs].reshape(shapes[ours].shape)) for ours, (theirs,) in names.items()
+    }
     return model, {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}

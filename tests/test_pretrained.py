@@ -106,9 +106,9 @@ def test_models_that_are_not_gpt2_are_not_exported(tmp_path, fields, named):
 
 
 def test_the_published_size():
-    config = gpt2.read_config(
+    config, _ = gpt2.read_config(
         {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_layer": 12, "n_head": 12,
-         "n_embd": 768}, "config.json",
+         "n_embd": 768}
     )  # fmt: skip
     assert config.cost(1024).parameters == 124_439_808
     names = weights.expand(gpt2.rules(config), 12)

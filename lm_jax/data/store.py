@@ -5,6 +5,7 @@ their tokens under one tokenizer. Each is a directory of `cache`.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ from lm_jax.data import cache
 from lm_jax.data.corpora import Progress
 from lm_jax.data.documents import Document, Fields
 from lm_jax.errors import UserError
+from lm_jax.text import load as tokenizers
 from lm_jax.text.base import Tokenizer, grouped
 from lm_jax.text.words import count_words
 
@@ -74,6 +76,11 @@ class Split:
         self.num_bytes: int = part["bytes"]
         self.num_words: int = part["words"]
         self.sha256: str = part["sha256"]
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the tokens."""
+        return tokenizers.load(self._tokens)
 
     @property
     def stream(self) -> TokenStream:

@@ -10,7 +10,6 @@ from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import FILE, RunParts
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LanguageModel
-from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.language_models.trained import Trained
 from lm_jax.models.base import ModelConfig
@@ -55,7 +54,7 @@ def read_model_config(path: str | pathlib.Path) -> Any:
     """The config of the model that `load` would open, the part `model` of a recipe. Errors as for `load`."""
     directory = find(path)
     if huggingface.is_directory(directory):
-        return huggingface.read_config(directory)
+        return huggingface.read_config(directory)[0]
     return RunParts(directory).model
 
 
@@ -109,12 +108,14 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
     return ADAPTERS.get(run.task.adapter)(trained)
 
 
-def _load_pretrained(directory: pathlib.Path, mesh: MeshConfig | None) -> CausalLanguageModel:
-    model, params, tokenizer = huggingface.read(directory)
+def _load_pretrained(directory: pathlib.Path, mesh: MeshConfig | None) -> LanguageModel:
+    model, params, tokenizer, task = huggingface.read(directory)
     model = model.resolved(tokenizer.vocab_size, model.context_length)
     devices = fit_mesh(mesh or MeshConfig(), exact=True)
     params = jax.device_put(params, by_name(devices, params))
-    return CausalLanguageModel(Trained(model, model.make(), params, tokenizer, mesh=devices))
+    module = model.make() if task is None else task.make(model)
+    adapter = ADAPTERS.get(model.adapter if task is None else task.adapter)
+    return adapter(Trained(model, module, params, tokenizer, task, mesh=devices))
 
 
 def _abstract_params(task: Any, config: ModelConfig, length: int) -> Any:

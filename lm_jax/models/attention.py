@@ -89,14 +89,30 @@ def segment_mask(segments_BT: jax.Array) -> jax.Array:
     Padding, whose segments are negative, is in runs of its own: no token attends to it, and what it attends
     to is finite.
     """
-    changed_BT = jnp.diff(segments_BT, axis=1, prepend=segments_BT[:, :1]) != 0
-    run_BT = jnp.cumsum(changed_BT, axis=1)  # an id that returns after a change is a new run
+    run_BT = _runs(segments_BT)
     return run_BT[:, None, :, None] == run_BT[:, None, None, :]
+
+
+def _runs(segments_BT: jax.Array) -> jax.Array:
+    changed_BT = jnp.diff(segments_BT, axis=1, prepend=segments_BT[:, :1]) != 0
+    return jnp.cumsum(changed_BT, axis=1)  # an id that returns after a change is a new run
 
 
 def padding_mask(segments_BS: jax.Array) -> jax.Array:
     """True at keys that are not padding, whose segments are negative. Shape [B, 1, 1, S]."""
     return (segments_BS >= 0)[:, None, None, :]
+
+
+def encoder_mask(segments_BT: jax.Array) -> jax.Array:
+    """True where an encoder's query may attend: at keys of its own run that are not padding. [B, 1, T, T].
+
+    Padding attends to all keys that are not padding, as in published encoders, so that its vectors equal
+    theirs where a row is one text.
+    """
+    run_BT = _runs(segments_BT)
+    same_BTT = run_BT[:, :, None] == run_BT[:, None, :]
+    is_padding_BT = segments_BT < 0
+    return ((same_BTT | is_padding_BT[:, :, None]) & ~is_padding_BT[:, None, :])[:, None]
 
 
 def rotary(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:

@@ -42,6 +42,10 @@ class ModelConfig(abc.ABC):
         sows_output: whether `hidden` sows the last layer's output before dropout, [B, T, D], as "output" into
             the collection "intermediates".
         published_as: the `model_type` under which transformers reads an exported model; "": none does.
+        pooling: the positions whose vectors stand for a whole text where a task leaves it open: "first",
+            "last" or "mean".
+        reads: which tokens a position sees: "left to right" or "both sides".
+        adapter: the kind of language model that the bare module is; see `language_models.load.ADAPTERS`.
         vocab_size: number of rows of the vocabulary, 0 while it is left to the tokenizer.
         num_tokens: number of tokens that exist; rows beyond them only pad the vocabulary, and have
             probability 0. 0 while it is left to the tokenizer.
@@ -51,6 +55,9 @@ class ModelConfig(abc.ABC):
     free_fields: ClassVar[frozenset[str]] = frozenset({"dtype"})
     sows_output: ClassVar[bool] = False
     published_as: ClassVar[str] = ""
+    pooling: ClassVar[str] = "last"
+    reads: ClassVar[str] = "left to right"
+    adapter: ClassVar[str] = "causal"
 
     vocab_size: int = 0  # rows of the vocabulary; 0: as many as the tokenizer has tokens
     num_tokens: int = 0  # tokens of the tokenizer, which sets it; further rows only pad the vocabulary
@@ -169,6 +176,39 @@ class LeftToRight(Protocol):
 
 
 @runtime_checkable
+class Encodes(Protocol):
+    """The method of a module that reads each token with those on both sides of it."""
+
+    def encode(
+        self,
+        tokens_BT: jax.Array,
+        segments: jax.Array | None = None,
+        types: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """A vector for each position, [B, T, D].
+
+        Args:
+            tokens_BT: int token ids.
+            segments: int [B, T]; runs of different numbers do not attend to each other, and no token attends
+                to negative ones, which are padding. None: a row is one text without padding.
+            types: int [B, T]; 0 for the first text of a pair, 1 for the second. None: 0.
+            train: whether dropout is on; needs `rngs={"dropout": key}`.
+        """
+        ...
+
+
+def read(module: Any, tokens_BT: jax.Array, segments: Any, types: Any = None, train: bool = False) -> Any:
+    """A vector for each position, [B, T, D], of a module that `Encodes` or reads left to right.
+
+    A left-to-right module has no types.
+    """
+    if isinstance(module, Encodes):
+        return module.encode(tokens_BT, segments, types, train)
+    return module.hidden(tokens_BT, None, segments=segments, train=train)[0]
+
+
+@runtime_checkable
 class Rewinds(Protocol):
     """What a left-to-right module offers besides, to verify the tokens that another model has drafted."""
 
@@ -184,6 +224,7 @@ class Rewinds(Protocol):
 MODELS: Registry[type[ModelConfig]] = Registry(
     "model",
     {
+        "bert": "lm_jax.models.bert:BERTConfig",
         "gpt": "lm_jax.models.gpt:GPTConfig",
         "nnlm": "lm_jax.models.nnlm:NNLMConfig",
         "rnn": "lm_jax.models.rnn:RNNConfig",

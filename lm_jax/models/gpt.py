@@ -26,7 +26,16 @@ from lm_jax.models.base import Cost, ModelConfig
 from lm_jax.models.heads import mask_padding
 from lm_jax.models.layers import Dropout, Embed
 from lm_jax.models.products import matmul_transposed
-from lm_jax.models.transformer import MLPS, NORMS, Stack, StackConfig, convert_layers, make_norm
+from lm_jax.models.transformer import (
+    MLPS,
+    NORMS,
+    Stack,
+    StackConfig,
+    convert_layers,
+    layer_sizes,
+    make_norm,
+    norm_size,
+)
 
 _normal = nn.initializers.normal
 _BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
@@ -172,16 +181,11 @@ class GPTConfig(ModelConfig):
             UserError: a size that is still left to the tokenizer or the data.
         """
         self.check_resolved()
-        D, F, V = self.d_model, self.mlp_width, self.vocab_size
-        qkv = (self.num_heads + 2 * self.kv_heads) * self.head_width
-        kernels = [(D, qkv), (D, D), *[(D, F)] * (2 if self.mlp == "swiglu" else 1), (F, D)]
-        norm = D * (2 if self.norm == "layer" and self.use_bias else 1)
-        block = (1 if self.parallel_block else 2) * norm
-        block += sum(inputs * outputs + self.use_bias * outputs for inputs, outputs in kernels)
+        D, V, stack = self.d_model, self.vocab_size, self.stack()
+        block, products = layer_sizes(stack)
         rows = V * (1 if self.tied_head else 2) + self.max_length * (self.position == "learned")
-        layer = sum(2 * inputs * outputs for inputs, outputs in kernels) + 4 * length * D
-        forward = self.num_layers * layer + 2 * D * V
-        return Cost(self.num_layers * block + norm + rows * D, forward, 3 * forward)
+        forward = self.num_layers * (2 * products + 4 * length * D) + 2 * D * V
+        return Cost(self.num_layers * block + norm_size(stack) + rows * D, forward, 3 * forward)
 
     def convert_from_format_1(self, variables: Any) -> Any:
         """Variables whose q, k and v are still columns of one matrix, in the layout of today."""

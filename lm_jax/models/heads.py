@@ -1,6 +1,12 @@
-"""Output layers other than the token embedding, and the mask of rows that pad a vocabulary."""
+"""Output layers other than the token embedding, and the mask of rows that pad a vocabulary.
 
+A model with a head has the parameters `backbone` and `head`, so that the backbone can be trained by one task
+and used by another.
+"""
+
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +14,8 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from lm_jax.errors import UserError
-from lm_jax.models.layers import Dense
+from lm_jax.models.base import read
+from lm_jax.models.layers import Dense, Dropout, LayerNorm
 from lm_jax.models.products import matmul
 
 
@@ -80,3 +87,171 @@ def check_cutoffs(cutoffs: tuple[int, ...], ratio: float, vocab_size: int) -> No
         )
     if not ratio >= 1:
         raise UserError(f"model.adaptive_ratio={ratio}", "it must be 1 or more")
+
+
+class MaskedModel(nn.Module):
+    """An encoder that predicts masked tokens, and whether the second text of a pair follows the first.
+
+    The head of Devlin et al. 2019 (section 3.1 and `run_pretraining.py` of their code): tokens by a dense
+    layer, an activation, a norm, and the products with the token embeddings plus a bias; pairs by a dense
+    layer on the pooled output.
+
+    Attributes:
+        backbone: a module with `encode`, `vocabulary_logits` and, for pairs, `pool`.
+        d_model: D.
+        vocab_size: V.
+        num_tokens: rows of the vocabulary from here on have probability 0.
+        activation: of the dense layer.
+        epsilon: of the norm.
+        dtype: of computation.
+        has_pairs: whether there is a head for pairs.
+    """
+
+    backbone: Any
+    d_model: int
+    vocab_size: int
+    num_tokens: int
+    activation: Callable[[jax.Array], jax.Array]
+    epsilon: float = 1e-12
+    dtype: jnp.dtype = jnp.float32
+    has_pairs: bool = False
+
+    def setup(self):
+        """Makes the head."""
+        self.head = _MaskedHead(self.d_model, self.vocab_size, self.epsilon, self.dtype, self.has_pairs)
+
+    def __call__(self, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """The logits at all positions, and those of pairs; with all parameters, for `init`."""
+        hidden_BTD = self.backbone(tokens_BT)
+        return self.logits(hidden_BTD), self.pair_logits(hidden_BTD) if self.has_pairs else None
+
+    def encode(
+        self,
+        tokens_BT: jax.Array,
+        segments: jax.Array | None = None,
+        types: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """What the head reads at each position, [B, T, D]; see `base.Encodes`."""
+        return self.backbone.encode(tokens_BT, segments, types, train)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Unnormalised natural-log probabilities of the token at each position, float32 [..., V]."""
+        x = self.head.transform(hidden, self.activation)
+        return mask_padding(self.backbone.vocabulary_logits(x) + self._bias(x.ndim), self.num_tokens)
+
+    def pair_logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Unnormalised natural-log probabilities that B follows A, and that it does not, float32 [B, 2]."""
+        return self.head.pairs(self.backbone.pool(hidden_BTD[:, 0])).astype(jnp.float32)
+
+    def _bias(self, ndim: int) -> jax.Array:
+        return jnp.expand_dims(self.head.bias, tuple(range(ndim - 1)))
+
+
+class _MaskedHead(nn.Module):
+    """The parameters of the head of a `MaskedModel`."""
+
+    d_model: int
+    vocab_size: int
+    epsilon: float
+    dtype: jnp.dtype
+    has_pairs: bool
+
+    def setup(self):
+        """Makes the parameters."""
+        self.dense = Dense(self.d_model, self.dtype)
+        self.norm = LayerNorm(self.epsilon, self.dtype)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+        if self.has_pairs:
+            self.pairs = Dense(2, self.dtype)
+
+    def transform(self, hidden: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """What is multiplied with the token embeddings, [..., D]."""
+        return self.norm(activation(self.dense(hidden)))
+
+
+class LabelModel(nn.Module):
+    """A model of texts or tokens with a head of class scores, or of one number.
+
+    Attributes:
+        backbone: a module that `base.read` reads.
+        num_outputs: N; classes, or 1 for a number.
+        pooling: "first", "last" or "mean" over the positions that are not padding; "each": outputs for each.
+        has_pooler: whether the backbone's `pool` follows the pooling "first".
+        hidden_width: width of a dense layer with tanh before the output; 0: none.
+        dropout: before each dense layer of the head.
+        dtype: of computation.
+    """
+
+    backbone: Any
+    num_outputs: int
+    pooling: str
+    has_pooler: bool = False
+    hidden_width: int = 0
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        """Makes the head."""
+        self.head = _LabelHead(self.num_outputs, self.hidden_width, self.dropout, self.dtype)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segments: jax.Array | None = None,
+        types: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Class scores, float32: [B, N], or [B, T, N] where `pooling` is "each".
+
+        Args:
+            tokens_BT: int token ids.
+            segments: int [B, T]; negative ones are padding. None: nothing is.
+            types: int [B, T]; 1 for the second text of a pair. None: 0.
+            train: whether dropout is on; needs `rngs={"dropout": key}`.
+        """
+        hidden_BTD = read(self.backbone, tokens_BT, segments, types, train)
+        return self.head(self._pooled(hidden_BTD, segments), train)
+
+    def _pooled(self, hidden_BTD: jax.Array, segments: jax.Array | None) -> jax.Array:
+        if self.pooling == "each":
+            return hidden_BTD
+        if self.has_pooler:
+            return self.backbone.pool(hidden_BTD[:, 0])
+        return pool(hidden_BTD, segments, self.pooling)
+
+
+class _LabelHead(nn.Module):
+    num_outputs: int
+    hidden_width: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = Dropout(self.dropout)(x, deterministic=not train)
+        if self.hidden_width:
+            x = jnp.tanh(Dense(self.hidden_width, self.dtype, name="dense")(x))
+            x = Dropout(self.dropout)(x, deterministic=not train)
+        return Dense(self.num_outputs, self.dtype, name="out")(x).astype(jnp.float32)
+
+
+def pool(hidden_BTD: jax.Array, segments: jax.Array | None, pooling: str) -> jax.Array:
+    """A vector for each row, [B, D].
+
+    Args:
+        hidden_BTD: a vector for each position.
+        segments: int [B, T]; negative ones are padding, on the right. None: nothing is.
+        pooling: "first", "last", "mean" or "max" over the positions that are not padding.
+    """
+    if pooling == "first":
+        return hidden_BTD[:, 0]
+    is_token_BT = jnp.ones(hidden_BTD.shape[:2], bool) if segments is None else segments >= 0
+    if pooling == "last":
+        last_B1 = jnp.sum(is_token_BT, axis=1, keepdims=True) - 1
+        return jnp.take_along_axis(hidden_BTD, jnp.maximum(last_B1, 0)[:, :, None], axis=1)[:, 0]
+    if pooling == "max":
+        return jnp.where(is_token_BT[:, :, None], hidden_BTD, -jnp.inf).max(axis=1)
+    weights_BT = is_token_BT.astype(jnp.float32)
+    total_BD = jnp.einsum("BTD,BT->BD", hidden_BTD.astype(jnp.float32), weights_BT)
+    return (total_BD / jnp.maximum(weights_BT.sum(axis=1, keepdims=True), 1)).astype(hidden_BTD.dtype)

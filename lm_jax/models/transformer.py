@@ -68,6 +68,22 @@ class Memory(NamedTuple):
     mask_B11S: jax.Array | None = None
 
 
+def layer_sizes(config: StackConfig) -> tuple[int, int]:
+    """Parameters of a block without cross-attention, and the numbers in the kernels of its products."""
+    c = config
+    qkv = (c.num_heads + 2 * (c.num_kv_heads or c.num_heads)) * (c.d_model // c.num_heads)
+    D, F = c.d_model, c.d_ff
+    kernels = [(D, qkv), (D, D), *[(D, F)] * (2 if c.mlp == "swiglu" else 1), (F, D)]
+    products = sum(inputs * outputs for inputs, outputs in kernels)
+    biases = sum(outputs for _, outputs in kernels) if c.use_bias else 0
+    return (1 if c.parallel else 2) * norm_size(c) + biases + products, products
+
+
+def norm_size(config: StackConfig) -> int:
+    """Parameters of a norm."""
+    return config.d_model * (2 if config.norm == "layer" and config.use_bias else 1)
+
+
 def make_norm(config: StackConfig, name: str | None = None) -> nn.Module:
     """A norm of the config's kind."""
     c = config
@@ -178,6 +194,8 @@ class Stack(nn.Module):
     ) -> tuple[jax.Array, tuple[LayerCache, ...] | None]:
         """Passes x through all blocks.
 
+        Sows each block's output as "blocks" into the collection "intermediates"; not with `scan_layers`.
+
         Args:
             x_BTD: what is read.
             caches: keys and values of earlier calls, for each layer.
@@ -201,6 +219,7 @@ class Stack(nn.Module):
         memories = (None,) * num_layers if layers is None else layers
         for layer, cache, layer_memory in zip(self.layers, per_layer, memories, strict=True):
             x_BTD, cache = layer(x_BTD, cache, layer_memory, *rest)
+            self.sow("intermediates", "blocks", x_BTD)
             new.append(cache)
         return x_BTD, None if old is None else tuple(new)
 

@@ -3,36 +3,61 @@
 To add one: a file like `gpt2.py` with a `Form`, a line in `FORMS`, and `published_as` in the model's config.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from lm_jax.models.base import ModelConfig
 from lm_jax.registry import Registry
+from lm_jax.tasks.base import Task
+from lm_jax.text.base import Tokenizer
+
+Shape = tuple[int, ...]
 
 
 class Form(NamedTuple):
     """An architecture as transformers writes it.
 
+    Names of weights are without `prefix` everywhere but in files.
+
     Attributes:
         prefix: an optional prefix of the names of weights.
-        unprefixed: names of weights that have no prefix.
-        read_config: (values of config.json, its path) -> our config.
-        write_config: (our config, end token) -> values of config.json.
-        rules: our config -> our name of a parameter to theirs; `{}` is the number of a layer.
-        ignored: our config -> their names that may exist and are not read.
-        their_shape: (our name, our shape) -> their shape, of as many numbers in the same order.
+        unprefixed: beginnings of the names that have no prefix.
+        read_config: (values of config.json, names of the weights, path of config.json) -> our config, and the
+            task that the model was trained for; None: the bare model.
+        write_config: (our config, its task, its tokenizer) -> values of config.json.
+        rules: (our config, its task) -> our name of a parameter to the names of theirs that make it; `{}` is
+            the number of a layer.
+        ignored: (our config, its task) -> their names that may exist and are not read.
+        their_shapes: (our name, our shape) -> the shapes of theirs.
+        join: (our name, their arrays) -> our array, whose shape may still differ.
+        split: (our name, our array) -> their arrays.
         template: our config -> one with all parameters of the form; those that ours lacks are zeros.
         by_token: our names of parameters with a row for each token.
+        current_name: an older name of a weight -> the name of today.
     """
 
     prefix: str
-    unprefixed: frozenset[str]
-    read_config: Callable[[dict[str, Any], str], Any]
-    write_config: Callable[[Any, int], dict[str, Any]]
-    rules: Callable[[Any], Mapping[str, str]]
-    ignored: Callable[[Any], frozenset[str]]
-    their_shape: Callable[[str, tuple[int, ...]], tuple[int, ...]]
+    unprefixed: tuple[str, ...]
+    read_config: Callable[[dict[str, Any], frozenset[str], str], tuple[ModelConfig, Task | None]]
+    write_config: Callable[[Any, Task | None, Tokenizer], dict[str, Any]]
+    rules: Callable[[Any, Task | None], Mapping[str, tuple[str, ...]]]
+    ignored: Callable[[Any, Task | None], frozenset[str]]
+    their_shapes: Callable[[str, Shape], Sequence[Shape]]
+    join: Callable[[str, Sequence[np.ndarray]], np.ndarray]
+    split: Callable[[str, np.ndarray], Sequence[np.ndarray]]
     template: Callable[[Any], Any]
     by_token: frozenset[str]
+    current_name: Callable[[str], str] = str
+
+    def bare_name(self, name: str) -> str:
+        """The name of a weight in a file, without the prefix and as it is called today."""
+        return self.current_name(name.removeprefix(self.prefix))
+
+    def full_name(self, name: str) -> str:
+        """The name of a weight in a file that is written."""
+        return name if name.startswith(self.unprefixed) else self.prefix + name
 
 
 # The `model_type` of a config.json -> its form.

@@ -7,6 +7,9 @@ from typing import Any
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.pretrained.base import Form
+from lm_jax.tasks.base import Task
+from lm_jax.tasks.causal import Causal
+from lm_jax.text.base import Tokenizer
 
 PREFIX = "transformer."  # of all names except the head's; not in the files that OpenAI published
 
@@ -41,26 +44,27 @@ _FIXED = {
 }
 
 
-def rules(config: GPTConfig) -> dict[str, str]:
+def rules(config: GPTConfig, task: Task | None = None) -> dict[str, tuple[str, ...]]:
     """The rules of a config: a tied head is not written twice."""
-    return RULES if config.tied_head else RULES | HEAD
+    return {ours: (theirs,) for ours, theirs in (RULES if config.tied_head else RULES | HEAD).items()}
 
 
-def ignored(config: GPTConfig) -> frozenset[str]:
+def ignored(config: GPTConfig, task: Task | None = None) -> frozenset[str]:
     """Names that may exist and are not read."""
     masks = {name.format(i) for name in BUFFERS for i in range(config.num_layers)}
     return frozenset(masks | (set(HEAD.values()) if config.tied_head else set()))
 
 
-def their_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def their_shapes(name: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The published shape of our parameter: q, k and v of all heads are columns of c_attn, in our order."""
-    return {"kernel": (*shape[:1], math.prod(shape[1:])), "bias": (math.prod(shape),)}.get(
-        name.partition("/qkv/")[2], shape
-    )
+    kinds = {"kernel": (*shape[:1], math.prod(shape[1:])), "bias": (math.prod(shape),)}
+    return [kinds.get(name.partition("/qkv/")[2], shape)]
 
 
-def read_config(values: dict[str, Any], source: str) -> GPTConfig:
-    """The config of a config.json of model_type "gpt2".
+def read_config(
+    values: dict[str, Any], names: frozenset[str] = frozenset(), source: str = "config.json"
+) -> tuple[GPTConfig, Task]:
+    """The config of a config.json of model_type "gpt2", and its task.
 
     Raises:
         UserError: a field is missing or malformed, or has a value that is not supported.
@@ -91,10 +95,10 @@ def read_config(values: dict[str, Any], source: str) -> GPTConfig:
         raise UserError(f"{source} has a field of a wrong type ({error})", "restore the file") from None
     config.check()
     config.check_resolved()
-    return config
+    return config, Causal()
 
 
-def write_config(config: GPTConfig, end_id: int) -> dict[str, Any]:
+def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """The config.json of a GPT that equals a GPT-2.
 
     Raises:
@@ -126,19 +130,21 @@ def write_config(config: GPTConfig, end_id: int) -> dict[str, Any]:
         "layer_norm_epsilon": config.layer_norm_epsilon,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
         "tie_word_embeddings": config.tied_head,
-        "bos_token_id": end_id,
-        "eos_token_id": end_id,
+        "bos_token_id": tokenizer.end_id,
+        "eos_token_id": tokenizer.end_id,
     }
 
 
 FORM = Form(
     prefix=PREFIX,
-    unprefixed=frozenset(HEAD.values()),
+    unprefixed=tuple(HEAD.values()),
     read_config=read_config,
     write_config=write_config,
     rules=rules,
     ignored=ignored,
-    their_shape=their_shape,
+    their_shapes=their_shapes,
+    join=lambda name, arrays: arrays[0],
+    split=lambda name, array: [array.reshape(*their_shapes(name, array.shape))],
     template=lambda config: dataclasses.replace(config, use_bias=True),
     by_token=frozenset({"token_embedding/embedding", "head/embedding"}),
 )

@@ -16,9 +16,11 @@ from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.pretrained import weights
 from lm_jax.pretrained.base import FORMS, Form
+from lm_jax.tasks.base import Task
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import END, Tokenizer
 
+_BACKBONE = "backbone/"  # before the names of parameters of a model with a head
 HUB = "hf:"  # before the name of a model on the hub
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
@@ -31,11 +33,13 @@ class Pretrained(NamedTuple):
         config: its shape.
         params: its variables, float32.
         tokenizer: from text to ids.
+        task: the task that it was trained for; None: a model without a head.
     """
 
     config: Any
     params: Any
     tokenizer: Tokenizer
+    task: Task | None = None
 
 
 def is_directory(path: pathlib.Path) -> bool:
@@ -73,37 +77,41 @@ def read(directory: pathlib.Path) -> Pretrained:
         UserError: another architecture, missing or damaged files, weights that config.json does not
             describe, or a tokenizer of another vocabulary.
     """
-    config = read_config(directory)
+    config, task = read_config(directory)
     tokenizer = tokenizers.load(directory)
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(
             f"the tokenizer in {directory} has {tokenizer.vocab_size} tokens, its model {config.vocab_size}",
             "restore the tokenizer that the model was trained with",
         )
-    return Pretrained(config, read_params(directory), tokenizer)
+    return Pretrained(config, read_params(directory), tokenizer, task)
 
 
 def read_params(directory: pathlib.Path) -> Any:
     """The variables of the model in a directory, float32; errors as for `read`."""
-    config = read_config(directory)
+    config, task = read_config(directory)
     form = _form(directory)
-    names = weights.expand(form.rules(config), config.num_layers)
-    shapes = {name: leaf.shape for name, leaf in _flat(_abstract_params(config)).items()}
-    their_shapes = {name: form.their_shape(name, shape) for name, shape in shapes.items()}
-    arrays = weights.read(directory, names, their_shapes, form.ignored(config), form.prefix)
-    flat = {name: array.reshape(shapes[name]) for name, array in arrays.items()}
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return {"params": params}
+    names = weights.expand(form.rules(config, task), config.num_layers)
+    shapes = {name: leaf.shape for name, leaf in _flat(_abstract_params(config, task)).items()}
+    arrays = weights.read(
+        directory,
+        names,
+        {name: form.their_shapes(name, shape) for name, shape in shapes.items()},
+        form.ignored(config, task),
+        form.bare_name,
+    )
+    flat = {name: form.join(name, parts).reshape(shapes[name]) for name, parts in arrays.items()}
+    return {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
 
 
-def read_config(directory: pathlib.Path) -> Any:
-    """The config of the model in a directory.
+def read_config(directory: pathlib.Path) -> tuple[Any, Task | None]:
+    """The config of the model in a directory, and the task that it was trained for.
 
     Raises:
-        UserError: another architecture, or a damaged config.json.
+        UserError: another architecture, or a damaged file.
     """
-    path = directory / "config.json"
-    return _form(directory).read_config(files.read_json(path), str(path))
+    path, form = directory / "config.json", _form(directory)
+    return form.read_config(files.read_json(path), weights.names(directory, form.bare_name), str(path))
 
 
 def _form(directory: pathlib.Path) -> Form:
@@ -134,12 +142,12 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
         )
     form = FORMS.get(pretrained.config.published_as)
     config = dataclasses.replace(pretrained.config, vocab_size=tokenizer.vocab_size)
-    values = form.write_config(config, tokenizer.end_id)
+    values = form.write_config(config, pretrained.task, tokenizer)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
         made = pathlib.Path(temporary, "model")
         made.mkdir()
-        weights.write(made, _their_arrays(form, config, pretrained.params), max_shard_bytes)
+        weights.write(made, _their_arrays(form, config, pretrained), max_shard_bytes)
         tokenizer.save(made)
         if tokenizer.kind == "bpe":
             end = END
@@ -157,17 +165,14 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
         shutil.move(made, directory)
 
 
-def _their_arrays(form: Form, config: Any, params: Any) -> dict[str, np.ndarray]:
-    flat = _flat(config.for_inference().convert(params))
-    shapes = _flat(_abstract_params(form.template(config)))
-    arrays = {}
-    for ours, theirs in weights.expand(form.rules(config), config.num_layers).items():
-        array = (
-            np.asarray(flat[ours], np.float32) if ours in flat else np.zeros(shapes[ours].shape, np.float32)
-        )
-        name = theirs if theirs in form.unprefixed else form.prefix + theirs
-        array = array[: config.vocab_size] if ours in form.by_token else array
-        arrays[name] = array.reshape(form.their_shape(ours, array.shape))
+def _their_arrays(form: Form, config: Any, pretrained: Pretrained) -> dict[str, np.ndarray]:
+    flat = _flat(config.for_inference().convert(pretrained.params))
+    shapes = _flat(_abstract_params(form.template(config), pretrained.task))
+    arrays: dict[str, np.ndarray] = {}
+    for ours, theirs in weights.expand(form.rules(config, pretrained.task), config.num_layers).items():
+        array = np.asarray(flat[ours] if ours in flat else np.zeros(shapes[ours].shape), np.float32)
+        array = array[: config.vocab_size] if ours.removeprefix(_BACKBONE) in form.by_token else array
+        arrays |= zip(map(form.full_name, theirs), form.split(ours, array), strict=True)
     return arrays
 
 
@@ -175,8 +180,9 @@ def _flat(variables: Any) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(variables["params"], sep="/")
 
 
-def _abstract_params(config: Any) -> Any:
-    module = config.for_inference().make()
+def _abstract_params(config: Any, task: Task | None) -> Any:
+    inference = config.for_inference()
+    module = inference.make() if task is None else task.make(inference)
     return jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
 
 

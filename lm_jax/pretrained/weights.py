@@ -3,7 +3,7 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,49 +17,61 @@ FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
-def expand(rules: Mapping[str, str], num_layers: int) -> dict[str, str]:
+def expand(rules: Mapping[str, tuple[str, ...]], num_layers: int) -> dict[str, tuple[str, ...]]:
     """Rules whose names hold `{}` as one for each layer, its number there."""
     return {
-        ours.format(i): theirs.format(i)
+        ours.format(i): tuple(name.format(i) for name in theirs)
         for ours, theirs in rules.items()
         for i in range(num_layers if "{}" in ours else 1)
     }
 
 
+def names(directory: pathlib.Path, bare_name: Callable[[str], str] = str) -> frozenset[str]:
+    """The names of the arrays of a directory.
+
+    Raises:
+        UserError: no such files, or a damaged one.
+    """
+    with _opened(directory) as tensors:
+        return frozenset(map(bare_name, tensors))
+
+
 def read(
     directory: pathlib.Path,
-    names: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, Sequence[str]],
+    shapes: Mapping[str, Sequence[tuple[int, ...]]],
     ignored: frozenset[str] = frozenset(),
-    prefix: str = "",
-) -> dict[str, np.ndarray]:
+    bare_name: Callable[[str], str] = str,
+) -> dict[str, list[np.ndarray]]:
     """The arrays of a directory under our names, in float32.
 
     Args:
         directory: holds model.safetensors, or its index and shards.
-        names: ours -> theirs; each of theirs is used once, and none is left over.
-        shapes: ours -> shape.
+        wanted: ours -> theirs; each of theirs is used once, and none is left over.
+        shapes: ours -> the shapes of theirs.
         ignored: their names that may exist and are not read.
-        prefix: an optional prefix of their names.
+        bare_name: from a name in the files to the name in `wanted` and `ignored`.
 
     Raises:
         UserError: no such files, a damaged one, or other names or shapes.
     """
     with _opened(directory) as tensors:
-        there = {name.removeprefix(prefix): name for name in tensors}
-        _check_names(directory, there.keys() - ignored, set(names.values()))
-        slices = {name: tensors[there[theirs]].get_slice(there[theirs]) for name, theirs in names.items()}
-        for name, piece in slices.items():
-            if tuple(piece.get_shape()) != tuple(shapes[name]):
+        there = {bare_name(name): name for name in tensors}
+        every = [name for theirs in wanted.values() for name in theirs]
+        _check_names(directory, there.keys() - ignored, set(every))
+        expected = dict(zip(every, (shape for ours in wanted for shape in shapes[ours]), strict=True))
+        for name, shape in expected.items():
+            found = tensors[there[name]].get_slice(there[name]).get_shape()
+            if tuple(found) != tuple(shape):
                 raise UserError(
-                    f"{names[name]} in {directory} has the shape {list(piece.get_shape())}, "
-                    f"and by config.json {list(shapes[name])}",
+                    f"{name} in {directory} has the shape {list(found)}, and by config.json {list(shape)}",
                     "restore the config.json that belongs to the weights",
                 )
-        return {
-            name: np.asarray(tensors[there[theirs]].get_tensor(there[theirs]), np.float32)
-            for name, theirs in names.items()
-        }
+
+        def array(name: str) -> np.ndarray:
+            return np.asarray(tensors[there[name]].get_tensor(there[name]), np.float32)
+
+        return {ours: [array(name) for name in theirs] for ours, theirs in wanted.items()}
 
 
 def write(

@@ -21,6 +21,7 @@ from lm_jax.data.batches import Source
 from lm_jax.data.documents import NO_FIELDS, Fields
 from lm_jax.data.pipeline import Data, DataConfig
 from lm_jax.data.store import Split
+from lm_jax.errors import UserError
 from lm_jax.models.base import ModelConfig
 from lm_jax.registry import Registry
 
@@ -142,6 +143,25 @@ class Task(abc.ABC, Generic[B]):
         """The figures of the validation part, from its summed losses; the best checkpoint minimises the
         first.
         """
+
+
+def check_reads(task: Task, model: ModelConfig, wanted: str) -> None:
+    """Raises UserError for a model that does not read as the task needs it: see `ModelConfig.reads`."""
+    if model.reads != wanted:
+        other = "causal" if model.reads == "left to right" else "masked"
+        raise UserError(
+            f"task={task.name} with a {model.family} model, which reads {model.reads}",
+            f"choose another model, or task={other}",
+        )
+
+
+def check_length(model: ModelConfig, data: DataConfig) -> None:
+    """Raises UserError for rows that are longer than the model's context."""
+    if model.context_length and model.context_length < data.sequence_length:
+        raise UserError(
+            f"data.sequence_length={data.sequence_length} exceeds the model's context",
+            f"set it to at most model.max_length={model.context_length}, or raise that",
+        )
 
 
 TASKS: Registry[type[Task]] = Registry("task", {"causal": "lm_jax.tasks.causal:Causal"})

@@ -18,7 +18,7 @@ from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
 from lm_jax.metrics.chunked import chunked_cross_entropy
 from lm_jax.models.base import ModelConfig
-from lm_jax.tasks.base import Figure, Process, Task
+from lm_jax.tasks.base import Figure, Process, Task, check_length, check_reads
 
 _NATS = "nats"
 
@@ -46,6 +46,7 @@ class Causal(Task[Batch]):
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
         """Raises UserError for an invalid value, or one that does not fit the model or the data."""
+        check_reads(self, model, "left to right")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"task.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
         if self.chunk_length < 0:
@@ -58,11 +59,7 @@ class Causal(Task[Batch]):
                 f"task.activation_penalty and temporal_penalty with a {model.family} model",
                 "they are for recurrent networks: set both to 0",
             )
-        if model.context_length and model.context_length < data.sequence_length:
-            raise UserError(
-                f"data.sequence_length={data.sequence_length} exceeds the model's context",
-                f"set it to at most model.max_length={model.context_length}, or raise that",
-            )
+        check_length(model, data)
 
     def init_carry(self, module: nn.Module, model: ModelConfig, data: DataConfig, batch_size: int) -> Any:
         """The state of a model that carries one through contiguous rows."""
