@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -124,9 +125,18 @@ class Config:
             part.check()
         self.task.check(self.model, self.data)
 
-    def resolved(self, vocab_size: int) -> "Config":
-        """The config with the sizes that come from the tokenizer and the data; errors as the model's."""
-        return dataclasses.replace(self, model=self.model.resolved(vocab_size, self.data.sequence_length))
+    def resolved(self, vocab_size: int, classes: Mapping[str, Sequence[str]] | None = None) -> "Config":
+        """The config with the sizes that come from the tokenizer and the data; errors as the model's.
+
+        Args:
+            vocab_size: number of tokens that the tokenizer has.
+            classes: see `Task.resolved`.
+        """
+        return dataclasses.replace(
+            self,
+            model=self.model.resolved(vocab_size, self.data.sequence_length),
+            task=self.task.resolved(classes or {}),
+        )
 
     @property
     def seed(self) -> int:

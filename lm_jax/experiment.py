@@ -26,6 +26,7 @@ from lm_jax.parallel.distributed import check_agreement, is_writer, together
 from lm_jax.progress import Reporter
 from lm_jax.tasks.base import TASKS
 from lm_jax.training import loop, optimizers
+from lm_jax.training.graft import graft
 
 _TOKENIZER = "tokenizer"  # in a run directory
 
@@ -180,7 +181,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
         data_config = dataclasses.replace(data_config, tokenizer=str(tokenizer))
     with Reporter() as report:
         data = pipeline.prepare(data_config, config.task.fields(), progress=report)
-    return data, config.resolved(data.tokenizer.vocab_size)
+    return data, config.resolved(data.tokenizer.vocab_size, data.classes)
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
@@ -225,7 +226,10 @@ def _is_new(workdir: pathlib.Path) -> bool:
 
 
 def _initial_params(config: Config) -> Any:
-    """The parameters in `init_from`, in the layout of the recipe's model."""
+    """The parameters in `init_from`, in the layout of the recipe's model, with the task's own head.
+
+    A model with a head keeps the source's only if the source was trained by a task with the same parameters.
+    """
     source: Any = language_model.load(config.init_from)
     there: Any = getattr(source, "config", None)
     if not isinstance(there, ModelConfig):
@@ -246,7 +250,7 @@ def _initial_params(config: Config) -> Any:
             f"init_from={config.init_from} is a model of another shape: {'; '.join(named) or there.family}",
             "set these fields to the values there",
         )
-    return config.model.convert(source.params)
+    return graft(config, config.model.convert(source.params), config.init_from)
 
 
 def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,16 @@ class Data:
     tokenizer: Tokenizer
     splits: dict[str, Split]
     provenance: dict[str, Any]
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """The names of the classes of each label field."""
+        return classes_of(self.provenance)
+
+
+def classes_of(provenance: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The names of the classes of each label field, from `Data.provenance`."""
+    return provenance.get("fields", {}).get("classes", {})
 
 
 def prepare(

@@ -8,6 +8,7 @@ import jax
 from lm_jax import files
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import FILE, RunParts
+from lm_jax.data.pipeline import classes_of
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
@@ -83,7 +84,8 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> LanguageModel:
     run = RunParts(path)
     tokenizer = tokenizers.load(path / "tokenizer")
-    if tokenizer.fingerprint() != files.read_json(path / "data.json")["tokenizer"]["sha256"]:
+    provenance = files.read_json(path / "data.json")
+    if tokenizer.fingerprint() != provenance["tokenizer"]["sha256"]:
         raise UserError(
             f"{path / 'tokenizer'} is not the tokenizer that the model was trained with",
             "restore it; its vocabulary must match the model's",
@@ -91,21 +93,20 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
     if run.task is None:
         return NGramLanguageModel(NGramModel.load(path / NGRAM_FILE), tokenizer, run.data.documents)
     config: ModelConfig = run.model.resolved(tokenizer.vocab_size, run.data.sequence_length)
+    task = run.task.resolved(classes_of(provenance))
     devices = fit_mesh(run.mesh if mesh is None else mesh, exact=mesh is not None)
     with Checkpoints(path, read_only=True) as checkpoints:
         chosen = checkpoints.choose(step)
         if run.format_version == 1:
             params = config.convert_from_format_1(checkpoints.read_params(chosen))
         else:
-            shapes = _abstract_params(run.task, config, run.data.sequence_length)
+            shapes = _abstract_params(task, config, run.data.sequence_length)
             params = checkpoints.restore_params(chosen, _placed(shapes, devices))
     fast = config.for_inference()
     params = fast.convert(params)
     params = jax.device_put(params, by_name(devices, params))
-    trained = Trained(
-        fast, run.task.make(fast), params, tokenizer, run.task, run.data.documents, chosen, devices
-    )
-    return ADAPTERS.get(run.task.adapter)(trained)
+    trained = Trained(fast, task.make(fast), params, tokenizer, task, run.data.documents, chosen, devices)
+    return ADAPTERS.get(task.adapter)(trained)
 
 
 def _load_pretrained(directory: pathlib.Path, mesh: MeshConfig | None) -> LanguageModel:

@@ -8,9 +8,9 @@ To add a task: a frozen dataclass that extends `Task`, and `@TASKS.register("NAM
 """
 
 import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,14 @@ class Task(abc.ABC, Generic[B]):
     def fields(self) -> Fields:
         """The fields of documents that the task reads beside their text."""
         return NO_FIELDS
+
+    def resolved(self, classes: Mapping[str, Sequence[str]]) -> Self:
+        """The task with the fields filled in that it leaves to the data.
+
+        Args:
+            classes: by label field, the names of the classes that the training part has.
+        """
+        return self
 
     def make(self, model: ModelConfig) -> nn.Module:
         """The module that is trained: the model's own, or one with an additional head."""

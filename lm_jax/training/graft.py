@@ -1,0 +1,52 @@
+"""The first parameters of a run that starts from another model: its backbone under the task's own head."""
+
+from typing import Any
+
+import flax.traverse_util
+import jax
+
+from lm_jax.config import Config
+from lm_jax.errors import UserError
+
+_BACKBONE, _HEAD = "backbone", "head"
+
+
+def graft(config: Config, source: Any, name: str) -> Any:
+    """Variables for the recipe's task, from those of another model of the same shape.
+
+    If the source has exactly the task's parameters, all are taken. Otherwise the backbone is taken and the
+    head is new; no other parameter may be new or left over.
+
+    Args:
+        config: the resolved recipe.
+        source: the variables of the other model, layers laid out as in `config.model`.
+        name: the other model's, for errors.
+
+    Raises:
+        UserError: the backbones differ.
+    """
+    module = config.task.make(config.model)
+
+    def first() -> Any:
+        return config.task.init(module, jax.random.key(config.train.seed), config.data.sequence_length)
+
+    wanted, there = _shapes(jax.eval_shape(first)["params"]), _shapes(source["params"])
+    if wanted == there:
+        return source
+    inner = source["params"].get(_BACKBONE, source["params"])
+    backbone = {key: value for key, value in inner.items() if key != _HEAD}  # such as a left-to-right head
+    ours = {key: x for key, x in wanted.items() if key.partition("/")[0] != _HEAD}
+    theirs = {f"{_BACKBONE}/{key}": shape for key, shape in _shapes(backbone).items()}
+    if ours != theirs:
+        differ = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        raise UserError(
+            f"the parameters of {name} do not fit task={config.task.name}: {', '.join(differ[:3])} "
+            f"{'and others ' if len(differ) > 3 else ''}differ",
+            "start from a model of the same family and fields",
+        )
+    new = jax.jit(first)()
+    return {**new, "params": {**new["params"], _BACKBONE: backbone}}
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    return {key: x.shape for key, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
