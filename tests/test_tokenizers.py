@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -250,6 +251,22 @@ def test_special_tokens_are_known_by_name(bpe):
         UserError, match=r"the bpe tokenizer has no 'mask' token \(it has eos\); set data.tok"
     ):
         bpe.require_special("mask")
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+def test_words_begin_with_white_space(kind, bpe):
+    text = "The cat  sat on\tthe mat.\nThe caf\u00e9"
+    tokenizer = bpe if kind == "bpe" else tokenizers.train(kind, [text])
+    ids = tokenizer.encode(text).ids
+    starts = tokenizer.starts_word[ids]
+    words = [tokenizer.decode(word) for word in np.split(ids, np.flatnonzero(starts))]
+    assert words == re.findall(r"^\S+|\s\S*", text)
+    assert tokenizer.starts_word[tokenizer.end_id]
+    assert tokenizer.starts_word.shape == (tokenizer.vocab_size,)
+
+
+def test_every_token_is_a_word_to_a_word_tokenizer():
+    assert tokenizers.train("word", [TEXT]).starts_word.all()
 
 
 BART = ("<s>", "<pad>", "</s>", "<unk>")

@@ -153,6 +153,17 @@ def test_no_token_reaches_across_where_a_text_is_cut(tokenizer, text):
     assert cut.spans.tolist() == whole.spans.tolist()
 
 
+@given(text=TEXT)
+@settings(deadline=None, max_examples=50)
+def test_a_word_is_a_piece_and_those_that_continue_it(kind, tokenizer, text):
+    is_start = tokenizer.starts_word[tokenizer.encode(text).ids]
+    words = words_of(normalized(text, KINDS[kind]))
+    vocabulary = {token: i for i, token in enumerate(GOLDEN["vocabulary"])}
+    sizes = [len(longest_pieces(word, vocabulary)) for word in words]
+    assert is_start.tolist() == [place == 0 for size in sizes for place in range(size)]
+    assert tokenizer.starts_word[list(tokenizer.special_ids.values())].all()
+
+
 def test_wordpiece_is_lossy_and_says_so(tokenizer):
     assert not tokenizer.lossless
     assert tokenizer.token_bytes(tokenizer.end_id) == b""

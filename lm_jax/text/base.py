@@ -1,6 +1,7 @@
 """The interface of every tokenizer, and helpers that several of them share."""
 
 import abc
+import functools
 import hashlib
 import itertools
 import json
@@ -78,6 +79,20 @@ class Tokenizer(abc.ABC):
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return len(self._token_bytes)
+
+    @functools.cached_property
+    def starts_word(self) -> np.ndarray:
+        """Whether each token begins a word, so that other tokens continue the word before them: bool [V].
+
+        WordPiece: tokens without `##`. Words: all tokens. Others: tokens that begin with white space, as in
+        GPT-2's " the"; the first word of a text begins without it, and a word after a newline token is part
+        of that token's word. Special tokens are words.
+        """
+        return np.array([self._starts_word(token_id) for token_id in range(self.vocab_size)], bool)
+
+    def _starts_word(self, token_id: int) -> bool:
+        text = self._token_bytes[token_id].decode("utf-8", errors="replace")
+        return not text or text[0].isspace()
 
     def encode(self, text: str) -> Encoding:
         """Ids and byte spans.

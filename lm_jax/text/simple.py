@@ -133,6 +133,9 @@ class WordTokenizer(Tokenizer):
         words = map(self.token_bytes, np.asarray(ids).reshape(-1).tolist())
         return re.sub(rb" ?\n ?", b"\n", b" ".join(words))
 
+    def _starts_word(self, token_id: int) -> bool:
+        return True
+
     def _definition(self) -> dict[str, Any]:
         return {"kind": self.kind, "words": self.words}
 

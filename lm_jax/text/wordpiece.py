@@ -154,6 +154,9 @@ class WordPiece(Tokenizer):
     def _pieces(self, text: str) -> list[str]:
         return list(cut_where(text, _CUT)) if self._can_cut else [text]
 
+    def _starts_word(self, token_id: int) -> bool:
+        return token_id not in self._goes_on
+
     def _definition(self) -> dict[str, Any]:
         return json.loads(self._library.to_str())
 
