@@ -116,6 +116,42 @@ def test_functions_of_predictions(sklearn_metrics):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int64, np.uint64])
+def test_small_integers_do_not_wrap_around(sklearn_metrics, dtype):
+    num_classes = min(300, np.iinfo(dtype).max + 1)  # 300² exceeds 16 bits
+    labels, predictions, _ = _random_classes(7, num_classes, 2000)
+    ids = labels.astype(dtype), predictions.astype(dtype)
+    expected = sklearn_metrics.confusion_matrix(labels, predictions, labels=np.arange(num_classes))
+    count = functools.partial(classification.confusion_matrix, num_classes=num_classes)
+    np.testing.assert_array_equal(count(*ids), expected)
+    np.testing.assert_array_equal(jax.jit(count)(*ids), expected)
+    for ours, theirs in [
+        (classification.f1, sklearn_metrics.f1_score),
+        (classification.precision, sklearn_metrics.precision_score),
+        (classification.recall, sklearn_metrics.recall_score),
+    ]:
+        wanted = theirs(labels, predictions, average="macro", zero_division=0)
+        assert ours(*ids, average="macro") == pytest.approx(wanted, rel=1e-12)
+    wanted = sklearn_metrics.matthews_corrcoef(labels, predictions)
+    assert classification.matthews_correlation(*ids) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_rare_classes_in_float32(sklearn_metrics):
+    labels = np.zeros(100_000, int)
+    labels[:7] = 1
+    predictions = np.roll(labels, 2)
+    expected = sklearn_metrics.matthews_corrcoef(labels, predictions)
+    correlate = jax.jit(functools.partial(classification.matthews_correlation, num_classes=2))
+    assert float(correlate(labels, predictions)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-200, 1e200, np.inf])
+def test_extreme_betas(sklearn_metrics, beta):
+    labels, predictions, _ = _random_classes(8, 3)
+    expected = sklearn_metrics.fbeta_score(labels, predictions, beta=min(beta, 1e100), average="macro")
+    assert classification.f_beta(labels, predictions, beta, average="macro") == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_matthews_correlation(sklearn_metrics, num_classes):
     for seed in range(10):
@@ -281,6 +317,34 @@ def _macro_f1(confusion):
         lambda: classification.roc_auc([0, 1], [0.1, np.nan]),
         lambda: classification.roc_auc([0, 2], [0.1, 0.2]),
         lambda: classification.roc_auc([], []),
+        lambda: classification.roc_auc([0, 1], [[0.1], [0.9]]),
+        lambda: classification.average_precision([0, 1], [[0.1], [0.9]]),
+        lambda: classification.roc_auc([0, 1], [0.1j, 0.2]),
+        lambda: classification.roc_auc([0, 1], ["a", "b"]),
+        lambda: classification.roc_auc([0, 1], [0.1, 0.2], weights=[1.0]),
+        lambda: classification.roc_auc([0, 1], [0.1, 0.2], weights=[-1.0, 1.0]),
+        lambda: classification.roc_auc([0, 1, 2], [[0.5, 0.5]] * 3),
+        lambda: classification.average_precision([0, -1], [[0.5, 0.5]] * 2),
+        lambda: classification.roc_auc([0.0, 1.0], [[0.5, 0.5]] * 2),
+        lambda: jax.jit(classification.roc_auc)(np.array([0, 1]), np.array([[0.1], [0.9]])),
+        lambda: jax.jit(lambda s: classification.roc_curve([0, 1], s))(np.array([0.1, 0.2])),
+        lambda: classification.accuracy([0, 1], [0, 1], weights=[2.0]),
+        lambda: classification.accuracy([0, 1], [0, 1], weights=[[2.0], [1.0]]),
+        lambda: classification.accuracy([0, 1], [0, 1], weights=[-1.0, 2.0]),
+        lambda: classification.accuracy([0, 1], [0, 1], weights=[np.nan, 2.0]),
+        lambda: classification.accuracy([-1, 1], [-1, 1]),
+        lambda: classification.log_loss([0, 1], [[3.0, -2.0], [0.5, 0.5]]),
+        lambda: classification.log_loss([0, 1], [2.5, 0.5]),
+        lambda: classification.log_loss([0, 1], [[0.5, 0.9], [0.5, 0.5]]),
+        lambda: classification.log_loss([0, 1], [[1.0], [1.0]]),
+        lambda: classification.log_loss([0, 1], [[0.5, 0.5]] * 2, weights=[[1.0], [1.0]]),
+        lambda: classification.confusion_matrix([0, 10**9], [0, 1]),
+        lambda: classification.confusion_matrix([0, 1], [0, 1], num_classes=2.5),
+        lambda: classification.confusion_matrix([[0], [0, 1]], [0, 1]),
+        lambda: classification.f_beta([0, 1], [0, 1], -1.0),
+        lambda: classification.f_beta([0, 1], [0, 1], np.nan),
+        lambda: classification.precision_recall_f(np.ones((2, 3))),
+        lambda: classification.precision_recall_f(np.eye(2), positive=-1),
         lambda: classification.log_loss([0, 1, 2], [[0.5, 0.5]] * 3),
         lambda: jax.jit(classification.confusion_matrix)(np.array([0, 1]), np.array([0, 1])),
     ],
@@ -288,3 +352,22 @@ def _macro_f1(confusion):
 def test_wrong_requests_raise_errors(call):
     with pytest.raises(UserError):
         call()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "weights"),
+    [
+        (classification.accuracy, ([0, 1], [0, 1]), [-1.0, 2.0]),
+        (classification.accuracy, ([0, -1], [0, -1]), None),
+        (functools.partial(classification.f1, num_classes=2), ([0, 1], [0, 1]), [-1.0, 2.0]),
+        (classification.roc_auc, ([0, 2], [0.1, 0.2]), None),
+        (classification.roc_auc, ([0, 1], [0.1, np.nan]), None),
+        (classification.roc_auc, ([0, 1], [0.1, 0.2]), [-1.0, 2.0]),
+        (classification.average_precision, ([0, 1, 3], [[0.1, 0.9]] * 3), None),
+        (classification.log_loss, ([0, 2], [[0.5, 0.5]] * 2), None),
+        (classification.log_loss, ([0, 1], [[3.0, -2.0], [0.5, 0.5]]), None),
+    ],
+)
+def test_under_jit_wrong_values_give_nan(function, arguments, weights):
+    weights = None if weights is None else np.array(weights)
+    assert np.isnan(jax.jit(function)(*map(np.array, arguments), weights=weights)).all()

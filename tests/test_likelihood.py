@@ -51,6 +51,41 @@ def test_token_log_probs_are_normalised(batch):
 
 def test_token_outside_the_vocabulary_is_nan_not_another_token():
     assert np.isnan(likelihood.token_log_probs(np.zeros((2, 3)), [-1, 3])).all()
+    assert np.isnan(likelihood.token_log_probs(np.zeros((1, 3)), np.array([2**32 + 1]))).all()
+    for function in (
+        likelihood.cross_entropy,
+        likelihood.accuracy,
+        likelihood.brier_score,
+        lambda *x: likelihood.Sums(likelihood.calibration_error(*x), 0),
+    ):
+        for target in (-1, 3):
+            assert np.isnan(function(np.zeros((2, 3)), [0, target]).total)
+            assert np.isfinite(function(np.zeros((2, 3)), [0, target], [1.0, 0.0]).total)
+        assert np.isnan(function(np.zeros((2, 3)), [0, 1], [1.0, -1.0]).total)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int64, np.uint64])
+def test_targets_of_any_integer_type(dtype):
+    size, rng = 300, np.random.default_rng(3)
+    logits = rng.normal(size=(4, size)).astype(np.float32)
+    targets = np.array([0, 5, 127, min(299, np.iinfo(dtype).max)])
+
+    def total(logits, targets):
+        return likelihood.cross_entropy(logits, targets).total
+
+    narrow = targets.astype(dtype)
+    for which in (narrow, jnp.asarray(narrow)):
+        small = jax.value_and_grad(total)(logits, which)
+        np.testing.assert_array_equal(small[1], jax.grad(total)(logits, targets))
+        assert small[0] == total(logits, targets)
+    np.testing.assert_array_equal(
+        likelihood.accuracy(logits, targets.astype(dtype), k=50), likelihood.accuracy(logits, targets, k=50)
+    )
+    ignored = np.array([0, 5, 127, np.uint8(156)], dtype if np.iinfo(dtype).max > 127 else np.int64)
+    assert likelihood.cross_entropy(logits, ignored, ignore_index=-100).weight == 4  # 156 is −100 + 256
+    if np.iinfo(dtype).min < 0:
+        assert np.isnan(likelihood.token_log_probs(logits, np.full(4, -100, dtype))).all()
+        assert likelihood.cross_entropy(logits, np.full(4, -100, dtype), ignore_index=-100).weight == 0
 
 
 @pytest.mark.parity
@@ -207,6 +242,12 @@ def test_perplexity_and_bits_take_numbers_and_arrays():
         (np.zeros((2, 3)), np.zeros((2, 3), int), None),
         (np.zeros((2, 3)), np.zeros(2, int), np.zeros(3)),
         (np.zeros((2, 3)), np.zeros(2), None),
+        (np.zeros((2, 3)), np.zeros(2, bool), None),
+        (np.zeros((2, 3)), np.zeros(2, int), np.ones((2, 1))),
+        (np.zeros((2, 3)), np.zeros(2, int), np.ones(1)),
+        (np.zeros((2, 3), complex), np.zeros(2, int), None),
+        (np.zeros((2, 3)), np.zeros(2, int), np.ones(2) * 1j),
+        (np.zeros((2, 0)), np.zeros(2, int), None),
     ],
 )
 def test_wrong_shapes_and_types_raise_errors(logits, targets, weights):

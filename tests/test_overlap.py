@@ -88,6 +88,18 @@ def test_padding_width_changes_nothing(ids):
             np.testing.assert_array_equal(a[..., : b.shape[-1]], b)
 
 
+def test_ids_of_one_byte():
+    # Padding and shifting fill with −1 and −2, which a byte without a sign does not have.
+    a, b = np.array([[255, 254, 7, 255]], np.uint8), np.array([[254, 7, 254, 1]], np.uint8)
+    for wide, narrow in zip(
+        overlap.bleu_statistics(a.astype(int), b.astype(int)), overlap.bleu_statistics(a, b)
+    ):
+        np.testing.assert_array_equal(narrow, wide)
+    assert overlap.bleu_statistics(a, b).totals.tolist() == [[4, 3, 2, 1]]
+    with pytest.raises(UserError, match="ids are float"):
+        overlap.rouge_n(a.astype(float), b, 1)
+
+
 def test_texts_of_no_width():
     empty = np.zeros((2, 0), np.int32)
     assert np.all(np.array(overlap.rouge_l(empty, empty)) == 0)

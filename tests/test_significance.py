@@ -14,6 +14,7 @@ from lm_jax.metrics.significance import (
     bootstrap_interval,
     holm,
     mcnemar,
+    mean_interval,
     paired_bootstrap,
     sign_test,
 )
@@ -155,6 +156,14 @@ def test_holm():
         lambda: paired_bootstrap(np.ones(3), np.ones(4)),
         lambda: paired_bootstrap(np.ones(3), np.ones(3), method="one-sided"),
         lambda: sign_test([1, 2], [1]),
+        lambda: sign_test([1, np.nan], [1, 2]),
+        lambda: mcnemar([0, 2], [0, 1]),
+        lambda: holm([0.1, np.nan]),
+        lambda: bootstrap_interval(np.array([1j, 2])),
+        lambda: bootstrap_interval(np.ones(3), num_resamples=2.5),
+        lambda: bootstrap_interval(np.ones(3), seed=2**70),
+        lambda: bootstrap_interval(np.ones(3), confidence=np.nan),
+        lambda: mean_interval([1.0, 2.0], level=2),
     ],
 )
 def test_wrong_requests_raise_errors(call):
@@ -167,3 +176,44 @@ def test_documents_beyond_one_batch(monkeypatch, documents):
     monkeypatch.setattr(significance, "_DRAWS_AT_A_TIME", 80 * 7)
     in_parts = bootstrap_interval(*documents, num_resamples=100)
     np.testing.assert_allclose(in_parts, whole, rtol=1e-6)
+
+
+def test_small_differences_of_large_values_are_seen():
+    # In float32 a number near 1e6 has steps of 1/16.
+    rng = np.random.default_rng(5)
+    a = 1e6 + rng.normal(0, 0.01, 200)
+    b = a - 0.05 + rng.normal(0, 0.01, 200)
+    interval = bootstrap_interval(a, num_resamples=500)
+    assert interval.low < interval.estimate < interval.high
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * a.std() / np.sqrt(200), rel=0.15)
+    for test in (paired_bootstrap, approximate_randomization):
+        result = test(a, b)
+        assert result.difference == pytest.approx((a - b).mean())
+        assert result.p_value < 0.001
+        assert test(a, a[::-1] * 0 + a) == (0, 1)
+
+
+@pytest.mark.parametrize("value", [1e6 + 0.1, 0.1, 1e300, -1e-300])
+def test_an_estimate_lies_in_its_interval(value):
+    interval = bootstrap_interval(np.full(50, value), num_resamples=50)
+    assert interval.low <= interval.estimate == np.full(50, value).sum() / 50 <= interval.high
+    np.testing.assert_allclose((interval.low, interval.high), value, rtol=1e-12)
+
+
+def test_a_metric_that_is_no_number_on_some_draws_has_no_p_value():
+    a, b = (np.ones(4), np.array([1.0, 0, 0, 0])), (2 * np.ones(4), np.array([1.0, 0, 0, 0]))
+    for test in (paired_bootstrap, approximate_randomization):
+        assert np.isnan(test((np.array([1.0, np.inf]),), (np.array([1.0, 2.0]),)).p_value)
+    assert np.isnan(paired_bootstrap(a, b, num_resamples=100).p_value)
+
+
+def test_bleu_has_the_digits_of_float64():
+    from lm_jax.metrics import overlap
+
+    rng = np.random.default_rng(6)
+    totals = rng.integers(5, 30, (40, 4))
+    statistics = (rng.integers(1, totals), totals, totals[:, 0], totals[:, 0] + 1)
+    resamples = rng.integers(0, 40, (20, 40))
+    interval = bootstrap_interval(*statistics, metric=overlap.bleu, resamples=resamples, confidence=0.5)
+    values = [overlap.bleu(*(x[rows].sum(0) for x in statistics)) for rows in resamples]
+    np.testing.assert_allclose(interval[1:], np.quantile(values, [0.25, 0.75]), rtol=1e-13)

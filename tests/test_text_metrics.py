@@ -57,27 +57,22 @@ def _lists(first, second):
 SACREBLEU = {"sacrebleu-13a": "13a", "sacrebleu-zh": "zh", "sacrebleu-char": "char"}
 
 
-@pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("profile", SACREBLEU)
-def test_sacrebleu(corpus, profile, x64):
+def test_sacrebleu(corpus, profile):
     bleu = pytest.importorskip("sacrebleu.metrics").BLEU
     hypotheses, first, second = corpus
     if profile != "sacrebleu-13a":
         hypotheses, first, second = ([s and s[:60] for s in x[:300]] for x in corpus)
-    tolerance = {"rtol": 1e-9} if x64 else {"rtol": 1e-5}
     metric = bleu(tokenize=SACREBLEU[profile])
     sentence_metric = bleu(tokenize=SACREBLEU[profile], effective_order=True)
-    with jax.enable_x64(x64):
-        score = text.corpus_bleu(hypotheses, _lists(first, second), profile)
-        np.testing.assert_allclose(
-            100 * score, metric.corpus_score(hypotheses, [first, second]).score, **tolerance
-        )
-        score = text.corpus_bleu(hypotheses, first, profile)
-        np.testing.assert_allclose(100 * score, metric.corpus_score(hypotheses, [first]).score, **tolerance)
-        assert str(metric.get_signature()).rsplit("|", 1)[0] in str(score)
-        sentences = text.sentence_bleu(hypotheses, _lists(first, second), profile)
+    score = text.corpus_bleu(hypotheses, _lists(first, second), profile)
+    np.testing.assert_allclose(100 * score, metric.corpus_score(hypotheses, [first, second]).score, rtol=1e-9)
+    score = text.corpus_bleu(hypotheses, first, profile)
+    np.testing.assert_allclose(100 * score, metric.corpus_score(hypotheses, [first]).score, rtol=1e-9)
+    assert str(metric.get_signature()).rsplit("|", 1)[0] in str(score)
+    sentences = text.sentence_bleu(hypotheses, _lists(first, second), profile)
     expected = [sentence_metric.sentence_score(h, r).score for h, r in zip(hypotheses, _lists(first, second))]
-    np.testing.assert_allclose(100 * sentences, expected, atol=1e-12, **tolerance)
+    np.testing.assert_allclose(100 * sentences, expected, atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("max_order", "effective_order"), [(1, True), (4, False), (6, True), (6, False)])
@@ -89,10 +84,10 @@ def test_sacrebleu_smoothings_and_orders(corpus, smoothing, max_order, effective
     options = {"smoothing": smoothing, "max_order": max_order, "effective_order": effective_order}
     expected = [metric.sentence_score(h, [r]).score for h, r in zip(hypotheses, first)]
     np.testing.assert_allclose(
-        100 * text.sentence_bleu(hypotheses, first, **options), expected, rtol=2e-5, atol=1e-6
+        100 * text.sentence_bleu(hypotheses, first, **options), expected, rtol=1e-9, atol=1e-12
     )
     expected = metric.corpus_score(hypotheses, [first]).score
-    assert 100 * text.corpus_bleu(hypotheses, first, **options) == pytest.approx(expected, rel=1e-5)
+    assert 100 * text.corpus_bleu(hypotheses, first, **options) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("smoothing", "method"), [("method0", 0), ("floor", 1), ("add-k", 2), ("exp", 3)])
@@ -103,7 +98,7 @@ def test_nltk(corpus, smoothing, method):
     references = _lists(first, second)
     split = [[r.split() for r in of_example] for of_example in references]
     options = {"profile": "nltk", "smoothing": smoothing}
-    with jax.enable_x64(True), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scores = text.sentence_bleu(hypotheses, references, **options)
         for score, hypothesis, of_example in zip(scores, hypotheses, split):
@@ -122,7 +117,25 @@ def test_nltk_weights(corpus):
     weights = (0.5, 0.3, 0.2)
     score = text.corpus_bleu(hypotheses, first, "nltk", max_order=3, weights=weights)
     expected = bleu_score.corpus_bleu([[r.split()] for r in first], [h.split() for h in hypotheses], weights)
-    assert score == pytest.approx(expected, rel=1e-5)
+    assert score == pytest.approx(expected, rel=1e-9)
+
+
+def test_nltk_gives_orders_without_matches_the_smallest_float64():
+    bleu_score = pytest.importorskip("nltk.translate.bleu_score")
+    hypothesis, reference = "the cat sat on mat", "the cat sat in the house"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = bleu_score.sentence_bleu([reference.split()], hypothesis.split())
+    assert 0 < expected < 1e-77
+    assert text.sentence_bleu(hypothesis, reference, "nltk") == pytest.approx(expected, rel=1e-9, abs=0)
+    assert text.corpus_bleu([hypothesis], [reference], "nltk") == pytest.approx(expected, rel=1e-9, abs=0)
+    # The same counts in float32, whose smallest number is 1e-45.
+    statistics = text.bleu_statistics(hypothesis, reference, "nltk")
+    assert jax.jit(lambda *x: overlap.bleu(*x, smoothing="method0"))(*statistics) == 0
+    # 0.1 ** 60 is 0 in float32, and its logarithm is not.
+    floor = jax.jit(lambda *x: overlap.bleu(*x, smoothing="floor", smoothing_value=1e-60))(*statistics)
+    exact = overlap.bleu(*statistics, smoothing="floor", smoothing_value=1e-60)
+    np.testing.assert_allclose(floor, exact, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stem", [False, True])
@@ -134,7 +147,7 @@ def test_rouge_score(corpus, stem):
     with_lines = [[s.replace(" ", "\n", rng.randrange(4)) for s in x] for x in (hypotheses, first)]
     scorer = rouge_scorer.RougeScorer(types, use_stemmer=stem)
     expected = [scorer.score(r, h) for h, r in zip(*with_lines)]
-    with jax.enable_x64(True), pytest.warns(UserWarning, match="drops every character"):
+    with pytest.warns(UserWarning, match="drops every character"):
         scores = text.rouge(*with_lines, types=types, stem=stem)
     for t in types:
         np.testing.assert_allclose(np.stack(scores[t], 1), [e[t] for e in expected], rtol=1e-12)
@@ -144,7 +157,7 @@ def test_rouge_score(corpus, stem):
         warnings.simplefilter("ignore")
         scores = text.rouge(hypotheses, _lists(first, second), types=types, stem=stem)
     for t in types:
-        np.testing.assert_allclose(scores[t].f, [e[t].fmeasure for e in expected], rtol=1e-6)
+        np.testing.assert_allclose(scores[t].f, [e[t].fmeasure for e in expected], rtol=1e-12)
 
 
 def test_rouge_1_0_1(corpus):
@@ -155,8 +168,7 @@ def test_rouge_1_0_1(corpus):
     hypotheses, references = map(list, zip(*pairs))
     names = {"rouge1": "rouge-1", "rouge2": "rouge-2", "rouge3": "rouge-3", "rougeL": "rouge-l"}
     expected = rouge.Rouge(metrics=list(names.values())).get_scores(hypotheses, references)
-    with jax.enable_x64(True):
-        scores = text.rouge(hypotheses, references, "rouge", types=tuple(names))
+    scores = text.rouge(hypotheses, references, "rouge", types=tuple(names))
     for ours, theirs in names.items():
         np.testing.assert_allclose(
             np.stack(scores[ours], 1), [[e[theirs][k] for k in "prf"] for e in expected], rtol=1e-12
@@ -218,7 +230,7 @@ def test_paired_tests_are_sacrebleus(corpus):
     resamples = np.random.default_rng(12345).choice(60, size=(300, 60), replace=True)
     ours = paired_bootstrap(a, b, metric=overlap.bleu, resamples=resamples, method="sacrebleu")
     assert ours.p_value == pytest.approx(scores["BLEU"][1].p_value, abs=1e-12)
-    assert 100 * ours.difference == pytest.approx(scores["BLEU"][0].score - scores["BLEU"][1].score, rel=1e-5)
+    assert 100 * ours.difference == pytest.approx(scores["BLEU"][0].score - scores["BLEU"][1].score, rel=1e-9)
 
     _, scores = significance.PairedTest(systems, metrics, None, test_type="ar", n_samples=300)()
     swaps = ~np.random.default_rng(12345).integers(2, size=(300, 60), dtype=bool)
@@ -226,7 +238,7 @@ def test_paired_tests_are_sacrebleus(corpus):
     assert ours.p_value == pytest.approx(scores["BLEU"][1].p_value, abs=1e-12)
 
     interval = bootstrap_interval(*a, metric=overlap.bleu, resamples=resamples)
-    assert 100 * interval.estimate == pytest.approx(scores["BLEU"][0].score, rel=1e-5)
+    assert 100 * interval.estimate == pytest.approx(scores["BLEU"][0].score, rel=1e-9)
 
 
 def test_score_is_a_number_with_a_signature():
@@ -237,11 +249,10 @@ def test_score_is_a_number_with_a_signature():
 
 def test_sentences_of_one_length_do_not_recompile():
     text.sentence_bleu("a b c", "a c b")
-    functions = (text._bleu_statistics, text._bleu)
-    compiled = [function._cache_size() for function in functions]
+    compiled = text._bleu_statistics._cache_size()
     for words in ("x", "x y z w", "q " * 20):
         text.sentence_bleu(words, words + " a")
-    assert [function._cache_size() for function in functions] == compiled
+    assert text._bleu_statistics._cache_size() == compiled
 
 
 @pytest.mark.parametrize(
@@ -259,6 +270,28 @@ def test_token_ids():
     assert ids.shape == (3, 3)
     assert ids[0, 0] == ids[0, 2] != ids[0, 1] == ids[2, 0]
     assert (ids[1] == -1).all()
+
+
+@pytest.mark.parametrize("wrong", [None, b"a", 3, [None], [b"a"]])
+def test_what_is_no_text_raises_an_error(wrong):
+    for function in (text.corpus_bleu, text.sentence_bleu, text.rouge):
+        for pair in ((wrong, ["a"]), (["a"], wrong)):
+            with pytest.raises(UserError):
+                function(*pair)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": [1.0]},
+        {"weights": [0.5] * 5},
+        {"smoothing": "floor", "smoothing_value": -1},
+        {"max_order": 0},
+    ],
+)
+def test_wrong_settings_of_bleu_raise_errors(options):
+    with pytest.raises(UserError):
+        text.corpus_bleu(["a b c d e"], ["a b c d f"], **options)
 
 
 def test_unknown_names_raise_errors():

@@ -1,5 +1,6 @@
 """Whether one model is better than another on the same text, in any metric."""
 
+import math
 from collections.abc import Sequence
 
 from lm_jax.evaluation.base import Evaluation
@@ -15,8 +16,11 @@ def compare(evaluations: Sequence[Evaluation], seed: int = 0) -> None:
     first = evaluations[0]
     for other in evaluations[1:]:
         metric = next((m for m in other.row.metrics if comparable(other, first, m)), None)
-        if metric is not None:
-            other.row.difference = difference(other, first, metric, seed)
+        if metric is None:
+            continue
+        found = difference(other, first, metric, seed)
+        # NaN where the metric is undefined on some samples of the documents, as where one of them is empty.
+        other.row.difference = found if math.isfinite(found.p_value) else None
 
 
 def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from lm_jax import fast
 from lm_jax.batch import Array, Sums
-from lm_jax.metrics.likelihood import cross_entropy, token_log_probs
+from lm_jax.metrics.likelihood import cross_entropy, token_ids, token_log_probs
 
 Head = Callable[[Any, jax.Array], jax.Array]
 
@@ -46,7 +46,7 @@ def chunked_cross_entropy(
         z_loss: as for `cross_entropy`.
         ignore_index: as for `cross_entropy`.
     """
-    hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), jnp.asarray(targets_BT)
+    hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), token_ids(targets_BT)
     if weights_BT is None:
         weights_BT = jnp.ones(targets_BT.shape, jnp.promote_types(hidden_BTD.dtype, jnp.float32))
     weights_BT = jax.lax.stop_gradient(jnp.asarray(weights_BT))
@@ -126,7 +126,7 @@ def chunked_token_log_probs(
     Returns:
         Natural-log probabilities, float32 [B, T].
     """
-    hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), jnp.asarray(targets_BT)
+    hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), token_ids(targets_BT)
     B, T = targets_BT.shape
     vocab_size = jax.eval_shape(head, params, hidden_BTD[:, :1]).shape[-1]
     num_chunks = -(-T // max(1, max_bytes // (4 * B * vocab_size)))

@@ -6,8 +6,10 @@ metrics are functions of the confusion matrix, the sum over examples that adds u
     confusion = sum(confusion_matrix(labels, predictions, num_classes=C) for labels, predictions in batches)
     precision_recall_f(confusion, average="macro").f
 
-Concrete arrays are counted on the host, in float64. Under `jax.jit` give `num_classes`; elsewhere it is the
-largest id plus one, and at least 2.
+Concrete arrays are counted on the host, in float64, and wrong values are errors. Under `jax.jit` give
+`num_classes`; elsewhere it is the largest id plus one, and at least 2. There a wrong value (a negative
+weight, a label without a column, what is no probability) gives NaN; wrong shapes and types are errors
+everywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.metrics.curves import average_precision, precision_recall_curve, roc_auc, roc_curve
-from lm_jax.metrics.host import array, is_traced, library
+from lm_jax.metrics.host import array, example_weights, f_weights, floating, is_traced, library, real, whole
+
+_NOT_ONE = 0.01  # how far a sum of probabilities may be from 1, so that bfloat16 passes
+_MAX_CELLS = 1 << 27  # of a confusion matrix: 1 GB
 
 __all__ = [
     "PrecisionRecallF",
@@ -48,24 +53,17 @@ def confusion_matrix(
     under `jax.jit`, where none can be raised, is not counted.
     """
     labels, predictions = _class_ids(labels, predictions)
-    if num_classes is None:
-        num_classes = _num_classes(labels, predictions)
-    _check_range([labels, predictions], num_classes)
-    weights = None if weights is None else array(weights)
-    if weights is not None and weights.shape != labels.shape:
-        raise UserError(
-            f"{weights.shape} weights for {labels.shape} labels", "give one weight for each label"
-        )
-    cells = labels * num_classes + predictions
-    num_cells = num_classes**2
-    if not is_traced(cells, weights):
-        return np.bincount(cells, weights, num_cells).reshape(num_classes, num_classes)
-    in_range = (labels >= 0) & (labels < num_classes) & (predictions >= 0) & (predictions < num_classes)
-    counts = jnp.zeros(num_cells, int) if weights is None else jnp.zeros(num_cells)
-    counts = counts.at[jnp.where(in_range, cells, num_cells)].add(
-        1 if weights is None else weights, mode="drop"
-    )
-    return counts.reshape(num_classes, num_classes)
+    C = _num_classes(labels, predictions) if num_classes is None else whole(num_classes, "num_classes", 1)
+    if C**2 > _MAX_CELLS:
+        raise UserError(f"a confusion matrix of {C} classes has {C**2} cells", "number the classes from 0")
+    _check_range([labels, predictions], C)
+    weights = example_weights(weights, labels.shape)
+    if not is_traced(labels, predictions, weights):
+        return np.bincount(labels * C + predictions, weights, C**2).reshape(C, C)
+    in_range = (labels >= 0) & (labels < C) & (predictions >= 0) & (predictions < C)
+    row = jnp.where(in_range, labels, C)
+    counts = jnp.zeros((C, C), int if weights is None else float)
+    return counts.at[row, predictions].add(1 if weights is None else weights, mode="drop")
 
 
 class PrecisionRecallF(NamedTuple):
@@ -92,11 +90,14 @@ def precision_recall_f(
         confusion: [C, C], or [..., C, C].
         average: "binary", of the class `positive`; "micro", of the sums over classes; "macro", the mean over
             the classes that occur as label or prediction; "weighted", the mean weighted by labels; None: [C].
-        beta: recall weighs β times as much as precision.
-        positive: the class of interest in "binary".
+        beta: recall weighs β times as much as precision; at least 0. F is recall where it is inf.
+        positive: the class of interest in "binary", 0 or 1.
         zero_division: the value of 0 / 0. With NaN the means leave such classes out.
     """
-    xp, confusion = library(confusion), array(confusion).astype(float)
+    xp, confusion = library(confusion), _confusion(confusion)
+    of_recall, of_precision = f_weights(beta)
+    if positive not in (0, 1):
+        raise UserError(f"positive={positive}", "choose class 0 or 1")
     if average not in ("binary", "micro", "macro", "weighted", None):
         raise UserError(f"no average {average!r}", "use 'binary', 'micro', 'macro', 'weighted' or None")
     if average == "binary" and confusion.shape[-1] != 2:
@@ -111,14 +112,20 @@ def precision_recall_f(
     by_class = PrecisionRecallF(
         _divide(true_positives, predicted, zero_division),
         _divide(true_positives, support, zero_division),
-        _divide((1 + beta**2) * true_positives, beta**2 * support + predicted, zero_division),
+        _divide(
+            (of_recall + of_precision) * true_positives,
+            of_recall * support + of_precision * predicted,
+            zero_division,
+        ),
     )
     if average == "binary":
-        return PrecisionRecallF(*(x[..., positive] for x in by_class))
-    if average in ("micro", None):
-        return by_class
-    weights = support if average == "weighted" else (support + predicted > 0).astype(support.dtype)
-    return PrecisionRecallF(*(_mean(x, weights, zero_division) for x in by_class))
+        by_class = PrecisionRecallF(*(x[..., positive] for x in by_class))
+    elif average in ("macro", "weighted"):
+        weights = support if average == "weighted" else (support + predicted > 0).astype(support.dtype)
+        by_class = PrecisionRecallF(*(_mean(x, weights, zero_division) for x in by_class))
+    unknown = xp.isnan(confusion).any(axis=(-2, -1), keepdims=True)[..., 0]
+    unknown = unknown if average is None else unknown[..., 0]
+    return PrecisionRecallF(*(xp.where(unknown, xp.nan, x)[()] for x in by_class))
 
 
 def precision(labels: Any, predictions: Any, **options: Any) -> Any:
@@ -147,7 +154,10 @@ def f1(labels: Any, predictions: Any, **options: Any) -> Any:
 def accuracy(labels: Any, predictions: Any, *, weights: Any = None) -> Any:
     """The share of the predictions that equal the label, in [0, 1]."""
     labels, predictions = _class_ids(labels, predictions)
-    return _weighted_mean((labels == predictions).astype(float), weights)
+    xp, are_ids = library(labels, predictions), (labels >= 0) & (predictions >= 0)
+    if not is_traced(are_ids):
+        _check_range([labels, predictions], None)
+    return _weighted_mean(xp.where(are_ids, labels == predictions, xp.nan), weights)
 
 
 def matthews_correlation(
@@ -164,13 +174,21 @@ def matthews_correlation(
 
 
 def matthews_correlation_of(confusion: Any) -> Any:
-    """`matthews_correlation` of a confusion matrix [..., C, C]."""
-    xp, shares = library(confusion), array(confusion).astype(float)
-    shares = shares / shares.sum(axis=(-2, -1), keepdims=True)
-    t, p = shares.sum(axis=-1), shares.sum(axis=-2)
-    covariance = xp.trace(shares, axis1=-2, axis2=-1) - (t * p).sum(axis=-1)
-    variances = (1 - xp.square(t).sum(axis=-1)) * (1 - xp.square(p).sum(axis=-1))
-    return xp.where(variances > 0, covariance / xp.sqrt(xp.where(variances > 0, variances, 1)), 0)
+    """`matthews_correlation` of a confusion matrix [..., C, C].
+
+    With N examples, N² (Σ c_kk − t · p) is Σ_k (TP_k TN_k − FP_k FN_k), and N² (1 − t · t) is
+    Σ_k (row_k · the other rows). Neither subtracts nearly equal numbers where one class is rare.
+    """
+    xp, confusion = library(confusion), _confusion(confusion)
+    total = confusion.sum(axis=(-2, -1))[..., None]
+    t, p, hits = confusion.sum(axis=-1), confusion.sum(axis=-2), xp.diagonal(confusion, axis1=-2, axis2=-1)
+    total_2 = xp.where(total == 0, 1, total)[..., 0] ** 2
+    covariance = (hits * (total - t - p + hits) - (p - hits) * (t - hits)).sum(axis=-1) / total_2
+    variances = [(x * (total - x)).sum(axis=-1) / total_2 for x in (t, p)]
+    is_constant = ~((variances[0] > 0) & (variances[1] > 0))
+    deviations = xp.sqrt(xp.where(is_constant, 1, variances[0] * variances[1]))
+    unknown = xp.isnan(total[..., 0]) | (total[..., 0] == 0)
+    return xp.where(unknown, xp.nan, xp.where(is_constant, 0.0, covariance / deviations))[()]
 
 
 def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> Any:
@@ -178,21 +196,34 @@ def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> Any:
 
     Args:
         labels: class ids [N].
-        probabilities: [N, C] summing to 1, or [N] of class 1. They are clipped to [ε, 1 − ε] with the epsilon
-            of their type, as in scikit-learn; `likelihood.cross_entropy` is exact.
+        probabilities: [N, C] summing to 1 within 0.01, or [N] of class 1. They are clipped to [ε, 1 − ε]
+            with the epsilon of their type, as in scikit-learn; `likelihood.cross_entropy` is exact.
         weights: [N]; None: ones.
     """
     (labels,) = _class_ids(labels)
-    xp, p = library(labels, probabilities), array(probabilities)
+    xp, p = library(labels, probabilities), real(probabilities, "probabilities")
     p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
     if p.ndim == 1:
         p = xp.stack([1 - p, p], axis=-1)
-    if p.shape[:-1] != labels.shape:
-        raise UserError(f"{p.shape} probabilities for {labels.shape} labels", "give a row for each label")
-    _check_range([labels], p.shape[-1])
+    if p.ndim != 2 or p.shape[0] != labels.shape[0] or p.shape[1] < 2:
+        raise UserError(
+            f"probabilities of shape {p.shape} for {labels.shape[0]} labels",
+            "give a row for each label with a column for each class, or the probability of class 1 alone",
+        )
+    C = p.shape[1]
+    _check_range([labels], C)
+    are_probabilities = ((p >= 0) & (p <= 1)).all(axis=-1) & (abs(p.sum(axis=-1) - 1) < _NOT_ONE)
+    if not is_traced(p) and not are_probabilities.all():
+        raise UserError(
+            f"row {are_probabilities.argmin()} does not hold probabilities that sum to 1",
+            "apply a softmax to logits first, or use likelihood.cross_entropy",
+        )
     epsilon = float(jnp.finfo(p.dtype).eps)
-    p_label = xp.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
-    return _weighted_mean(-xp.log(xp.clip(p_label, epsilon, 1 - epsilon)), weights)
+    p_label = xp.take_along_axis(p, xp.clip(labels, 0, C - 1)[:, None], axis=-1)[:, 0]
+    nats = -xp.log(xp.clip(p_label, epsilon, 1 - epsilon))
+    if is_traced(labels, p):
+        nats = jnp.where(are_probabilities & (labels >= 0) & (labels < C), nats, jnp.nan)
+    return _weighted_mean(nats, weights)
 
 
 def _from_predictions(
@@ -203,7 +234,7 @@ def _from_predictions(
 
 
 def _class_ids(*arrays: Any) -> list[Any]:
-    """Arrays [N] of integers, of one length."""
+    """Arrays [N] of integers, of one length, as integers that no product of theirs leaves."""
     ids = [array(x) for x in arrays]
     shapes = [x.shape for x in ids]
     if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) != 1 or not shapes[0][0]:
@@ -211,11 +242,11 @@ def _class_ids(*arrays: Any) -> list[Any]:
             f"labels and predictions of shapes {shapes} do not pair",
             "give as many labels as predictions, at least one",
         )
-    ids = [x.astype(np.int32) if x.dtype == bool else x for x in ids]
     for x in ids:
-        if not jnp.issubdtype(x.dtype, jnp.integer):
+        if x.dtype != bool and not jnp.issubdtype(x.dtype, jnp.integer):
             raise UserError(f"{x.dtype} are not class ids", "give integers; of scores take the argmax first")
-    return ids
+    # Sums and products of small or unsigned integers would wrap around.
+    return [x.astype(int) for x in ids]
 
 
 def _num_classes(*ids: Any) -> int:
@@ -224,24 +255,36 @@ def _num_classes(*ids: Any) -> int:
     return max(2, *(int(x.max()) + 1 for x in ids))
 
 
-def _check_range(ids: list[Any], num_classes: int) -> None:
+def _check_range(ids: list[Any], num_classes: int | None) -> None:
     for x in ids:
-        if not is_traced(x) and not 0 <= x.min() <= x.max() < num_classes:
+        if not is_traced(x) and not 0 <= x.min() <= x.max() < (num_classes or np.inf):
+            wanted = "from 0 on" if num_classes is None else f"over 0 to {num_classes - 1}"
             raise UserError(
-                f"class ids range from {x.min()} to {x.max()}, not over 0 to {num_classes - 1}",
+                f"class ids range from {x.min()} to {x.max()}, not {wanted}",
                 "number the classes from 0, and give num_classes where some are missing",
             )
 
 
+def _confusion(confusion: Any) -> Any:
+    """A confusion matrix [..., C, C] in floating point."""
+    confusion = real(confusion, "counts")
+    if confusion.ndim < 2 or confusion.shape[-1] != confusion.shape[-2] or not confusion.shape[-1]:
+        raise UserError(f"{confusion.shape} is not the shape of a confusion matrix", "give [C, C]")
+    if not is_traced(confusion) and (confusion < 0).any():
+        raise UserError("a confusion matrix with negative counts", "give what confusion_matrix returns")
+    return floating(confusion)
+
+
 def _weighted_mean(values: Any, weights: Any) -> Any:
-    if weights is None:
-        return values.mean()
-    weights = array(weights)
-    return (values * weights).sum() / weights.sum()
+    """Σ w x / Σ w, in float64 on the host; NaN where all weights are 0."""
+    xp, weights = library(values, weights), example_weights(weights, values.shape)
+    values = values if is_traced(values, weights) else values.astype(float)
+    weights = xp.ones_like(values) if weights is None else weights
+    return _divide(xp.where(weights != 0, values * weights, 0).sum(), weights.sum(), xp.nan)[()]
 
 
 def _divide(numerator: Any, denominator: Any, zero_division: float) -> Any:
-    xp, divides = library(numerator, denominator), denominator > 0
+    xp, divides = library(numerator, denominator), denominator != 0
     return xp.where(divides, numerator / xp.where(divides, denominator, 1), zero_division)
 
 

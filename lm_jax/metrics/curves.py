@@ -3,8 +3,9 @@
 Labels come first, then scores; both are array-likes [N], labels 0 or 1 (or booleans). For several classes
 labels are ids [N] and scores [N, C], and each class is compared with the rest. Concrete scores are ranked on
 the host in the type they have, so that float64 keeps its order and its ties; results are then exact to
-float64. Under `jax.jit` the areas are computed in jnp. The curves have as many points as there are different
-scores, and are host functions.
+float64. Under `jax.jit` the areas are computed in jnp; what is an error elsewhere (a score that is NaN, a
+label other than 0 and 1 or without a column, a negative weight) gives NaN there. The curves have as many
+points as there are different scores, and are host functions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.metrics.host import array, is_traced, library
+from lm_jax.metrics.host import array, example_weights, is_traced, library, real
 
 
 class RocCurve(NamedTuple):
@@ -44,7 +45,7 @@ def roc_curve(labels: Any, scores: Any, *, weights: Any = None, drop_intermediat
         labels: [N] of 0 and 1. scores: [N], larger where label 1 is more likely. weights: [N]; None: ones.
         drop_intermediate: leaves out the points between others on a line.
     """
-    fp, tp, thresholds = _thresholds(*_check(labels, scores, weights))
+    fp, tp, thresholds = _thresholds(*_check_concrete(labels, scores, weights))
     if drop_intermediate and len(fp) > 2:
         corner = (np.diff(fp, 2) != 0) | (np.diff(tp, 2) != 0)
         keep = np.concatenate([[True], corner, [True]])
@@ -58,7 +59,7 @@ def precision_recall_curve(labels: Any, scores: Any, *, weights: Any = None) -> 
 
     Recall is 1 throughout where there are no positives. The arguments are those of `roc_curve`.
     """
-    fp, tp, thresholds = _thresholds(*_check(labels, scores, weights))
+    fp, tp, thresholds = _thresholds(*_check_concrete(labels, scores, weights))
     precision = tp / np.where(tp + fp > 0, tp + fp, 1)
     recall = tp / tp[-1] if tp[-1] > 0 else np.ones_like(tp)
     return PrecisionRecallCurve(
@@ -89,42 +90,64 @@ def average_precision(labels: Any, scores: Any, *, weights: Any = None, average:
 
 
 def _by_class(area: Any, labels: Any, scores: Any, weights: Any, average: str | None) -> Any:
-    labels, scores = array(labels), array(scores)
+    labels, scores = array(labels), real(scores, "scores")
     if scores.ndim < 2:
         return _binary(area, labels, scores, weights)
     if average not in ("macro", "weighted", None):
         raise UserError(f"no average {average!r} of areas", "use 'macro', 'weighted' or None")
-    xp = library(labels, scores)
-    classes = np.arange(scores.shape[1])
-    is_class_NC = labels[:, None] == classes[None]
-    areas_C = xp.stack([_binary(area, is_class_NC[:, c], scores[:, c], weights) for c in classes])
+    _check_columns(labels, scores)
+    xp, C = library(labels, scores, weights), scores.shape[1]
+    weights = example_weights(weights, labels.shape)
+    is_class_NC = labels[:, None] == np.arange(C)[None]
+    areas_C = xp.stack([_binary(area, is_class_NC[:, c], scores[:, c], weights) for c in range(C)])
+    if is_traced(labels):
+        areas_C = jnp.where(((labels >= 0) & (labels < C)).all(), areas_C, jnp.nan)
     if average is None:
         return areas_C
     if average == "macro":
         return areas_C.mean()
-    share_N = xp.ones(labels.shape) if weights is None else xp.asarray(weights)
+    share_N = xp.ones(labels.shape) if weights is None else weights
     share_C = (is_class_NC * share_N[:, None]).sum(axis=0)
     return (areas_C * share_C).sum() / share_C.sum()
 
 
+def _check_columns(labels: Any, scores: Any) -> None:
+    """Raises UserError unless labels [N] are ids of the columns of scores [N, C]."""
+    if scores.ndim != 2 or scores.shape[1] < 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise UserError(
+            f"labels of shape {labels.shape} and scores of shape {scores.shape} do not pair",
+            "give scores [N] for labels 0 and 1, or [N, C] with a column for each class",
+        )
+    if labels.dtype != bool and not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(f"{labels.dtype} are not class ids", "give integers")
+    if not is_traced(labels) and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
+        raise UserError(
+            f"class ids from {labels.min()} to {labels.max()} for scores with {scores.shape[1]} columns",
+            "give a column for each class, numbered from 0",
+        )
+
+
 def _binary(area: Any, labels: Any, scores: Any, weights: Any) -> Any:
     labels, scores, weights = _check(labels, scores, weights)
-    if is_traced(labels, scores, weights):
-        return area(*_points(labels, scores, weights), jnp)
-    fp, tp, _ = _thresholds(labels, scores, weights)
-    return area(fp, tp, np)
+    if not is_traced(labels, scores, weights):
+        fp, tp, _ = _thresholds(labels == 1, scores, weights)
+        return area(fp, tp, np)
+    is_valid = ((labels == 0) | (labels == 1)).all() & ~jnp.isnan(scores).any()
+    return jnp.where(is_valid, area(*_points(labels == 1, scores, weights), jnp), jnp.nan)
 
 
 def _roc_area(fp: Any, tp: Any, xp: Any) -> Any:
     """The trapezoids between points of the curve; points that repeat add none."""
-    fp, tp = (xp.concatenate([xp.zeros(1), x]) / x[-1] for x in (fp, tp))
-    return ((fp[1:] - fp[:-1]) * (tp[1:] + tp[:-1])).sum() / 2
+    # Differences first: counts are exact, and rates near 1 are rounded.
+    before_fp, before_tp = (xp.concatenate([xp.zeros(1, x.dtype), x[:-1]]) for x in (fp, tp))
+    area = ((fp - before_fp) * (tp / tp[-1] + before_tp / tp[-1])).sum() / 2
+    return area / fp[-1]
 
 
 def _average_precision(fp: Any, tp: Any, xp: Any) -> Any:
-    steps = tp - xp.concatenate([xp.zeros(1), tp[:-1]])
+    steps = tp - xp.concatenate([xp.zeros(1, tp.dtype), tp[:-1]])
     predicted = tp + fp
-    return (steps * tp / xp.where(predicted > 0, predicted, 1)).sum() / xp.where(tp[-1] > 0, tp[-1], 1)
+    return (steps * (tp / xp.where(predicted > 0, predicted, 1))).sum() / xp.where(tp[-1] > 0, tp[-1], 1)
 
 
 def _thresholds(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -140,7 +163,7 @@ def _thresholds(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | No
 
 def _points(labels: jax.Array, scores: jax.Array, weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """The same false and true positives, but [N]: within a tie those before it."""
-    weights = jnp.ones(labels.shape) if weights is None else weights
+    weights = jnp.ones(labels.shape, int) if weights is None else weights  # integers are exact
     key, labels, weights = jax.lax.sort((~_order_key(scores), labels, weights), num_keys=1)
     last_of_tie = jnp.concatenate([key[1:] != key[:-1], jnp.ones(1, bool)])
 
@@ -154,36 +177,41 @@ def _order_key(scores: jax.Array) -> jax.Array:
     """Integers in the order of the scores: XLA on a CPU sorts them faster than floats."""
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         return scores
+    if scores.dtype.itemsize == 1:
+        scores = scores.astype(jnp.float32)
     bits = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[scores.dtype.itemsize]
     x = jax.lax.bitcast_convert_type(jnp.where(scores == 0, 0, scores), bits)  # −0 and 0 tie
     sign = jnp.asarray(1 << (8 * scores.dtype.itemsize - 1), bits)
     return jnp.where(x >= sign, ~x, x | sign)
 
 
+def _check_concrete(labels: Any, scores: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+    """`_check` of arrays that are not traced, with labels as booleans."""
+    labels, scores, weights = _check(labels, scores, weights)
+    if is_traced(labels, scores, weights):
+        raise UserError("a curve has no fixed number of points under jax.jit", "call it outside")
+    return labels == 1, scores, weights
+
+
 def _check(labels: Any, scores: Any, weights: Any) -> tuple[Any, Any, Any]:
-    """Labels as booleans, scores and weights of the same length; without NaN and weights of 0 on the host."""
-    labels, scores = array(labels), array(scores)
-    weights = None if weights is None else array(weights)
-    lengths = [x.shape for x in (labels, scores, weights) if x is not None]
-    if len(set(lengths)) != 1 or len(lengths[0]) != 1 or not lengths[0][0]:
+    """Labels, scores and weights of the same length; on the host without NaN and weights of 0."""
+    labels, scores = real(labels, "labels"), real(scores, "scores")
+    if labels.shape != scores.shape or labels.ndim != 1 or not len(labels):
         raise UserError(
-            f"labels of shape {labels.shape} and scores of shape {scores.shape} do not pair"
-            + ("" if weights is None else f" with weights of shape {weights.shape}"),
+            f"labels of shape {labels.shape} and scores of shape {scores.shape} do not pair",
             "give one label and one score for each of at least one example",
         )
-    if is_traced(labels, scores, weights):
-        return labels.astype(bool), scores, weights
-    if not np.isin(labels, (0, 1)).all():
+    weights = example_weights(weights, labels.shape)
+    if not is_traced(labels) and not np.isin(labels, (0, 1)).all():
         raise UserError(
             "labels are not 0 and 1", "for several classes give scores [N, C], one column for each"
         )
-    if np.isnan(scores).any():
+    if not is_traced(scores) and np.isnan(scores).any():
         raise UserError("scores contain NaN, which has no rank", "leave these examples out")
-    labels = labels.astype(bool)
-    if weights is None:
-        return labels, scores, None
+    if weights is None or is_traced(labels, scores, weights):
+        return labels, scores, weights
     counts = weights != 0
-    return labels[counts], scores[counts], weights[counts].astype(float)
+    return labels[counts], scores[counts], weights[counts]
 
 
 def _ratio(counts: np.ndarray, total: float) -> np.ndarray:

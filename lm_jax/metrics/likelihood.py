@@ -5,7 +5,8 @@ log-probabilities are logits too, so an n-gram model's distributions need no cha
 to be added over batches, devices and hosts and divided once; `jax.vmap` over the examples gives the sums of
 each example. Arithmetic is in float32, or in the logits' own type where that is wider. Positions of weight 0
 (padding) and of target `ignore_index` contribute neither value nor gradient, whatever their logits, NaN
-included.
+included. At the others a target outside [0, V) and a negative weight give NaN. Targets may be integers of any
+size.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from lm_jax import fast
 from lm_jax.batch import Array, Sums
 from lm_jax.errors import UserError
+from lm_jax.metrics.host import array, check_real, whole
 
 Number = float | Array
 
@@ -81,12 +83,14 @@ def accuracy(
     Among equal logits the lower id ranks first, as in `jnp.argmax` and `jax.lax.top_k`, so that equal logits
     do not count as always right. A NaN logit outranks every other.
     """
-    logits, targets, weights = _mask(logits, targets, weights, ignore_index)
+    k = whole(k, "k", 1)
+    logits, targets, weights, is_unknown = _mask(logits, targets, weights, ignore_index)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     # Negated comparisons, because a NaN compares as False either way.
     ahead = jnp.where(ids < targets[..., None], ~(logits < target_logits), ~(logits <= target_logits))
-    return _weighted((ahead.sum(axis=-1) < k).astype(logits.dtype), weights)
+    is_right = (ahead.sum(axis=-1) < k).astype(logits.dtype)
+    return _weighted(jnp.where(is_unknown, jnp.nan, is_right), weights)
 
 
 def brier_score(
@@ -96,10 +100,11 @@ def brier_score(
 
     The mean lies in [0, 2]; 0 is certain and right, 2 certain and wrong, and uniform p gives 1 − 1/V.
     """
-    logits, targets, weights = _mask(logits, targets, weights, ignore_index)
+    logits, targets, weights, is_unknown = _mask(logits, targets, weights, ignore_index)
     p = jax.nn.softmax(logits, axis=-1)
     p_target = jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0]
-    return _weighted(jnp.square(p).sum(axis=-1) - 2 * p_target + 1, weights)
+    errors = jnp.square(p).sum(axis=-1) - 2 * p_target + 1
+    return _weighted(jnp.where(is_unknown, jnp.nan, errors), weights)
 
 
 def perplexity(nats: Number, tokens: Number) -> Any:
@@ -108,7 +113,8 @@ def perplexity(nats: Number, tokens: Number) -> Any:
     Takes numbers, numpy arrays (float64, on the host) and jax arrays. For the perplexity per word pass the
     number of words.
     """
-    return _library(nats, tokens).exp(_divide(nats, tokens))
+    with np.errstate(over="ignore"):
+        return _library(nats, tokens).exp(_divide(nats, tokens))
 
 
 def bits_per_byte(nats: Number, num_bytes: Number) -> Any:
@@ -144,9 +150,10 @@ def reliability_bins(
     ignore_index: int | None = None,
 ) -> ReliabilityBins:
     """Bins the predictions (the most probable token, the lowest id among equals) by their probability."""
-    logits, targets, weights = _mask(logits, targets, weights, ignore_index)
+    num_bins = whole(num_bins, "num_bins", 1)
+    logits, targets, weights, is_unknown = _mask(logits, targets, weights, ignore_index)
     confidence = jnp.exp(logits.max(axis=-1) - jax.nn.logsumexp(logits, axis=-1))
-    correct = logits.argmax(axis=-1) == targets
+    correct = jnp.where(is_unknown, jnp.nan, logits.argmax(axis=-1) == targets)
     bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
 
     def by_bin(values):
@@ -181,24 +188,49 @@ def calibration_error(
 
 
 def _check(logits: Array, targets: Array) -> tuple[jax.Array, jax.Array]:
-    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
-    if logits.ndim == 0 or logits.shape[:-1] != targets.shape:
+    logits, targets = _numbers(logits, "logits"), token_ids(targets)
+    if logits.ndim == 0 or logits.shape[:-1] != targets.shape or not logits.shape[-1]:
         raise UserError(
             f"logits of shape {logits.shape} do not fit targets of shape {targets.shape}",
             "give logits one axis more than targets, the vocabulary, last",
         )
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), targets
+
+
+def _numbers(x: Array, name: str) -> jax.Array:
+    """An array of real numbers, which stays on its device."""
+    x = x if isinstance(x, jax.Array) else array(x)
+    check_real(x, name)
+    return jnp.asarray(x)
+
+
+def token_ids(targets: Array) -> jax.Array:
+    """Targets as integers of jax's default size: in fewer bits V, or a negative id, would wrap around.
+
+    Raises:
+        UserError: no integers.
+    """
+    targets = targets if isinstance(targets, jax.Array) else array(targets)
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise UserError(f"targets are {targets.dtype}", "give token ids as integers")
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), targets
+    if isinstance(targets, np.ndarray) and targets.dtype.itemsize == 8:
+        bounds = jnp.iinfo(jnp.result_type(int))
+        targets = np.clip(targets, bounds.min, bounds.max)
+    return jnp.asarray(targets).astype(int)
 
 
 def _mask(
     logits: Array, targets: Array, weights: Array | None, ignore_index: int | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Checks, and gives positions that do not count zero logits, target 0 and weight 0."""
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Checks, and gives positions that do not count zero logits and weight 0; an unknown target becomes 0.
+
+    Returns:
+        Logits, targets, weights, and which positions count and have a target outside [0, V).
+    """
     logits, targets, weights = _count(logits, targets, weights, ignore_index)
-    counts = weights != 0
-    return jnp.where(counts[..., None], logits, 0), jnp.where(counts, targets, 0), weights
+    counts, is_known = weights != 0, (targets >= 0) & (targets < logits.shape[-1])
+    logits = jnp.where(counts[..., None], logits, 0)
+    return logits, jnp.where(is_known, targets, 0), weights, counts & ~is_known
 
 
 def _count(
@@ -206,15 +238,18 @@ def _count(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Checks, and gives positions that do not count weight 0."""
     logits, targets = _check(logits, targets)
-    weights = jnp.ones(targets.shape, logits.dtype) if weights is None else jnp.asarray(weights, logits.dtype)
+    if weights is None:
+        weights = jnp.ones(targets.shape, logits.dtype)
+    else:
+        weights = _numbers(weights, "weights").astype(logits.dtype)
     if weights.shape != targets.shape:
         raise UserError(
             f"weights of shape {weights.shape} do not fit targets of shape {targets.shape}",
             "give one weight for each target",
         )
     if ignore_index is not None:
-        weights = jnp.where(targets == ignore_index, 0, weights)
-    return logits, targets, weights
+        weights = jnp.where(targets == whole(ignore_index, "ignore_index", -(2**31)), 0, weights)
+    return logits, targets, jnp.where(weights < 0, jnp.nan, weights)
 
 
 def _weighted(values: jax.Array, weights: jax.Array) -> Sums:

@@ -20,30 +20,33 @@ import jax.numpy as jnp
 
 from lm_jax.batch import Array
 from lm_jax.errors import UserError
+from lm_jax.metrics.host import whole
 
 _WORD = 32
 
 
 def lengths(ids_BT: Array) -> jax.Array:
     """The number of tokens of each text, [B], of ids [B, T] (or of any [..., T])."""
-    return (jnp.asarray(ids_BT) >= 0).sum(axis=-1)
+    return (_ids(ids_BT) >= 0).sum(axis=-1)
 
 
 def are_ngrams(ids_BT: Array, n: int) -> jax.Array:
     """Whether an n-gram without padding starts at each position, bool [B, T]."""
-    ids_BT = jnp.asarray(ids_BT)
+    ids_BT, n = _ids(ids_BT), whole(n, "n", 1)
     longer = jnp.pad(ids_BT, [(0, 0), (0, n - 1)], constant_values=-1)
     return jnp.stack([longer[:, k : k + ids_BT.shape[1]] >= 0 for k in range(n)]).all(axis=0)
 
 
 def count_earlier(ids_BT: Array, max_order: int) -> list[jax.Array]:
     """How often the n-gram at each position occurs before in the text, for n = 1 to `max_order`, [B, T]."""
+    max_order = whole(max_order, "max_order", 1)
     ids_TB, _ = _pairs_last(ids_BT, ids_BT)
     return [x_TB.T for x_TB in _count_ngrams(ids_TB, ids_TB, max_order, before=True)]
 
 
 def count_in(a_BT: Array, b_BS: Array, max_order: int) -> list[jax.Array]:
     """How often the n-gram at each position of a occurs in b, for n = 1 to `max_order`, [B, T]."""
+    max_order = whole(max_order, "max_order", 1)
     return [x_TB.T for x_TB in _count_ngrams(*_pairs_last(a_BT, b_BS), max_order, before=False)]
 
 
@@ -100,13 +103,21 @@ def _lcs_mask(a_TB, b_SB):
 
 
 def _pairs_last(a_BT: Array, b_BS: Array) -> tuple[jax.Array, jax.Array]:
-    a_BT, b_BS = jnp.asarray(a_BT), jnp.asarray(b_BS)
+    a_BT, b_BS = _ids(a_BT), _ids(b_BS)
     if a_BT.ndim != 2 or b_BS.ndim != 2 or a_BT.shape[0] != b_BS.shape[0]:
         raise UserError(
             f"ids of shapes {a_BT.shape} and {b_BS.shape} are not pairs of texts",
             "give [B, T] and [B, S], padded with negative ids",
         )
     return jnp.where(a_BT < 0, -1, a_BT).T, jnp.where(b_BS < 0, -1, b_BS).T
+
+
+def _ids(ids: Array) -> jax.Array:
+    """Ids as integers that hold the negative numbers of padding."""
+    ids = jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise UserError(f"ids are {ids.dtype}", "give integers; text.token_ids makes them from strings")
+    return ids.astype(int)
 
 
 def _words(x_SB: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 """BLEU and ROUGE on arrays of token ids, as sufficient statistics for each example and one division.
 
 Texts are integers [B, T], padded at the end with negative ids; texts of one batch may differ in length, and a
-text may be empty. Only the equality of ids matters: `text.py` makes them from strings. Everything here runs
-under `jax.jit`, and compiles once for each shape. Scores lie in [0, 1].
+text may be empty. Only the equality of ids matters: `text.py` makes them from strings. Counting runs in jnp
+and compiles once for each shape; scores of concrete counts are computed on the host in float64. Everything
+runs under `jax.jit`, too. Scores lie in [0, 1].
 
     statistics = bleu_statistics(hypotheses_BT, references_BS)
     sentence_scores_B = bleu(*statistics, effective_order=True)
@@ -14,13 +15,14 @@ The letters are those of `matching.py`, with N: orders of n-grams; R: references
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lm_jax.batch import Array
 from lm_jax.errors import UserError
+from lm_jax.metrics.host import f_weights, library, non_negative, real, whole
 from lm_jax.metrics.matching import are_ngrams, count_earlier, count_in, lcs_length, lcs_mask, lengths
 from lm_jax.metrics.smoothing import SMOOTHINGS, Counts
 
@@ -88,16 +90,16 @@ def bleu(
     reference_length: Array,
     *,
     order: int | None = None,
-    weights: Array | None = None,
+    weights: Any = None,
     smoothing: str = "exp",
     smoothing_value: float | None = None,
     effective_order: bool = False,
-) -> jax.Array:
+) -> Any:
     """BP · exp(Σ_n w_n ln p_n), in [0, 1] (Papineni et al. 2002, section 2.3).
 
     p_n is matches over totals, smoothed; BP = min(1, exp(1 − r / c)) with the lengths c of the hypothesis and
     r of the reference. The arguments are `BleuStatistics`, summed over a corpus or not. Without any matches
-    the score is 0.
+    the score is 0. In float32, under `jax.jit`, scores below about 1e-45 are 0.
 
     Args:
         matches: [..., N'].
@@ -107,31 +109,30 @@ def bleu(
         order: N, of the N' orders given; None: all.
         weights: w, [N]; None: 1/N each.
         smoothing: a key of `smoothing.SMOOTHINGS`.
-        smoothing_value: its value; None: the one in `SMOOTHINGS`.
+        smoothing_value: its value, at least 0; None: the one in `SMOOTHINGS`.
         effective_order: leaves out the orders for which the hypothesis is too short, as sacrebleu does for
             sentences; cannot be combined with weights.
 
     Raises:
-        UserError: an unknown smoothing, fewer orders than asked for, or weights with `effective_order`.
+        UserError: an unknown smoothing or a value out of range, fewer orders than asked for, weights that are
+            not one for each order, or weights with `effective_order`.
     """
     if smoothing not in SMOOTHINGS:
         raise UserError(f"no smoothing {smoothing!r}", f"use one of {', '.join(SMOOTHINGS)}")
     smooth, default_value = SMOOTHINGS[smoothing]
+    value = default_value if smoothing_value is None else non_negative(smoothing_value, "smoothing_value")
     counts = _counts(matches, totals, order)
-    precisions = smooth(counts, default_value if smoothing_value is None else smoothing_value)
-    logs = jnp.log(precisions)
-    if smoothing == "method0":
-        logs = jnp.where(precisions == 0, 0, logs)  # NLTK ignores such an order
+    xp, logs = library(*counts), smooth(counts, value)
     weights = _weights(counts, weights, effective_order and smoothing != "add-k")
-    log_precision = jnp.where(weights == 0, 0, weights * logs).sum(axis=-1)
+    log_precision = xp.where(weights == 0, 0, weights * xp.where(weights == 0, 0, logs)).sum(axis=-1)
     penalty = brevity_penalty(hypothesis_length, reference_length)
-    return jnp.where(counts.matches[..., 0] > 0, penalty * jnp.exp(log_precision), 0)
+    return xp.where(counts.matches[..., 0] > 0, penalty * xp.exp(log_precision), 0)[()]
 
 
-def brevity_penalty(hypothesis_length: Array, reference_length: Array) -> jax.Array:
+def brevity_penalty(hypothesis_length: Array, reference_length: Array) -> Any:
     """min(1, exp(1 − r / c)) of the lengths c and r, in [0, 1]; 0 for an empty hypothesis."""
-    c, r = jnp.asarray(hypothesis_length, float), jnp.asarray(reference_length, float)
-    return jnp.where(c > 0, jnp.exp(jnp.minimum(0, 1 - r / jnp.maximum(c, 1))), 0)
+    xp, (c, r) = library(hypothesis_length, reference_length), _floats(hypothesis_length, reference_length)
+    return xp.where(c > 0, xp.exp(xp.minimum(0, 1 - r / xp.maximum(c, 1))), 0)[()]
 
 
 class Overlap(NamedTuple):
@@ -199,11 +200,12 @@ def rouge_lsum(hypotheses_BKT: Array, references_BLS: Array, *, distinct: bool =
 
 def precision_recall_f(overlap: Overlap, *, beta: float = 1.0, epsilon: float = 0.0) -> Rouge:
     """P = m / h, R = m / r, F = (1 + β²) P R / (R + β² P + ε), 0 for 0 / 0. ε is 1e-8 in `rouge` 1.0.1."""
-    matches, hypothesis, reference = (jnp.asarray(x, float) for x in overlap)
-    precision = matches / jnp.maximum(hypothesis, 1)
-    recall = matches / jnp.maximum(reference, 1)
-    denominator = recall + beta**2 * precision + epsilon
-    f = (1 + beta**2) * precision * recall / jnp.where(denominator > 0, denominator, 1)
+    xp, (matches, hypothesis, reference) = library(*overlap), _floats(*overlap)
+    precision = matches / xp.maximum(hypothesis, 1)
+    recall = matches / xp.maximum(reference, 1)
+    of_recall, of_precision = f_weights(beta)
+    denominator = of_precision * (recall + epsilon) + of_recall * precision
+    f = (of_recall + of_precision) * precision * recall / xp.where(denominator > 0, denominator, 1)
     return Rouge(precision, recall, f)
 
 
@@ -214,9 +216,9 @@ def distinct_ngrams(ids_BT: Array, n: int) -> jax.Array:
 
 def _counts(matches: Array, totals: Array, order: int | None) -> Counts:
     """The counts of the first N orders, in floating point."""
-    matches, totals = jnp.asarray(matches, float), jnp.asarray(totals, float)
+    matches, totals = _floats(matches, totals)
     available = matches.shape[-1]
-    order = available if order is None else order
+    order = available if order is None else whole(order, "order", 1)
     if available < order:
         raise UserError(
             f"statistics of {available} orders do not make BLEU of order {order}",
@@ -225,14 +227,26 @@ def _counts(matches: Array, totals: Array, order: int | None) -> Counts:
     return Counts(matches[..., :order], totals[..., :order])
 
 
-def _weights(counts: Counts, weights: Array | None, effective_order: bool) -> jax.Array:
+def _weights(counts: Counts, weights: Any, effective_order: bool) -> Any:
     """The weight of each order, [..., N]."""
+    xp = library(*counts, weights)
     if weights is not None:
         if effective_order:
             raise UserError("effective_order cannot be combined with weights", "give one of the two")
-        return jnp.broadcast_to(jnp.asarray(weights, float), counts.matches.shape)
-    used = counts.totals > 0 if effective_order else jnp.ones_like(counts.totals, bool)
-    return jnp.asarray(used / jnp.maximum(used.sum(axis=-1, keepdims=True), 1))
+        (weights,) = _floats(weights)
+        if weights.shape != counts.matches.shape[-1:]:
+            raise UserError(
+                f"weights of shape {weights.shape} for {counts.matches.shape[-1]} orders",
+                "give one weight for each order",
+            )
+        return xp.broadcast_to(weights, counts.matches.shape)
+    used = counts.totals > 0 if effective_order else xp.ones_like(counts.totals, dtype=bool)
+    return used / xp.maximum(used.sum(axis=-1, keepdims=True), 1)
+
+
+def _floats(*arrays: Any) -> list[Any]:
+    """Arrays of real numbers in floating point: float64 for concrete ones."""
+    return [real(x, "counts").astype(float) for x in arrays]
 
 
 def _common(earlier_BT: jax.Array, found_BT: jax.Array) -> jax.Array:

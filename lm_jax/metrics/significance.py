@@ -8,14 +8,17 @@ BLEU's counts, and by default `ratio`.
     bootstrap_interval(nats_D, bytes_D, metric=bits_per_byte)
     paired_bootstrap((nats_a_D, bytes_D), (nats_b_D, bytes_D), metric=bits_per_byte)
 
-Resampling is one jitted function with bounded memory; the same seed gives the same result.
+Resampling is one jitted function with bounded memory, in float64 on the host's CPU whatever the program's
+precision is: float32 loses small differences of large sums. The same seed gives the same result. Statistics
+may be of any size that float64 holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +28,7 @@ import numpy as np
 
 from lm_jax.batch import Array
 from lm_jax.errors import UserError
+from lm_jax.metrics.host import real, whole
 
 Metric = Callable[..., Any]
 Statistics = Array | Sequence[Array]
@@ -55,9 +59,10 @@ def mean_interval(values_N: np.ndarray, level: float = 0.95) -> Mean:
     """
     from scipy.special import stdtrit  # comes with jax
 
-    values_N = np.asarray(values_N, float)
+    values_N = real(values_N, "values").astype(float)
     if values_N.ndim != 1 or not len(values_N):
         raise UserError(f"values of shape {values_N.shape}", "give a row of at least one")
+    _check_probability("level", level)
     if len(values_N) == 1:
         return Mean(float(values_N[0]), 0.0)
     error = values_N.std(ddof=1) / np.sqrt(len(values_N))
@@ -76,7 +81,10 @@ class Interval(NamedTuple):
 
 
 class PairedTest(NamedTuple):
-    """metric(a) − metric(b) on all documents, and the p-value of such a difference if neither is better."""
+    """metric(a) − metric(b) on all documents, and the p-value of such a difference if neither is better.
+
+    The p-value is NaN where the metric is not a finite number on all documents or on some of the draws.
+    """
 
     difference: float
     p_value: float
@@ -105,10 +113,12 @@ def bootstrap_interval(
         seed: of `jax.random`.
         resamples: [R, D] row numbers instead of the seed's.
     """
+    _check_probability("confidence", confidence)
     stacked = _stack(metric, statistics)
     draws = _draws(resamples, num_resamples, seed, len(stacked[0]))
     values_R1 = _evaluate(metric, _rows_sum, stacked, draws)
-    return _interval(_on_the_whole(metric, stacked)[0], values_R1[:, 0], confidence)
+    estimate = _on_the_whole(metric, stacked)[0]
+    return _interval(estimate, values_R1[:, 0], _rounding(values_R1, stacked), confidence)
 
 
 def bootstrap_intervals(
@@ -129,6 +139,7 @@ def bootstrap_intervals(
         confidence: the probability between the ends.
         seed: of `jax.random`.
     """
+    _check_probability("confidence", confidence)
     arrays: list[np.ndarray] = []
     metrics, places, estimates = [], [], []
     for of_metric, metric in statistics.values():
@@ -144,9 +155,10 @@ def bootstrap_intervals(
     values_R1M = _evaluate(
         together, _rows_sum, tuple(arrays), _draws(None, num_resamples, seed, len(arrays[0]))
     )
-    return {
-        name: _interval(estimates[m], values_R1M[:, 0, m], confidence) for m, name in enumerate(statistics)
-    }
+    intervals = {}
+    for name, estimate, values_R in zip(statistics, estimates, values_R1M[:, 0].T):
+        intervals[name] = _interval(estimate, values_R, _rounding(values_R, arrays), confidence)
+    return intervals
 
 
 def paired_bootstrap(
@@ -175,18 +187,19 @@ def paired_bootstrap(
         method: "two-sided", or "sacrebleu" for that tool's p = (1 + #{|d*| − mean |d*| > |d|}) / (1 + R),
             about half as large where the difference is clear.
     """
+    if method not in ("two-sided", "sacrebleu"):
+        raise UserError(f"no method {method!r} of the paired bootstrap", "use 'two-sided' or 'sacrebleu'")
     stacked = _stack(metric, statistics_a, statistics_b)
     draws = _draws(resamples, num_resamples, seed, len(stacked[0]))
     values_R2 = _evaluate(metric, _rows_sum, stacked, draws)
-    differences = values_R2[:, 0] - values_R2[:, 1]
-    observed = np.subtract(*_on_the_whole(metric, stacked))
-    if method == "two-sided":
-        extreme = np.abs(differences - differences.mean()) >= abs(observed) - _rounding(values_R2)
-    elif method == "sacrebleu":
-        extreme = np.abs(differences) - np.abs(differences).mean() > abs(observed)
-    else:
-        raise UserError(f"no method {method!r} of the paired bootstrap", "use 'two-sided' or 'sacrebleu'")
-    return PairedTest(float(observed), _monte_carlo_p(extreme))
+    differences, observed = _differences(values_R2, _on_the_whole(metric, stacked))
+    with np.errstate(invalid="ignore"):
+        if method == "sacrebleu":
+            extreme = np.abs(differences) - np.abs(differences).mean() > abs(observed)
+        else:
+            centred = np.abs(differences - differences.mean())
+            extreme = centred >= abs(observed) - _rounding(values_R2, stacked)
+    return PairedTest(observed, _monte_carlo_p(extreme, differences, observed))
 
 
 def approximate_randomization(
@@ -215,10 +228,9 @@ def approximate_randomization(
     swaps = None if swaps is None else np.asarray(swaps, bool)
     draws = _draws(swaps, num_trials, seed, len(stacked[0]))
     values_R2 = _evaluate(metric, _swapped_sum, stacked, draws)
-    differences = values_R2[:, 0] - values_R2[:, 1]
-    observed = np.subtract(*_on_the_whole(metric, stacked))
-    extreme = np.abs(differences) >= abs(observed) - _rounding(values_R2)
-    return PairedTest(float(observed), _monte_carlo_p(extreme))
+    differences, observed = _differences(values_R2, _on_the_whole(metric, stacked))
+    extreme = np.abs(differences) >= abs(observed) - _rounding(values_R2, stacked)
+    return PairedTest(observed, _monte_carlo_p(extreme, differences, observed))
 
 
 def sign_test(scores_a: Array, scores_b: Array) -> PairedTest:
@@ -229,12 +241,14 @@ def sign_test(scores_a: Array, scores_b: Array) -> PairedTest:
     """
     from scipy.special import bdtr
 
-    scores_a, scores_b = np.asarray(scores_a), np.asarray(scores_b)
+    scores_a, scores_b = real(scores_a, "scores"), real(scores_b, "scores")
     if scores_a.shape != scores_b.shape or scores_a.ndim != 1 or not scores_a.size:
         raise UserError(
             f"scores of shape {scores_a.shape} and {scores_b.shape} are not pairs",
             "give one score for each document and system, at least one document",
         )
+    if np.isnan(scores_a).any() or np.isnan(scores_b).any():
+        raise UserError("scores contain NaN, which has no order", "leave these documents out")
     wins, losses = int((scores_a > scores_b).sum()), int((scores_a < scores_b).sum())
     p_value = min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
     return PairedTest((wins - losses) / scores_a.size, p_value)
@@ -245,7 +259,10 @@ def mcnemar(correct_a: Array, correct_b: Array) -> PairedTest:
 
     The sign test on the examples that only one of the two gets right; `difference` is that of the accuracies.
     """
-    return sign_test(np.asarray(correct_a, bool).astype(np.int8), np.asarray(correct_b, bool).astype(np.int8))
+    correct = [real(x, "outcomes") for x in (correct_a, correct_b)]
+    if not all(np.isin(x, (0, 1)).all() for x in correct):
+        raise UserError("outcomes that are neither 0 nor 1", "give whether each answer is right")
+    return sign_test(*(x.astype(np.int8) for x in correct))
 
 
 def holm(p_values: Array) -> np.ndarray:
@@ -254,7 +271,9 @@ def holm(p_values: Array) -> np.ndarray:
     Sorted ascending, p'_(i) = max over j ≤ i of min(1, (M − j + 1) · p_(j)). Rejecting where p' ≤ α keeps
     the probability of any false rejection at α or below, however the tests depend on each other.
     """
-    p_values = np.asarray(p_values, float)
+    p_values = real(p_values, "p-values").astype(float)
+    if p_values.ndim != 1 or not ((p_values >= 0) & (p_values <= 1)).all():
+        raise UserError("p-values that are not a row of numbers from 0 to 1", "leave NaN out")
     order = np.argsort(p_values)
     adjusted = np.empty_like(p_values)
     adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)).clip(max=1)
@@ -282,19 +301,25 @@ def _place(x: np.ndarray, arrays: list[np.ndarray]) -> int:
     return len(arrays) - 1
 
 
-def _interval(estimate: float, values_R: np.ndarray, confidence: float) -> Interval:
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is {confidence}", "give a probability between 0 and 1, such as 0.95")
+def _check_probability(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise UserError(f"{name} is {value}", "give a probability between 0 and 1, such as 0.95")
+
+
+def _interval(estimate: float, values_R: np.ndarray, tolerance: float, confidence: float) -> Interval:
+    """The interval; an end that only rounding puts beyond the estimate is moved there."""
     if not np.isfinite(values_R).all():
         return Interval(float(estimate), math.nan, math.nan)
     low, high = np.quantile(values_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low = estimate if 0 < low - estimate <= tolerance else low
+    high = estimate if 0 < estimate - high <= tolerance else high
     return Interval(float(estimate), float(low), float(high))
 
 
 def _stack(metric: Metric, *systems: Statistics) -> tuple[np.ndarray, ...]:
     """The statistics of K systems, each array [D, K, ...] in float64."""
     arrays_by_system = [
-        [np.asarray(x, float) for x in ([system] if hasattr(system, "ndim") else system)]
+        [real(x, "statistics").astype(float) for x in ([system] if hasattr(system, "ndim") else system)]
         for system in systems
     ]
     if metric is ratio:
@@ -312,16 +337,29 @@ def _stack(metric: Metric, *systems: Statistics) -> tuple[np.ndarray, ...]:
 
 
 def _on_the_whole(metric: Metric, stacked: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The metric of each system on all documents, [K]; in float64 if the metric preserves it."""
+    """The metric of each system on all documents, [K]."""
     sums = [x.sum(axis=0) for x in stacked]
-    return np.asarray([metric(*(s[k] for s in sums)) for k in range(len(sums[0]))], float)
+    with _float64(), np.errstate(all="ignore"):
+        return np.asarray([metric(*(s[k] for s in sums)) for k in range(len(sums[0]))], float)
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    """Computes in float64, which TPUs do not have: on the CPU where jax has it."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
+        with contextlib.suppress(RuntimeError):  # a process that was started without the CPU backend
+            stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+        yield
 
 
 def _draws(given: Array | None, num: int, seed: int, num_documents: int) -> Array:
     """The input of each draw of documents: a key, or the given rows or swaps, checked."""
-    if given is None and num > 0:
-        return jax.random.split(jax.random.key(seed), num)
-    given = np.zeros((0, num_documents), int) if given is None else np.asarray(given)
+    if given is None:
+        if not -(2**63) <= whole(seed, "seed", -(2**63)) < 2**63:
+            raise UserError(f"seed={seed}", "give a whole number of 64 bits")
+        return jax.random.split(jax.random.key(seed), whole(num, "the number of draws", 1))
+    given = np.asarray(given)
     fits = given.ndim == 2 and len(given) and given.shape[1] == num_documents
     if not fits or (given.dtype != bool and not 0 <= given.min() <= given.max() < num_documents):
         raise UserError(
@@ -341,7 +379,7 @@ def _rows_sum(x_DK: jax.Array, draw: jax.Array) -> jax.Array:
 
 def _swapped_sum(x_D2: jax.Array, draw: jax.Array) -> jax.Array:
     """The sums of two systems that exchange some documents, [2, ...]; `draw` is a key or says which."""
-    swap_D = jax.random.bernoulli(draw, shape=x_D2.shape[:1]) if _is_key(draw) else draw
+    swap_D = jax.random.bernoulli(draw, np.float32(0.5), x_D2.shape[:1]) if _is_key(draw) else draw
     swap = jnp.expand_dims(swap_D, range(1, x_D2.ndim))
     return jnp.where(swap, x_D2[:, ::-1], x_D2).sum(axis=0)
 
@@ -355,8 +393,9 @@ def _evaluate(
 ) -> np.ndarray:
     """The metric of K systems on each of R draws of documents, [R, K]; [R, K, ...] where it is an array."""
     batch_size = min(len(draws), max(1, _DRAWS_AT_A_TIME // len(stacked[0])))
-    arrays = tuple(jnp.asarray(x) for x in stacked)
-    return np.asarray(_evaluate_jit(metric, sum_drawn, arrays, jnp.asarray(draws), batch_size), float)
+    with _float64():
+        values = _evaluate_jit(metric, sum_drawn, stacked, draws, batch_size)
+        return np.asarray(values, float)
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "sum_drawn", "batch_size"))
@@ -367,11 +406,20 @@ def _evaluate_jit(metric, sum_drawn, stacked, draws, batch_size):
     return jax.lax.map(value, draws, batch_size=batch_size)
 
 
-def _rounding(values: np.ndarray) -> float:
-    """The largest rounding error of differences between equal values, so that these count as ties."""
-    return 16 * float(jnp.finfo(jnp.result_type(float)).eps) * float(np.abs(values).max(initial=0))
+def _differences(values_R2: np.ndarray, whole_2: np.ndarray) -> tuple[np.ndarray, float]:
+    """What the first system has more than the second, on each draw [R] and on all documents."""
+    with np.errstate(invalid="ignore"):
+        return values_R2[:, 0] - values_R2[:, 1], float(whole_2[0] - whole_2[1])
 
 
-def _monte_carlo_p(extreme: np.ndarray) -> float:
+def _rounding(values: np.ndarray, statistics: Sequence[np.ndarray]) -> float:
+    """The largest rounding error of equal values from sums in another order, so that these count as ties."""
+    num_documents = len(statistics[0])
+    return max(16, num_documents) * float(np.finfo(float).eps) * float(np.abs(values).max(initial=0))
+
+
+def _monte_carlo_p(extreme: np.ndarray, differences: np.ndarray, observed: float) -> float:
     """(1 + #extreme) / (1 + R), which counts the sample itself (Davison and Hinkley 1997, equation 4.11)."""
+    if not (np.isfinite(differences).all() and np.isfinite(observed)):
+        return math.nan
     return float((1 + extreme.sum()) / (1 + extreme.size))

@@ -69,7 +69,7 @@ def corpus_bleu(
     profile = get_profile(profile)
     smoothing = smoothing or profile.smoothing
     statistics = bleu_statistics(hypotheses, references, profile, max_order=max_order)
-    score = _bleu(
+    score = overlap.bleu(
         *(x.sum(axis=0, dtype=float) for x in statistics),
         order=max_order,
         weights=weights,
@@ -102,10 +102,8 @@ def sentence_bleu(
     if effective_order is None:
         effective_order = profile.effective_order and weights is None
     statistics = bleu_statistics(hypotheses, references, profile, max_order=max_order)
-    num = len(statistics.hypothesis_length)
-    filled = (np.resize(x, (1 << (num - 1).bit_length(), *x.shape[1:])) for x in statistics)
-    scores = _bleu(
-        *filled,
+    scores = overlap.bleu(
+        *statistics,
         order=max_order,
         weights=weights,
         smoothing=smoothing,
@@ -113,7 +111,7 @@ def sentence_bleu(
         effective_order=effective_order,
     )
     if not isinstance(hypotheses, str):
-        return np.asarray(scores)[:num]
+        return np.asarray(scores)
     num_references = 1 if isinstance(references, str) else len(references)
     signature = profile.bleu_signature(num_references, smoothing, effective_order, max_order)
     return Score(float(scores[0]), signature)
@@ -162,6 +160,7 @@ def rouge(
     """
     profile = get_profile(profile).stemmed() if stem else get_profile(profile)
     _check_types(types)
+    score = functools.partial(overlap.precision_recall_f, beta=beta, epsilon=profile.epsilon)
     hypothesis_list, reference_lists = _as_lists(hypotheses, references)
     reference_list = [text for texts in reference_lists for text in texts]
     num_references = np.array([len(texts) for texts in reference_lists])
@@ -172,16 +171,14 @@ def rouge(
     scores: dict[str, Any] = {}
     if whole := tuple(t for t in types if t not in of_sentences):
         encoded = _encode(texts, profile)
-        score = functools.partial(
-            _rouge_whole, types=whole, distinct=profile.distinct, beta=beta, epsilon=profile.epsilon
-        )
-        scores |= bucketed(score, [(encoded, r) for r in rows])
+        count = functools.partial(_rouge_whole, types=whole, distinct=profile.distinct)
+        counts = bucketed(count, [(encoded, r) for r in rows])
+        scores |= {t: score(counts[t]) for t in whole}
     if of_sentences:
         encoded, sentences = _encode_sentences(texts, profile)
-        score = functools.partial(
-            _rouge_sentences, distinct=profile.distinct, beta=beta, epsilon=profile.epsilon
-        )
-        scores |= dict.fromkeys(of_sentences, bucketed(score, [(encoded, sentences[r]) for r in rows]))
+        count = functools.partial(_rouge_sentences, distinct=profile.distinct)
+        counts = bucketed(count, [(encoded, sentences[r]) for r in rows])
+        scores |= dict.fromkeys(of_sentences, score(counts))
     best = {t: _best_reference(scores[t], num_references) for t in types}
     if isinstance(hypotheses, str):
         return {t: Rouge(*(float(np.asarray(x)[0]) for x in best[t])) for t in types}
@@ -194,23 +191,19 @@ def token_ids(texts: Sequence[str], profile: str | Profile = "nltk") -> np.ndarr
     return encoded.padded(np.arange(len(texts)), int(encoded.lengths.max()))
 
 
-_bleu = jax.jit(overlap.bleu, static_argnames=("order", "smoothing", "smoothing_value", "effective_order"))
 _bleu_statistics = jax.jit(overlap.bleu_statistics, static_argnames=("max_order", "min_total"))
 
 
-@functools.partial(jax.jit, static_argnames=("types", "distinct", "beta", "epsilon"))
-def _rouge_whole(hypotheses_BT, references_BS, types, distinct, beta, epsilon):
-    common = {"rougeL": overlap.rouge_l(hypotheses_BT, references_BS)} if "rougeL" in types else {}
+@functools.partial(jax.jit, static_argnames=("types", "distinct"))
+def _rouge_whole(hypotheses_BT, references_BS, types, distinct):
+    counts = {"rougeL": overlap.rouge_l(hypotheses_BT, references_BS)} if "rougeL" in types else {}
     if orders := [int(t[5:]) for t in types if t != "rougeL"]:
         by_order = overlap.rouge_orders(hypotheses_BT, references_BS, max(orders), distinct=distinct)
-        common |= {f"rouge{n}": by_order[n - 1] for n in orders}
-    return {t: overlap.precision_recall_f(common[t], beta=beta, epsilon=epsilon) for t in types}
+        counts |= {f"rouge{n}": by_order[n - 1] for n in orders}
+    return counts
 
 
-@functools.partial(jax.jit, static_argnames=("distinct", "beta", "epsilon"))
-def _rouge_sentences(hypotheses_BKT, references_BLS, distinct, beta, epsilon):
-    common = overlap.rouge_lsum(hypotheses_BKT, references_BLS, distinct=distinct)
-    return overlap.precision_recall_f(common, beta=beta, epsilon=epsilon)
+_rouge_sentences = jax.jit(overlap.rouge_lsum, static_argnames="distinct")
 
 
 def _as_lists(
@@ -219,6 +212,8 @@ def _as_lists(
     """One hypothesis and the list of its references for each example."""
     if isinstance(hypotheses, str):
         pairs = [(hypotheses, references)]
+    elif not all(isinstance(x, Sequence | np.ndarray) for x in (hypotheses, references)):
+        raise UserError("hypotheses and references that are no lists of texts", "give lists of strings")
     elif isinstance(references, str) or len(hypotheses) != len(references):
         num = 1 if isinstance(references, str) else len(references)
         raise UserError(
@@ -227,13 +222,20 @@ def _as_lists(
         )
     else:
         pairs = list(zip(hypotheses, references))
-    reference_lists = [[r] if isinstance(r, str) else [str(text) for text in r] for _, r in pairs]
+    reference_lists = [[r] if isinstance(r, str) else _texts(r) for _, r in pairs]
     if not pairs or not all(reference_lists):
         raise UserError(
             "there are no pairs, or a hypothesis has no reference",
             "give each hypothesis a reference, and at least one pair",
         )
-    return [hypothesis for hypothesis, _ in pairs], reference_lists
+    return _texts([hypothesis for hypothesis, _ in pairs]), reference_lists
+
+
+def _texts(texts: Any) -> list[str]:
+    """A list of strings as it is."""
+    if not isinstance(texts, Sequence | np.ndarray) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{str(texts)[:80]!r} are not texts", "give strings")
+    return list(texts)
 
 
 def _check_types(types: Sequence[str]) -> None:
