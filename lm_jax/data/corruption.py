@@ -6,6 +6,7 @@ code), spans as in SpanBERT (Joshi et al. 2020, section 3.1, and their code).
 B: rows. T: tokens in a row. P: predictions in a row.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Masking:
         1e-6 (for words: if the words had 2 tokens each). The excess is then not predicted.
         """
         if self.exact:
-            return int(self._budgets(np.array([length]), length)[0])
+            return min(max(1, round(self.rate * length)), length, self.max_predictions or length)
         tokens = 2 if self.unit == "word" else 1
         most = tokens * _binomial_bound(-(-length // tokens), self.rate)
         return min(most, length, self.max_predictions or length)
@@ -267,33 +268,69 @@ def _choose_spans(
     budget_B: np.ndarray,
     noise_BT: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of spans: bool [B, T]; and noise that is equal within a span: uint64 [B, T].
-
-    Each pass adds one span to every row that has budget left.
-    """
+    """The tokens of spans: bool [B, T]; and noise that is equal within a span: uint64 [B, T]."""
     shape, size = keys_BT.shape, keys_BT.size
-    begins_BT = _word_begins(maskable_BT, starts_BT)
-    edges = np.append(np.flatnonzero(begins_BT), np.full(masking.max_span, size))
-    word_of = np.cumsum(begins_BT.reshape(-1)) - 1
-    noise = noise_BT.reshape(-1)
-    # The span of each token, if it is the one that a span begins with.
-    first = edges[word_of]
-    end = np.minimum(edges[word_of + _span_lengths(masking, noise)], _run_ends(maskable_BT).reshape(-1))
-    offsets = np.arange(max(0, (end - first).max(initial=0)))
-    # A token that is predicted loses its key. There are more keys than tokens, for places beyond a span.
-    keys = np.append(np.where(maskable_BT, keys_BT, _LAST).reshape(-1), np.full(len(offsets), _LAST))
-    choices, left, rows = np.zeros(size, np.uint64), budget_B, np.arange(0, size, max(1, shape[1]))
+    edges = np.flatnonzero(_word_begins(maskable_BT, starts_BT))
+    breaks, noise = np.append(np.flatnonzero(~maskable_BT), size), noise_BT.reshape(-1)
+    chosen, choices = np.zeros(size, bool), np.zeros(size, np.uint64)
+    rows, count = np.arange(len(keys_BT)), _likely_spans(masking, int(budget_B.max(initial=0)))
+    while len(rows):  # whose budget is not spent, again with twice as many tokens to begin spans with
+        count = min(count, shape[1])
+        first_keys = np.sort(np.partition(keys_BT[rows], count - 1, axis=1)[:, :count], axis=1)
+        anchors = (first_keys & _low_bits(shape[1])).astype(np.int64) + (rows * shape[1])[:, None]
+        words = np.searchsorted(edges, anchors, side="right") - 1
+        firsts, after = edges[words], words + _span_lengths(masking, noise[anchors])
+        ends = np.where(after < len(edges), edges[np.minimum(after, len(edges) - 1)], size)
+        ends = np.minimum(ends, breaks[np.searchsorted(breaks, anchors)])
+        ends = np.minimum(ends, ((rows + 1) * shape[1])[:, None])
+        is_span = _not_covered(anchors, firsts, ends, maskable_BT.reshape(-1)[anchors])
+        places, spans = _in_order(anchors, firsts, ends, is_span, size)
+        counts = np.bincount(places // shape[1], minlength=len(keys_BT))[rows]
+        is_complete = (counts >= budget_B[rows]) | (count == shape[1])
+        ranks = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+        is_taken = ranks < np.repeat(np.where(is_complete, budget_B[rows], 0), counts)
+        chosen[places[is_taken]] = True
+        choices[places[is_taken]] = noise[spans[is_taken]]
+        rows, count = rows[~is_complete], 2 * count
+    return chosen.reshape(shape), choices.reshape(shape)
+
+
+def _likely_spans(masking: Masking, budget: int) -> int:
+    """A number of tokens that is likely to be enough to begin the spans of a row with."""
+    lengths = np.arange(1, masking.max_span + 1)
+    mean = np.average(lengths, weights=(1 - masking.span_p) ** lengths)
+    return 4 + int(1.5 * budget / mean)
+
+
+def _not_covered(
+    anchors_RC: np.ndarray, firsts_RC: np.ndarray, ends_RC: np.ndarray, maskable_RC: np.ndarray
+) -> np.ndarray:
+    """Which candidates are spans: those whose token is in no span before them: bool [R, C].
+
+    Each pass decides at least one more candidate of each row, and most are decided by the first.
+    """
+    anchors = anchors_RC[:, None, :]
+    covers_RCC = (firsts_RC[:, :, None] <= anchors) & (anchors < ends_RC[:, :, None])
+    covers_RCC &= np.tri(anchors_RC.shape[1], k=-1, dtype=bool).T
+    is_span = maskable_RC
     while True:
-        anchors = rows + keys[:size].reshape(shape).argmin(axis=1)
-        places = first[anchors, None] + offsets
-        is_new = (places < end[anchors, None]) & (keys[places] < _LAST)
-        is_new &= np.cumsum(is_new, axis=1) <= left[:, None]
-        sizes, places = np.count_nonzero(is_new, axis=1), places[is_new]
-        if not len(places):
-            return maskable_BT & (keys[:size].reshape(shape) == _LAST), choices.reshape(shape)
-        choices[places] = np.repeat(noise[anchors], sizes)
-        keys[places] = _LAST
-        left = left - sizes
+        before, is_span = is_span, maskable_RC & ~(covers_RCC & is_span[:, :, None]).any(axis=1)
+        if np.array_equal(before, is_span):
+            return is_span
+
+
+def _in_order(
+    anchors_RC: np.ndarray, firsts_RC: np.ndarray, ends_RC: np.ndarray, is_span_RC: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The places in spans, in order of rows and spans, each once; and what their span began with."""
+    firsts, lengths = firsts_RC[is_span_RC], (ends_RC - firsts_RC)[is_span_RC]
+    numbers = np.arange(lengths.sum())
+    places = numbers + np.repeat(firsts - (np.cumsum(lengths) - lengths), lengths)
+    spans = np.repeat(anchors_RC[is_span_RC], lengths)
+    earliest = np.empty(size, np.int64)
+    earliest[places[::-1]] = numbers[::-1]  # the last of several values for a place is kept
+    is_new = earliest[places] == numbers
+    return places[is_new], spans[is_new]
 
 
 def _span_lengths(masking: Masking, noise: np.ndarray) -> np.ndarray:
@@ -301,14 +338,6 @@ def _span_lengths(masking: Masking, noise: np.ndarray) -> np.ndarray:
     stays = 1 - masking.span_p
     uniform = _unit_interval(noise << np.uint64(32)) * (1 - stays**masking.max_span)
     return (np.log1p(-uniform) * (1 / math.log(stays))).astype(np.int64) + 1
-
-
-def _run_ends(maskable_BT: np.ndarray) -> np.ndarray:
-    """The first place at or after each that is not maskable, or the row's end, in the flat array: [B, T]."""
-    num_rows, length = maskable_BT.shape
-    ends_BT = np.where(maskable_BT, length, np.arange(length))
-    ends_BT = np.minimum.accumulate(ends_BT[:, ::-1], axis=1)[:, ::-1]
-    return ends_BT + np.arange(num_rows)[:, None] * length
 
 
 def _places(chosen_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -319,6 +348,7 @@ def _places(chosen_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return places, rows, np.arange(len(places)) - (np.cumsum(counts_B) - counts_B)[rows], counts_B
 
 
+@functools.cache
 def _binomial_bound(trials: int, rate: float) -> int:
     """The least n that a binomial variable exceeds with a probability below `_EXCESS`."""
     logs = [math.lgamma(n + 1) for n in range(trials + 1)]
