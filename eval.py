@@ -43,12 +43,20 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     parser.add_argument("--stride", type=int, help="tokens from window to window (default: half the context)")
+    for name, mark in (("bos", "beginning"), ("eos", "end")):
+        parser.add_argument(
+            f"--no-{name}",
+            dest=name,
+            action="store_false",
+            help=f"n-grams: score without the {mark} marks of sentences; an ARPA file may lack them",
+        )
     parser.add_argument(
         "--out", default="runs/eval", metavar="DIR", help="where the results go (default: runs/eval)"
     )
     arguments = parser.parse_args(rest)
 
-    models = [language_model.load(path, arguments.step, mesh) for path in arguments.model]
+    marks = {"bos": arguments.bos, "eos": arguments.eos}
+    models = [language_model.load(path, arguments.step, mesh, **marks) for path in arguments.model]
     evaluations = []
     with Reporter() as report:
         for path, model in zip(arguments.model, models, strict=True):

@@ -214,7 +214,7 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
     data.tokenizer.save(workdir / _TOKENIZER)
     for name, split in data.splits.items():
         if name != "train":
-            lines = [json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in split.documents()]
+            lines = [files.dump_json(d._asdict()) + "\n" for d in split.documents()]
             files.write_text(workdir / f"{name}.jsonl", "".join(lines))
     files.write_json(path, data.provenance)
 
@@ -265,11 +265,25 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     with Reporter() as report:
         rows = [evaluation.evaluate(model, text, str(workdir), report=report).row for text in texts]
     if config.sample_tokens and isinstance(model, Generates):
-        options: Options = {"temperature": 0.8, "top_k": 50, "seed": config.seed}
-        options["min_tokens"] = config.sample_tokens // 4  # otherwise the model may end the text immediately
-        [sample] = model.generate([""], config.sample_tokens, **options)
+        sample = _sample(model, config)
         if is_writer():
-            files.write_text(workdir / "sample.txt", sample.text + "\n")
+            files.write_text(workdir / "sample.txt", sample + "\n")
     if is_writer():
         write_rows(workdir / "results.json", rows)
     return rows
+
+
+def _sample(model: Generates, config: AnyConfig) -> str:
+    """The text that is shown at the end; empty where after n-grams only unknown words can follow."""
+    options: Options = {"temperature": 0.8, "top_k": 50, "seed": config.seed}
+    options["min_tokens"] = config.sample_tokens // 4  # otherwise the model may end the text immediately
+    try:
+        return model.generate([""], config.sample_tokens, **options)[0].text
+    except UserError:
+        if not isinstance(config, CountConfig):
+            raise
+    options["min_tokens"] = 0  # without smoothing, the end may be all that can follow
+    try:
+        return model.generate([""], config.sample_tokens, **options)[0].text
+    except UserError:
+        return ""

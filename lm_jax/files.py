@@ -27,9 +27,23 @@ def write_text(path: pathlib.Path, text: str) -> None:
         raise
 
 
+def dump_json(value: Any, indent: int | None = None) -> str:
+    """JSON text that has a UTF-8: half characters, as Python makes of bytes that are not UTF-8, are escaped.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    return text
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """`write_text` of indented JSON. Raises ValueError for NaN, which JSON does not have."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, dump_json(value, indent=2) + "\n")
 
 
 def read_text(path: pathlib.Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from lm_jax import files
 from lm_jax.errors import UserError
 
-_FORMAT_VERSION = 3  # increase it when the same sources and settings give other texts or tokens
+_FORMAT_VERSION = 4  # increase it when the same sources and settings give other texts or tokens
 _FACTS = "facts.json"
 
 

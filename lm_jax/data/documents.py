@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from lm_jax.data.text_files import reading
+from lm_jax.compression import reading
 from lm_jax.errors import UserError
-from lm_jax.text.words import is_blank
+from lm_jax.text.words import WHITE_SPACE, is_blank
 
 DOCUMENTS = ("file", "line", "paragraph")
-_BLANK_LINES = re.compile(r"\n(?:[ \t\r\v\f]*\n)+(?:[ \t\r\v\f]*\Z)?")
+_BLANKS = f"[{WHITE_SPACE.replace(chr(10), '')}]*"
+_BLANK_LINES = re.compile(rf"\n(?:{_BLANKS}\n)+(?:{_BLANKS}\Z)?")
 
 
 Value = str | int | float | bool

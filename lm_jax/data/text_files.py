@@ -1,17 +1,12 @@
 """Text files, compressed or not, read as str."""
 
-import bz2
 import codecs
-import contextlib
-import gzip
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lm_jax import compression
 from lm_jax.errors import UserError
+from lm_jax.ngram import memory
 
-_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 # Byte order marks; that of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -33,9 +28,7 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: no such file, no permission, a damaged or an unknown compression, or another encoding.
     """
-    with reading(path):
-        data = path.read_bytes()
-    data = _decompress(data, path)
+    data = compression.read_bytes(path, memory.available() // 3)  # the bytes, the str, and what is made of it
     mark, codec = next(((m, c) for m, c in _MARKS if data.startswith(m)), (b"", "utf-8"))
     try:
         return data[len(mark) :].decode(codec)
@@ -45,56 +38,7 @@ def read_text(path: Path) -> str:
 
 def uncompressed_name(name: str) -> str:
     """A file's name without the suffix of a compression: documents are named alike in both forms."""
-    return next((name[: -len(s)] for s in _SUFFIXES if name.lower().endswith(s)), name)
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Raises a UserError that names the file where the system refuses to read it."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
-        ) from None
-
-
-def _decompress(data: bytes, path: Path) -> bytes:
-    found = next((entry for entry in _COMPRESSIONS if data.startswith(entry[0])), None)
-    if found is None:
-        return data
-    _, name, decompress = found
-    try:
-        return decompress(data)
-    except ImportError:
-        cause = f"{path} is compressed by {name}, which needs a package"
-        raise UserError(cause, "run pip install zstandard") from None
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} is damaged: {name} cannot decompress it ({error})", "restore it") from None
-
-
-def _decompress_zstandard(data: bytes) -> bytes:
-    import zstandard
-
-    parts = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            parts.append(frame.decompress(data))
-        except zstandard.ZstdError as error:
-            raise ValueError(error) from None
-        if not frame.eof:
-            raise ValueError("the file ends within a frame")
-        data = frame.unused_data
-    return b"".join(parts)
-
-
-_COMPRESSIONS: tuple[tuple[bytes, str, Callable[[bytes], bytes]], ...] = (
-    (b"\x1f\x8b", "gzip", gzip.decompress),
-    (b"BZh91AY&SY", "bzip2", bz2.decompress),
-    (b"\xfd7zXZ\x00", "xz", lzma.decompress),
-    (b"\x28\xb5\x2f\xfd", "Zstandard", _decompress_zstandard),
-)
+    return next((name[: -len(s)] for s in compression.SUFFIXES if name.lower().endswith(s)), name)
 
 
 def _not_text(path: Path, data: bytes, codec: str, offset: int) -> UserError:

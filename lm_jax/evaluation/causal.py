@@ -21,7 +21,7 @@ def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, re
 
     The metrics are bits per byte = nats / (bytes ln 2), nats per token, perplexity = exp(nats / tokens), word
     perplexity = exp(nats / words), and the perplexity of the tokens inside the vocabulary. Each document
-    counts an end-of-text token among its tokens. A word is a run of bytes between ASCII white space.
+    counts an end-of-text token among its tokens. A word is what `text.words` defines.
     """
     scorer = require(model, Scores, "give whole texts a probability")
     scored, complete, conditioned_on = [], True, ""
@@ -96,6 +96,10 @@ def _statistics(sums_D: _Sums) -> dict[str, Statistics]:
 def _reasons(sums_D: _Sums, complete: bool) -> dict[str, str]:
     """Why a metric has no value, for those that have none."""
     reasons = {}
+    if not complete:
+        oov = int(sums_D.oov.sum())
+        unscored = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
+        reasons["bits_per_byte"] = f"no bits per byte: {unscored} is not scored"
     for metric in ("bits_per_byte", "nats_per_token", "perplexity", "word_perplexity"):
         if not np.isfinite(sums_D.nats).all():
             reasons[metric] = f"no {metric.replace('_', ' ')}: some of the text has probability 0"
@@ -103,8 +107,4 @@ def _reasons(sums_D: _Sums, complete: bool) -> dict[str, str]:
         reasons["perplexity_without_oov"] = "no perplexity without oov: some of the text has probability 0"
     if not sums_D.words.any():
         reasons["word_perplexity"] = "no word perplexity: the text has no words"
-    if not complete:
-        oov = int(sums_D.oov.sum())
-        unscored = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
-        reasons["bits_per_byte"] = f"no bits per byte: {unscored} is not scored"
     return reasons

@@ -16,6 +16,7 @@ from lm_jax.language_models.trained import Trained
 from lm_jax.models.base import ModelConfig
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.vocabulary import SPECIALS
 from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh
 from lm_jax.pretrained import huggingface
 from lm_jax.registry import Registry
@@ -23,28 +24,54 @@ from lm_jax.text import load as tokenizers
 from lm_jax.text.simple import WordTokenizer
 
 NGRAM_FILE = "model.ngram"  # an n-gram model in its run directory
-_ARPA = (".arpa", ".arpa.gz")
 
 # A task's `adapter` -> what makes a language model of a `Trained`.
 ADAPTERS: Registry[Any] = Registry("adapter", {"causal": "lm_jax.language_models.causal:CausalLanguageModel"})
 
 
-def load(path: str | pathlib.Path, step: str = "best", mesh: MeshConfig | None = None) -> LanguageModel:
+def load(
+    path: str | pathlib.Path,
+    step: str = "best",
+    mesh: MeshConfig | None = None,
+    *,
+    bos: bool = True,
+    eos: bool = True,
+) -> LanguageModel:
     """Opens a run directory, an ARPA file, or a published GPT-2.
 
     Args:
-        path: what `train.py` wrote; or a file .arpa or .arpa.gz, whose words are separated by white space; or
-            a directory in Hugging Face's form (config.json, safetensors, a tokenizer); or `hf:NAME`, a name
-            on its hub. A path is never looked up on the hub.
+        path: what `train.py` wrote; or an ARPA file, compressed or not, whose words are separated by white
+            space; or a directory in Hugging Face's form (config.json, safetensors, a tokenizer); or
+            `hf:NAME`, a name on its hub. A path is never looked up on the hub.
         step: "best" (lowest validation loss), "latest", or a step's number; other models have no steps.
         mesh: how the devices of this process share the parameters and the rows; None: the recipe's mesh,
             fitted to the devices.
+        bos: False: an n-gram model scores the first word of a sentence without `<s>` before it. An ARPA file
+            may then lack `<s>`. Of n-gram models only.
+        eos: False: an n-gram model does not score `</s>`, which an ARPA file may then lack.
 
     Raises:
-        UserError: not a model, a damaged model, no such checkpoint, or too few devices for the mesh.
+        UserError: not a model, a damaged model, no such checkpoint, too few devices for the mesh, or `bos` or
+            `eos` of a model that is not of n-grams.
     """
-    if str(path).endswith(_ARPA):
-        return _load_arpa(pathlib.Path(path))
+    model = _load_arpa(pathlib.Path(path), bos, eos) if _is_file(path) else _load(path, step, mesh)
+    if isinstance(model, NGramLanguageModel):
+        model.bos, model.eos = bos, eos
+    elif not (bos and eos):
+        raise UserError(
+            f"bos={bos}, eos={eos} of a {model.family} model, which always scores both",
+            "leave them out: they are options of n-gram models",
+        )
+    return model
+
+
+def _is_file(path: str | pathlib.Path) -> bool:
+    """Whether a path is a file, or has the name of an ARPA file that is missing."""
+    name = str(path).lower()
+    return pathlib.Path(path).is_file() or name.endswith((".arpa", ".lm", ".arpa.gz", ".lm.gz"))
+
+
+def _load(path: str | pathlib.Path, step: str, mesh: MeshConfig | None) -> LanguageModel:
     directory = find(path)
     if huggingface.is_directory(directory):
         return _load_pretrained(directory, mesh)
@@ -75,7 +102,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     if not (directory / FILE).is_file():
         raise UserError(
             f"{path} is not a run directory (no {FILE} in it)",
-            "give the --workdir of a train.py run, a file .arpa or .arpa.gz, a directory in Hugging Face's "
+            "give the --workdir of a train.py run, an ARPA file, a directory in Hugging Face's "
             "form, or hf:NAME",
         )
     return directory
@@ -132,8 +159,7 @@ def _placed(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
     )
 
 
-def _load_arpa(path: pathlib.Path) -> NGramLanguageModel:
-    model = arpa.read(path)
-    specials = 3
-    words = [word.decode(errors="surrogateescape") for word in model.vocabulary.words[specials:]]
+def _load_arpa(path: pathlib.Path, bos: bool, eos: bool) -> NGramLanguageModel:
+    model = arpa.read(path, bos=bos, eos=eos)
+    words = [word.decode(errors="surrogateescape") for word in model.vocabulary.words[len(SPECIALS) :]]
     return NGramLanguageModel(model, WordTokenizer(words))

@@ -11,26 +11,55 @@ import numpy as np
 from lm_jax.data.corpora import Progress
 from lm_jax.data.pipeline import Data
 from lm_jax.decoding.decoder import Decoder
+from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.smoothing import NGramConfig
-from lm_jax.ngram.vocabulary import BOS, EOS, UNK, Vocabulary
-from lm_jax.text.base import Tokenizer
+from lm_jax.ngram.vocabulary import BOS, EOS, SPECIALS, UNK, Vocabulary
+from lm_jax.text.base import Encoding, Tokenizer
+
+_LEAST = 10.0**-98.5  # generation takes less for 0: ARPA files write 10^-99 for it
 
 
 def make_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """A tokenizer's tokens as words, without the end and the unknown token."""
+    """A tokenizer's tokens as words, in the order of their ids, without the end and the unknown token.
+
+    Tokens are told apart by their ids: further special tokens, and others without a name of their own, get
+    names such as <5>.
+    """
+    names = list(SPECIALS)
+    taken = set(names)
     special = {tokenizer.end_id, tokenizer.unknown_id}
-    return Vocabulary(tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size) if i not in special)
+    for token_id, name in enumerate(tokenizer.token_names()):
+        if token_id in special:
+            continue
+        while not name or name in taken:
+            name = b"<%d>%b" % (token_id, name)
+        names.append(name)
+        taken.add(name)
+    return Vocabulary(names)
 
 
 def word_ids(tokenizer: Tokenizer, vocabulary: Vocabulary) -> np.ndarray:
-    """int32 [vocab_size]: the word of each token; EOS for an end, UNK for a token outside the vocabulary."""
-    ids = vocabulary.ids(tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size))
-    ids[tokenizer.end_id] = EOS
+    """int32 [vocab_size]: the word of each token in the vocabulary that `make_vocabulary` made.
+
+    Raises:
+        UserError: the vocabulary has more or fewer words than the tokenizer has tokens.
+    """
+    is_word = np.ones(tokenizer.vocab_size, np.bool_)
+    is_word[tokenizer.end_id] = False
     if tokenizer.unknown_id is not None:
-        ids[tokenizer.unknown_id] = UNK
+        is_word[tokenizer.unknown_id] = False
+    if is_word.sum() + len(SPECIALS) != len(vocabulary):
+        raise UserError(
+            f"an n-gram model of {len(vocabulary)} words does not belong to a tokenizer of "
+            f"{tokenizer.vocab_size} tokens",
+            "restore the files of the run",
+        )
+    ids = np.full(tokenizer.vocab_size, UNK, np.int32)
+    ids[is_word] = np.arange(len(SPECIALS), len(vocabulary))
+    ids[tokenizer.end_id] = EOS
     return ids
 
 
@@ -67,11 +96,15 @@ class NGramLanguageModel(LeftToRight):
         model: the n-grams.
         tokenizer: from text to ids.
         documents: how its training text was cut.
+        bos: whether a sentence begins after `<s>`; otherwise its first word has no history.
+        eos: whether the ends of sentences are scored.
     """
 
     model: NGramModel
     tokenizer: Tokenizer
     documents: str = "line"
+    bos: bool = True
+    eos: bool = True
 
     def __post_init__(self) -> None:
         self.family, self.task = "ngram", "causal"
@@ -81,11 +114,14 @@ class NGramLanguageModel(LeftToRight):
         self._kept_decoder = Decoder(self._prefill, self._step, params=None)
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
-        """How many tokens the longest n-grams have."""
-        return {"order": self.model.order} | ({} if self.model.normalised else {"normalised": False})
+        """How many tokens the longest n-grams have, and what differs from the common way."""
+        flags = {"normalised": self.model.normalised, "bos": self.bos, "eos": self.eos}
+        return {"order": self.model.order} | {name: False for name, flag in flags.items() if not flag}
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
         """Log-probabilities of each text after a beginning of sentence; `stride` has no effect.
+
+        Without `eos`, the ends of sentences and of the text are not among the tokens.
 
         Args:
             texts: the texts.
@@ -94,14 +130,25 @@ class NGramLanguageModel(LeftToRight):
         Raises:
             UserError: a text that the tokenizer cannot encode.
         """
+        if not texts:
+            return []
         encodings = self.tokenizer.encode_batch(list(texts))
         end = np.array([self.tokenizer.end_id], np.int32)
         tokens = np.concatenate([end, *(part for e in encodings for part in (e.ids, end))])
         stream = make_stream(tokens, self._word_of)
-        log_probs = self.model.score(stream).log_probs[stream != BOS]
+        log_probs = self.model.score(stream, self.bos).log_probs[stream != BOS]
         ends = np.cumsum([len(e.ids) + 1 for e in encodings])
         parts = np.split(log_probs, ends[:-1])
-        return [self._scores(*row) for row in zip(texts, encodings, parts, strict=True)]
+        return [self._scored(*row) for row in zip(texts, encodings, parts, strict=True)]
+
+    def _scored(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> ScoredText:
+        before = SPECIALS[BOS].decode() if self.bos else "nothing"
+        scored = self._scores(text, encoding, log_probs)._replace(conditioned_on=before)
+        if self.eos:
+            return scored
+        kept = np.append(encoding.ids != self.tokenizer.end_id, False)
+        spans, log_probs, unknown = (x[kept] for x in (scored.spans, scored.log_probs, scored.unknown))
+        return scored._replace(spans=spans, log_probs=log_probs, unknown=unknown)
 
     def _decoder(self) -> Decoder:
         return self._kept_decoder
@@ -110,15 +157,19 @@ class NGramLanguageModel(LeftToRight):
         """Natural log p of each token after the tokens of each history, float32 [B, V]; -1 is not a token.
 
         Unknown tokens have none, so that they are never generated: a softmax gives their share to the others.
+        Nor do tokens with the probability that ARPA files write for 0.
         """
         rows = []
         for history in np.asarray(history_BN):
             words = self._word_of[history[history >= 0]]
             words[words == EOS] = BOS  # a token after an end begins a sentence
+            if not self.bos:
+                words = words[np.flatnonzero(np.append(BOS, words) == BOS)[-1] :]
+            probs = self.model.next_distribution(words)
+            probs[UNK] = 0
+            probs[probs < _LEAST] = 0
             with np.errstate(divide="ignore"):
-                log_probs = np.log(self.model.next_distribution(words))
-            log_probs[UNK] = -np.inf
-            rows.append(log_probs[self._word_of])
+                rows.append(np.log(probs)[self._word_of])
         return np.array(rows, np.float32)
 
     def _logits(self, history_BN: jax.Array) -> jax.Array:

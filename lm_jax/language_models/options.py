@@ -142,7 +142,7 @@ class Request:
             raise UserError("prompts is a text, not a list of texts", "put it in brackets")
         if not prompts:
             raise UserError("no prompt", 'give at least one; [""] starts a new text')
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
+        return self._tokenizer.encode_prompts(list(prompts))
 
     def _prompts(self, seeds: Sequence[int]) -> Prompts:
         lengths = np.array([1 + len(ids) for ids in self._ids])

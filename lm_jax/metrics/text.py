@@ -25,6 +25,7 @@ from lm_jax.metrics import overlap
 from lm_jax.metrics.overlap import BleuStatistics, Rouge
 from lm_jax.metrics.profiles import Profile, get_profile
 from lm_jax.metrics.ragged import Ragged, bucketed, encode
+from lm_jax.text.words import is_blank
 
 References = Sequence[str] | Sequence[Sequence[str]]
 
@@ -248,7 +249,7 @@ def _check_types(types: Sequence[str]) -> None:
 
 def _encode(texts: list[str], profile: Profile) -> Ragged:
     encoded = encode(texts, profile)
-    dropped = [text for text, length in zip(texts, encoded.lengths) if not length and text.strip()]
+    dropped = [text for text, length in zip(texts, encoded.lengths) if not length and not is_blank(text)]
     if dropped:
         warnings.warn(
             f"profile {profile.name!r} drops every character of {len(dropped)} of {len(texts)} texts, "

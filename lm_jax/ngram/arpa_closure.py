@@ -14,13 +14,20 @@ class Section(NamedTuple):
         words: int32 ids [m, order].
         log10_probs: float32 [m].
         log10_backoffs: float32 [m], 0 where the file gives none.
-        line: the line number of the first n-gram.
+        blank: the numbers of the blank lines among those of the n-grams, in order.
+        start: the number of the first line after the section's header.
     """
 
     words: np.ndarray
     log10_probs: np.ndarray
     log10_backoffs: np.ndarray
-    line: int
+    blank: np.ndarray
+    start: int
+
+    def line_of(self, row: int) -> int:
+        """The number of the line of an n-gram of the file."""
+        rows_before = self.blank - self.start - np.arange(len(self.blank))  # n-grams before each blank line
+        return self.start + row + int(np.searchsorted(rows_before, row, "right"))
 
 
 def close(sections: list[Section]) -> list[Section]:

@@ -14,10 +14,12 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.trie import Trie
-from lm_jax.ngram.vocabulary import Progress, open_binary
+from lm_jax.ngram.vocabulary import SPECIALS, UNK_SPELLINGS, Progress, create
+from lm_jax.text.words import words_of
 
 _ITEM = 16
 _LINES = 1 << 12  # lines formatted at a time, so that they stay in the cache
+_LONGEST_WORD = 1 << 24  # bytes
 _ZERO = -99.0  # the format's log10 of 0
 
 
@@ -31,7 +33,7 @@ def write(model: NGramModel, path: str | os.PathLike, progress: Progress | None 
         raise UserError("an ARPA file cannot represent stupid back-off", "save the model in its own format")
     tables = _Tables(model.vocabulary.words)
     sizes = [len(level) for level in model.log10_probs]
-    with open_binary(path, "wb") as file:
+    with create(path) as file:
         counts = "".join(f"ngram {n}={size}\n" for n, size in enumerate(sizes, 1))
         file.write(f"\\data\\\n{counts}\n".encode())
         for n, size in enumerate(sizes, 1):
@@ -66,11 +68,16 @@ class _Tables:
 
     def __init__(self, words: list[bytes]):
         for word in words:
-            if len(word.split()) != 1 or b"\0" in word:
+            if words_of(word) != [word] or len(word) > _LONGEST_WORD:
                 raise UserError(
-                    f"an ARPA file cannot hold the word {word!r}",
-                    "use a tokenizer whose words have no white space and no NUL",
+                    f"an ARPA file cannot hold the word {word[:40]!r}",
+                    "use a tokenizer whose words have no white space, and at most 16 MiB",
                 )
+        if misread := set(UNK_SPELLINGS).intersection(words[len(SPECIALS) :]):
+            raise UserError(
+                f"an ARPA file cannot hold the word {min(misread)!r} beside <unk>: both are the unknown word",
+                "train the tokenizer again",
+            )
         self.sizes = np.array([len(word) + 1 for word in words])
         self.items = np.array([word + b" " for word in words], f"S{_ITEM}").view(f"V{_ITEM}")
         self.text = np.frombuffer(b" ".join(words) + b" ", np.uint8)
@@ -113,7 +120,7 @@ class _Tables:
 
     def _numbers(self, values: np.ndarray, end: bytes, items: np.ndarray) -> np.ndarray:
         """Writes numbers with eight decimals and a separator into items; returns their sizes."""
-        scaled = np.rint(np.maximum(values.astype(np.float64), _ZERO) * 1e8).astype(np.int64)
+        scaled = np.rint(np.clip(values.astype(np.float64), _ZERO, -_ZERO) * 1e8).astype(np.int64)
         is_negative = scaled < 0
         np.abs(scaled, out=scaled)
         whole, high = scaled // 10**8, scaled // 10**4  # np.divmod is slower

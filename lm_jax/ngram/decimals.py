@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from lm_jax.text.word_table import Words, eight_bytes
@@ -13,7 +15,8 @@ _POWERS = 10.0 ** np.arange(_LONGEST + 1)
 def parse(words: Words) -> tuple[np.ndarray, np.ndarray]:
     """The words as float32 [N], and which are not numbers, bool [N].
 
-    Numbers in another form, such as 1e-3, are parsed by Python.
+    Numbers in another form, such as 1e-3, are parsed by Python; -1.#INF is what Microsoft's C library writes
+    for minus infinity.
     """
     windows = eight_bytes(words.text)
     characters = np.stack([windows[words.starts], windows[words.starts + 8]], axis=1).view(np.uint8)
@@ -35,8 +38,10 @@ def parse(words: Words) -> tuple[np.ndarray, np.ndarray]:
     values = (np.where(is_negative, -digits, digits) / _POWERS.take(decimals)).astype(np.float32)
     wrong = np.zeros(len(values), np.bool_)
     for row in np.flatnonzero(~is_plain).tolist():
+        [word] = words.select(np.array([row])).tolist()
         try:
-            values[row] = float(words.select(np.array([row])).tolist()[0])
+            values[row] = -np.inf if re.fullmatch(rb"-1\.#INF0*", word) else float(word)
         except ValueError:
             wrong[row] = True
+        wrong[row] |= b"_" in word  # which Python's float ignores
     return values, wrong | np.isnan(values)

@@ -71,18 +71,19 @@ class NGramModel:
         """The number of words in the longest n-grams."""
         return self.trie.order
 
-    def score(self, stream: np.ndarray) -> Scores:
+    def score(self, stream: np.ndarray, bos: bool = True) -> Scores:
         """Scores every word of a stream given the words before it in its sentence.
 
         Args:
             stream: ids of `<s> word ... word </s> <s> ...`.
+            bos: whether `<s>` is part of the history; otherwise a sentence's first word has none.
 
         Raises:
             UserError: an id is not of this vocabulary.
         """
         stream = self._check(stream)
         scores = Scores(np.zeros(len(stream)), np.zeros(len(stream), np.int8))
-        for piece, ids in self._matcher.match(stream):
+        for piece, ids in self._matcher.match(stream, bos):
             rows = np.flatnonzero(stream[piece] != BOS)
             log10, matched = scores.log_probs[piece], scores.matched[piece]
             for order in range(self.order, 1, -1):

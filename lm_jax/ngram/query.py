@@ -52,12 +52,13 @@ class Matcher:
         self.trie = trie
         self._indices: list[Index] = []
 
-    def match(self, stream: np.ndarray) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    def match(self, stream: np.ndarray, bos: bool = True) -> Iterator[tuple[slice, list[np.ndarray]]]:
         """Matches a stream piece by piece.
 
         Args:
             stream: ids of words, each sentence beginning with `<s>`. Words before the first `<s>` are matched
                 without a history.
+            bos: whether `<s>` is part of histories; otherwise it only separates sentences.
 
         Yields:
             A slice of the stream, and by order the int64 ids of the n-grams that end at each of its words,
@@ -71,15 +72,17 @@ class Matcher:
         for start in range(0, len(stream), _PIECE):
             end = min(start + _PIECE, len(stream))
             before = min(start, self.trie.order)  # with these words, matches are as in the whole stream
-            ids = self._match_piece(stream[start - before : end])
+            ids = self._match_piece(stream[start - before : end], bos)
             if before:
                 yield slice(start, end), [level[before - 1 :] for level in ids]
             else:
                 yield slice(start, end), [np.concatenate([[OUTSIDE], level]) for level in ids]
 
-    def _match_piece(self, words: np.ndarray) -> list[np.ndarray]:
+    def _match_piece(self, words: np.ndarray, bos: bool) -> list[np.ndarray]:
         ids = [words.astype(np.int64)]
         begins = words[1:] == BOS
+        if not bos:
+            ids[0][words == BOS] = OUTSIDE
         for order in range(2, self.trie.order + 1):
             contexts, suffixes = ids[-1][:-1], ids[-1][1:]
             found = np.full(len(words), UNSEEN, np.int64)

@@ -17,6 +17,7 @@ from lm_jax.errors import UserError
 
 UNK, BOS, EOS = 0, 1, 2
 SPECIALS = (b"<unk>", b"<s>", b"</s>")
+UNK_SPELLINGS = (b"<unk>", b"<UNK>")  # in ARPA files, as KenLM reads them
 Progress = Callable[[str, int, int], None]  # called with (description, done, total)
 
 
@@ -56,15 +57,15 @@ class Vocabulary:
         return np.array([self._id_of.get(word, UNK) for word in strings], np.int32)
 
 
-def open_binary(path: str | os.PathLike, mode: str = "rb") -> IO[bytes]:
-    """Opens a binary file, compressed with gzip where its name ends in .gz.
+def create(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a binary file to be written, compressed with gzip where its name ends in .gz.
 
     Raises:
         UserError: the file cannot be opened.
     """
     try:
         if os.fspath(path).endswith(".gz"):
-            return cast(IO[bytes], gzip.open(path, mode, compresslevel=6))
-        return cast(IO[bytes], open(path, mode))
+            return cast(IO[bytes], gzip.open(path, "wb", compresslevel=6))
+        return cast(IO[bytes], open(path, "wb"))
     except OSError as error:
         raise UserError(f"cannot open {os.fspath(path)}: {error.strerror}", "check the path") from None

@@ -106,6 +106,10 @@ class Tokenizer(abc.ABC):
         """`encode` of each text."""
         return [Encoding(i, self._spans(i, utf8(t))) for i, t in zip(self.encode_ids(texts), texts)]
 
+    def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of texts that are to be continued, int32 [T]: no end of the document follows them."""
+        return self.encode_ids(texts)
+
     @abc.abstractmethod
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text without spans, int32 [T]; faster than `encode_batch`."""
@@ -135,9 +139,13 @@ class Tokenizer(abc.ABC):
             )
         return self._token_bytes[token_id]
 
+    def token_names(self) -> list[bytes]:
+        """A name of each token for lists of words: its bytes, unless other tokens have the same."""
+        return list(self._token_bytes)
+
     def save(self, directory: str | Path) -> None:
         """Writes `tokenizer.json`, for `load`."""
-        files.write_text(Path(directory) / FILE, json.dumps(self._definition(), ensure_ascii=False) + "\n")
+        files.write_text(Path(directory) / FILE, files.dump_json(self._definition()) + "\n")
 
     def fingerprint(self) -> str:
         """SHA-256 of the definition: equal for tokenizers that give the same ids."""

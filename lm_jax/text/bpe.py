@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from lm_jax.errors import UserError
 from lm_jax.text.base import END, Tokenizer, cut_where, encode_pieces, tile, utf8
+from lm_jax.text.library import read_bpe, read_tokenizer, reported
 
 # Of GPT-2; RoBERTa and BART; Llama 3. The first that the vocabulary has; GPT-2's pattern learns none of them.
 _SPECIAL = {
@@ -97,18 +98,13 @@ class ByteLevelBPE(Tokenizer):
         Raises:
             UserError: a file that the library cannot read, or a tokenizer that is not byte-level BPE.
         """
-        try:
-            if path.name != "vocab.json":
-                return cls(huggingface.Tokenizer.from_file(str(path)), str(path))
-            library = huggingface.Tokenizer(
-                models.BPE.from_file(str(path), str(path.with_name("merges.txt")))
-            )
-        except UserError:
-            raise
-        except Exception as error:  # the library raises this class
-            raise UserError(f"cannot read the tokenizer {path}: {error}", "restore the file") from None
-        _make_gpt2_like(library)
-        return cls(library, str(path))
+        if path.name != "vocab.json":
+            library = read_tokenizer(path)
+        else:
+            library = huggingface.Tokenizer(read_bpe(path, path.with_name("merges.txt")))
+            _make_gpt2_like(library)
+        with reported(path):
+            return cls(library, str(path))
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         sizes = [len(utf8(text)) for text in texts]
@@ -136,7 +132,8 @@ def _make_gpt2_like(library: huggingface.Tokenizer) -> None:
 
 def _check_keeps_bytes(definition: dict[str, Any], source: str) -> None:
     splitter: dict[str, Any] = definition["pre_tokenizer"] or {"type": "none"}
-    last: dict[str, Any] = splitter["pretokenizers"][-1] if splitter["type"] == "Sequence" else splitter
+    parts = splitter["pretokenizers"] if splitter["type"] == "Sequence" else [splitter]
+    last: dict[str, Any] = parts[-1] if parts else {"type": "none"}
     model = definition["model"]
     if model["type"] != "BPE" or last["type"] != "ByteLevel":
         raise UserError(

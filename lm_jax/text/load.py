@@ -1,16 +1,23 @@
 """Making a tokenizer from texts by its name, and reading one from its files."""
 
+import collections
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.text.base import FILE, Tokenizer
 from lm_jax.text.bpe import ByteLevelBPE
+from lm_jax.text.library import take
 from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from lm_jax.text.wordpiece import WordPiece
 
+_INSTEAD = (
+    "train one by data.tokenizer=bpe, or give a byte-level BPE or a WordPiece "
+    "(tokenizer.json, vocab.json and merges.txt, or vocab.txt)"
+)
 KINDS = ("byte", "char", "word", "bpe", "wordpiece", "wordpiece-uncased")
 
 
@@ -69,26 +76,66 @@ def load(path: str | Path) -> Tokenizer:
     if path.is_dir():
         names = [name for name in (FILE, "vocab.json", "vocab.txt") if (path / name).is_file()]
         if not names:
+            for other in sorted(path.iterdir()):
+                _check_offered(other)
             raise UserError(
                 f"no tokenizer in {path}", f"it needs {FILE}, vocab.json and merges.txt, or vocab.txt"
             )
         path /= names[0]
+    _check_offered(path)
     if path.name == "merges.txt":
         path = path.with_name("vocab.json")
     if path.suffix == ".txt":
         return WordPiece.load(path)
     definition = files.read_json(path)
-    makers = {
-        "byte": lambda: ByteTokenizer(),
-        "char": lambda: CharacterTokenizer(definition["characters"]),
-        "word": lambda: WordTokenizer(definition["words"]),
-    }
+    if not isinstance(definition, dict):
+        raise UserError(f"{path} is not a tokenizer", "restore the file")
+    if path.name == "vocab.json":
+        return ByteLevelBPE.load(path)
+    kind = definition.get("kind")
+    if kind == "byte":
+        return ByteTokenizer()
+    if kind == "char":
+        return CharacterTokenizer(_strings(definition, "characters", path, is_character=True))
+    if kind == "word":
+        return WordTokenizer(_strings(definition, "words", path))
+    model_kind = take(definition, "model", dict, str(path)).get("type")
+    if model_kind in ("Unigram", "WordLevel"):
+        is_piece = " (SentencePiece's)" if model_kind == "Unigram" else ""
+        raise UserError(f"{path} is a {model_kind} tokenizer{is_piece}, which is not offered", _INSTEAD)
+    return WordPiece.load(path) if model_kind == "WordPiece" else ByteLevelBPE.load(path)
+
+
+def _strings(definition: dict[str, Any], name: str, path: Path, is_character: bool = False) -> list[str]:
+    """A field that is a list of different texts, or of different characters."""
+    values = take(definition, name, list, str(path))
+    for number, value in enumerate(values):
+        if not isinstance(value, str) or (
+            is_character and (len(value) != 1 or 0xD800 <= ord(value) < 0xE000)
+        ):
+            kind = "a character" if is_character else "a text"
+            raise UserError(f"{path}: {name}[{number}] is not {kind}", "restore the file")
+        if not is_character:
+            _check_word(value, f"{path}: {name}[{number}]")
+    if len(set(values)) < len(values):
+        twice = collections.Counter(values).most_common(1)[0][0]
+        raise UserError(f"{path}: {name} has {twice!r} twice", "restore the file")
+    return values
+
+
+def _check_word(word: str, where: str) -> None:
     try:
-        kind = definition.get("kind")
-        if kind in makers:
-            return makers[kind]()
-        model = definition.get("model")  # or a token of a vocab.json
-        is_wordpiece = isinstance(model, dict) and model.get("type") == "WordPiece"
-        return WordPiece.load(path) if is_wordpiece else ByteLevelBPE.load(path)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a tokenizer ({error!r})", "restore the file") from None
+        word.encode(errors="surrogateescape")  # the words of an ARPA file may not be UTF-8
+    except UnicodeEncodeError:
+        raise UserError(f"{where} has half a character", "restore the file") from None
+
+
+def _check_offered(path: Path) -> None:
+    """Raises UserError for a file of a tokenizer that is known and not offered."""
+    if path.suffix in (".model", ".spm"):
+        raise UserError(f"{path} is a SentencePiece model, which is not offered", _INSTEAD)
+    if path.suffix == ".tiktoken":
+        raise UserError(
+            f"{path} is a vocabulary of tiktoken, which is not offered",
+            f"give the tokenizer.json of the same vocabulary, or {_INSTEAD}",
+        )

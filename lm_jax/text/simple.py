@@ -12,7 +12,7 @@ from lm_jax.text.base import Encoding, Tokenizer, encoded, grouped, tile, utf8
 from lm_jax.text.word_table import NEWLINE, WordTable, look_up, split
 
 UNKNOWN = "<unk>"
-SENTENCE_START, SENTENCE_END = "<s>", "</s>"
+_RESERVED = ("<s>", "</s>", UNKNOWN, "<UNK>")  # the names of n-gram toolkits for what is not a word of a text
 
 
 class ByteTokenizer(Tokenizer):
@@ -75,8 +75,8 @@ class WordTokenizer(Tokenizer):
 
     Each newline becomes `</s>`, except a newline at the end of the text, since the end token of the document
     follows there. A text of n lines then has n ends, with or without a newline at its end. These are the
-    sentences of KenLM, PTB and WikiText, blank lines included. `<s>`, `</s>` and `<unk>` in a text become
-    unknown words: a text cannot contain an end, and corpora that write `<unk>` are read as intended.
+    sentences of KenLM, PTB and WikiText, blank lines included. `<s>`, `</s>`, `<unk>` and `<UNK>` in a text
+    become unknown words: a text cannot contain an end, and corpora that write `<unk>` are read as intended.
 
     Args:
         words: the vocabulary, from id 2 on; bytes that are not UTF-8, as an ARPA file may hold, as Python's
@@ -102,7 +102,7 @@ class WordTokenizer(Tokenizer):
             counts_before, counts = counts, np.bincount(ids, minlength=len(table.ids))
             counts[: len(counts_before)] += counts_before
         count_of = dict(zip(table.ids, counts.tolist(), strict=True))
-        for reserved in ("\n", SENTENCE_START, SENTENCE_END, UNKNOWN):
+        for reserved in ("\n", *_RESERVED):
             count_of.pop(reserved.encode(), None)
         return cls(word.decode() for word in _most_frequent(count_of, vocab_size, min_count))
 
@@ -127,6 +127,13 @@ class WordTokenizer(Tokenizer):
         last = np.cumsum([data.count(NEWLINE) + 1 for data in lines], dtype=np.int64) - 1
         ends = newlines[last].tolist()  # of the texts: the newlines that joined them
         return [ids[start:end] for start, end in zip([0, *(end + 1 for end in ends)], ends)]
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of texts that are to be continued; a newline at the end of one begins a new sentence."""
+        end = np.array([self.end_id], np.int32)
+        is_closed = [utf8(text).endswith(NEWLINE) for text in texts]
+        pairs = zip(self.encode_ids(texts), is_closed, strict=True)
+        return [np.append(ids, end) if closed else ids for ids, closed in pairs]
 
     def decode_bytes(self, ids: Any) -> bytes:
         """The words with single spaces between them, one sentence a line."""

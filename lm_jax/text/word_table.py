@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.text.hashing import IdTable, mix
-from lm_jax.text.words import IS_SPACE, WHITE_SPACE
+from lm_jax.text.words import IS_SPACE, SPACE_BYTES
 
 NEWLINE = b"\n"
 _KEY_BYTES = 16  # the longest word that is compared as integers
@@ -23,7 +23,7 @@ _LOW_BYTES = np.array(
 )  # masks of the first 0 to 8 bytes
 _SPACES = np.uint64(0x2020202020202020)
 _PIECE = 1 << 18  # bytes of text at a time, so that the arrays made of them stay in a core's cache
-_WHITE_SPACE = re.compile(b"[%b]" % WHITE_SPACE.encode())
+_WHITE_SPACE = re.compile(b"[%b]" % SPACE_BYTES)
 
 
 class Words(NamedTuple):
@@ -90,7 +90,7 @@ class _Keys(NamedTuple):
     """The bytes of words of up to 16 bytes as integers; of longer words, the first 16 bytes.
 
     The bytes after a word's end are zero. Every byte is combined with a space by exclusive or: no word holds
-    a space, so that no byte of a word is zero (NUL may be part of a word).
+    a space, so that no byte of a key is zero, not even for NUL, which older vocabularies have in words.
     """
 
     first: np.ndarray

@@ -20,6 +20,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer, cut_where, encode_pieces, utf8
+from lm_jax.text.library import read_tokenizer, read_word_pieces, reported
+from lm_jax.text.words import words_of
 
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _PREFIX = "##"  # of a piece that continues a word
@@ -120,14 +122,11 @@ class WordPiece(Tokenizer):
         Raises:
             UserError: a file that the library cannot read, or a tokenizer that is not BERT's.
         """
-        try:
-            if path.suffix == ".json":
-                return cls(huggingface.Tokenizer.from_file(str(path)), str(path))
-            vocabulary = models.WordPiece.read_file(str(path))
-        except UserError:
-            raise
-        except Exception as error:  # the library raises this class
-            raise UserError(f"cannot read the tokenizer {path}: {error}", "restore the file") from None
+        if path.suffix == ".json":
+            library = read_tokenizer(path)
+            with reported(path):
+                return cls(library, str(path))
+        vocabulary = read_word_pieces(path)
         config = path.with_name("tokenizer_config.json")
         has_capitals = any(re.search("[A-Z]", token) for token in vocabulary if token[:1] != "[")
         lowercase = _read_setting(config, "do_lower_case")
@@ -138,7 +137,15 @@ class WordPiece(Tokenizer):
             _read_setting(config, "strip_accents"),
             split_chinese is not False,
         )
-        return cls(library, str(path))
+        with reported(path):
+            return cls(library, str(path))
+
+    def token_names(self) -> list[bytes]:
+        """The tokens as BERT writes them, such as ##ing and [CLS]."""
+        names = [b""] * self.vocab_size
+        for token, token_id in self._library.get_vocab().items():
+            names[token_id] = token.encode()
+        return names
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         return encode_pieces(self._library, [self._pieces(utf8(text).decode()) for text in texts])
@@ -190,7 +197,9 @@ def _make(
 def _read_setting(config: Path, name: str) -> bool | None:
     """A field of a tokenizer_config.json; None where it is null or absent, or there is no file."""
     settings = files.read_json(config) if config.exists() else {}
-    value = settings.get(name) if isinstance(settings, dict) else settings
+    if not isinstance(settings, dict):
+        raise UserError(f"{config} is not an object", "restore the file")
+    value = settings.get(name)
     if value is not None and not isinstance(value, bool):
         raise UserError(f"{config}: {name} is {value!r}", "set it to true or false")
     return value
@@ -213,7 +222,7 @@ def _count_words(library: huggingface.Tokenizer, texts: Iterable[str], min_count
     """The words with their counts, in order of the words, without those that have rare characters."""
     raw: collections.Counter[bytes] = collections.Counter()
     for text in texts:
-        raw.update(utf8(text).split())
+        raw.update(words_of(utf8(text)))
     words: collections.Counter[str] = collections.Counter()
     characters: collections.Counter[str] = collections.Counter()
     for word, count in raw.items():

@@ -1,0 +1,138 @@
+"""Checked reading of the files of Hugging Face's tokenizers, before its library reads them.
+
+The library allocates a table of as many entries as the largest id, and aborts the process where there is no
+memory for it. Its errors name neither the file nor the field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers as huggingface
+from tokenizers import models
+
+from lm_jax import files
+from lm_jax.errors import UserError
+
+_REMEDY = "restore the file"
+_ROOM = 1 << 16  # ids that a vocabulary may leave out, beside as many as it has
+_IN_WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
+
+
+def read_tokenizer(path: Path) -> huggingface.Tokenizer:
+    """Reads a tokenizer.json of the library.
+
+    Raises:
+        UserError: the file cannot be read, or a field is missing, of another type or out of range.
+    """
+    text = files.read_text(path)
+    definition = files.parse_json(text, str(path))
+    model = take(definition, "model", dict, str(path))
+    ids = _check_vocabulary(take(model, "vocab", dict, f"{path}, model"), f"{path}, model.vocab")
+    added = definition.get("added_tokens")
+    for number, token in enumerate(
+        [] if added is None else take(definition, "added_tokens", list, str(path))
+    ):
+        where = f"{path}, added_tokens[{number}]"
+        take(token, "content", str, where)
+        ids.append(take(token, "id", int, where))
+    _check_ids(ids, str(path))
+    try:
+        with reported(path):
+            return huggingface.Tokenizer.from_str(text)
+    except UserError as error:
+        field = _wrong_field(definition)
+        raise UserError(f"{error.cause}, in the field {field!r}" if field else error.cause, _REMEDY) from None
+
+
+def _wrong_field(definition: dict[str, Any]) -> str:
+    """The field that the library refuses, such as model.dropout; "" if it refuses none by itself."""
+    good = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
+
+    def is_accepted(name: str, value: Any) -> bool:
+        try:
+            with reported(name):
+                huggingface.Tokenizer.from_str(json.dumps({**good, name: value}))
+        except UserError:
+            return False
+        return True
+
+    for name, value in definition.items():
+        if not is_accepted(name, value):
+            keys = list(value) if isinstance(value, dict) else []
+            without = ({k: v for k, v in value.items() if k != key} for key in keys)
+            wrong = [key for key, rest in zip(keys, without, strict=True) if is_accepted(name, rest)]
+            return f"{name}.{wrong[0]}" if wrong else name
+    return ""
+
+
+def read_bpe(vocab: Path, merges: Path) -> models.BPE:
+    """Reads a vocab.json and a merges.txt. Errors as for `read_tokenizer`."""
+    _check_ids(_check_vocabulary(files.read_json(vocab), str(vocab)), str(vocab))
+    files.read_text(merges)  # for the error of a file that is missing or not UTF-8
+    with reported(vocab):
+        return models.BPE.from_file(str(vocab), str(merges))
+
+
+def read_word_pieces(path: Path) -> dict[str, int]:
+    """Reads a vocab.txt, a token a line. Errors as for `read_tokenizer`."""
+    files.read_text(path)  # for the error of a file that is missing or not UTF-8
+    with reported(path):
+        return models.WordPiece.read_file(str(path))
+
+
+def take(values: Any, name: str, kind: type, where: str) -> Any:
+    """The value of a field of a JSON object.
+
+    Raises:
+        UserError: no object, no such field, or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is not an object", _REMEDY)
+    if name not in values:
+        raise UserError(f"{where} has no field {name!r}", _REMEDY)
+    value = values[name]
+    if type(value) is not kind:
+        raise UserError(f"{where}: {name} is {_shown(value)}, not {_IN_WORDS[kind]}", _REMEDY)
+    return value
+
+
+def _check_vocabulary(values: Any, where: str) -> list[int]:
+    """The ids of an object from tokens to ids."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is not an object", _REMEDY)
+    for token, token_id in values.items():
+        if type(token_id) is not int:
+            raise UserError(f"{where}: {token!r} is {_shown(token_id)}, not a whole number", _REMEDY)
+    return list(values.values())
+
+
+def _check_ids(ids: list[int], where: str) -> None:
+    if not ids:
+        raise UserError(f"{where} has no tokens", _REMEDY)
+    if min(ids) < 0 or max(ids) > 2 * len(ids) + _ROOM:
+        wrong = min(ids) if min(ids) < 0 else max(ids)
+        raise UserError(f"{where} has {len(ids)} tokens and the id {_shown(wrong)}", _REMEDY)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+@contextlib.contextmanager
+def reported(source: str | Path) -> Iterator[None]:
+    """Raises a UserError for the errors of the library about a file, its panics included."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # The library raises plain Exceptions, and its panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"cannot read the tokenizer {source}: {error}", _REMEDY) from None
