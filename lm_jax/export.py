@@ -1,11 +1,12 @@
-"""Writes a trained model in a form that other programs read: a GPT for transformers, n-grams for KenLM.
+"""Writes a trained model for other programs: a GPT or a BERT for transformers, n-grams for KenLM.
 
 python -m lm_jax.export runs/gpt exported          a directory with config.json, safetensors and tokenizer
 python -m lm_jax.export runs/ngram model.arpa      an ARPA file; .arpa.gz compresses it
 
-The directory opens with transformers' GPT2LMHeadModel.from_pretrained and with lm_jax.load, with the same
-logits. A GPT is exported if it is a GPT-2: for rope, rms, swiglu and the like the error names the field.
-AutoTokenizer reads the tokenizer if it is a BPE.
+The directory opens with from_pretrained of the class of transformers that its config.json names, and with
+lm_jax.load, with the same logits. A GPT is exported if it is a GPT-2, a BERT if it has the published
+architecture: for rope, rms, swiglu and the like the error names the field. AutoTokenizer reads the tokenizer
+if it is a BPE or a WordPiece.
 """
 
 import pathlib
@@ -20,15 +21,15 @@ from lm_jax import flags
 from lm_jax.errors import UserError, reported
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import LanguageModel
-from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
+from lm_jax.language_models.trained import Trained
 from lm_jax.ngram import arpa
 from lm_jax.pretrained import huggingface
 from lm_jax.pretrained.huggingface import Pretrained
 
 
 def export(model: LanguageModel, path: pathlib.Path | str) -> None:
-    """Writes a GPT as a directory for transformers, or an n-gram model as an ARPA file.
+    """Writes a trained model as a directory for transformers, or an n-gram model as an ARPA file.
 
     Args:
         model: what `lm_jax.load` opened.
@@ -38,14 +39,15 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> None:
         UserError: a model or a path that cannot be exported.
     """
     path = pathlib.Path(path)
-    if isinstance(model, CausalLanguageModel):
-        huggingface.write(path, Pretrained(model.config, model.params, model.tokenizer))
+    trained = getattr(model, "trained", None)
+    if isinstance(trained, Trained):
+        huggingface.write(path, Pretrained(trained.config, trained.params, trained.tokenizer, trained.task))
     elif isinstance(model, NGramLanguageModel):
         if not path.name.endswith((".arpa", ".arpa.gz")):
             raise UserError(f"{path} is not a file name of an n-gram model", "end it with .arpa or .arpa.gz")
         arpa.write(model.model, path)
     else:
-        raise UserError(f"a {model.family} model cannot be exported", "give a GPT or an n-gram model")
+        raise UserError(f"a {model.family} model cannot be exported", "give a GPT, a BERT or an n-gram model")
 
 
 def main(argv: list[str]) -> None:

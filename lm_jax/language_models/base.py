@@ -147,10 +147,20 @@ class Generates(Protocol):
 
 @runtime_checkable
 class Embeds(Protocol):
-    """The capability of turning a text's tokens into vectors."""
+    """The capability of turning texts and their tokens into vectors."""
 
-    def embed(self, texts: Sequence[str]) -> list[EmbeddedText]:
-        """The vectors of each text, of every layer."""
+    def embed(
+        self,
+        texts: Sequence[str],
+        pooling: str = "mean",
+        normalize: bool = False,
+        max_tokens: int | None = None,
+    ) -> np.ndarray:
+        """A vector for each text, float32 [N, D]."""
+        ...
+
+    def embed_tokens(self, texts: Sequence[str], max_tokens: int | None = None) -> list[EmbeddedText]:
+        """The vectors of each text's tokens, after every layer."""
         ...
 
 

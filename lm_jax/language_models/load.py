@@ -26,7 +26,14 @@ from lm_jax.text.simple import WordTokenizer
 NGRAM_FILE = "model.ngram"  # an n-gram model in its run directory
 
 # A task's `adapter` -> what makes a language model of a `Trained`.
-ADAPTERS: Registry[Any] = Registry("adapter", {"causal": "lm_jax.language_models.causal:CausalLanguageModel"})
+ADAPTERS: Registry[Any] = Registry(
+    "adapter",
+    {
+        "causal": "lm_jax.language_models.causal:CausalLanguageModel",
+        "encoder": "lm_jax.language_models.encoder:EncoderLanguageModel",
+        "masked": "lm_jax.language_models.encoder:MaskedLanguageModel",
+    },
+)
 
 
 def load(

@@ -22,7 +22,7 @@ class Form(NamedTuple):
     Names of weights are without `prefix` everywhere but in files.
 
     Attributes:
-        prefix: an optional prefix of the names of weights.
+        prefix: a prefix of the names of weights, which a bare model does not have, and others need not have.
         unprefixed: beginnings of the names that have no prefix.
         read_config: (values of config.json, names of the weights, path of config.json) -> our config, and the
             task that the model was trained for; None: the bare model.
@@ -30,6 +30,7 @@ class Form(NamedTuple):
         rules: (our config, its task) -> our name of a parameter to the names of theirs that make it; `{}` is
             the number of a layer.
         ignored: (our config, its task) -> their names that may exist and are not read.
+        copies: (our config, its task) -> their names that may exist, to the names of the same numbers.
         their_shapes: (our name, our shape) -> the shapes of theirs.
         join: (our name, their arrays) -> our array, whose shape may still differ.
         split: (our name, our array) -> their arrays.
@@ -44,6 +45,7 @@ class Form(NamedTuple):
     write_config: Callable[[Any, Task | None, Tokenizer], dict[str, Any]]
     rules: Callable[[Any, Task | None], Mapping[str, tuple[str, ...]]]
     ignored: Callable[[Any, Task | None], frozenset[str]]
+    copies: Callable[[Any, Task | None], Mapping[str, str]]
     their_shapes: Callable[[str, Shape], Sequence[Shape]]
     join: Callable[[str, Sequence[np.ndarray]], np.ndarray]
     split: Callable[[str, np.ndarray], Sequence[np.ndarray]]
@@ -55,10 +57,13 @@ class Form(NamedTuple):
         """The name of a weight in a file, without the prefix and as it is called today."""
         return self.current_name(name.removeprefix(self.prefix))
 
-    def full_name(self, name: str) -> str:
-        """The name of a weight in a file that is written."""
-        return name if name.startswith(self.unprefixed) else self.prefix + name
+    def full_name(self, name: str, task: Task | None) -> str:
+        """The name of a weight in the file of a model of a task."""
+        is_bare = task is None or name.startswith(self.unprefixed)
+        return name if is_bare else self.prefix + name
 
 
 # The `model_type` of a config.json -> its form.
-FORMS: Registry[Form] = Registry("model_type", {"gpt2": "lm_jax.pretrained.gpt2:FORM"})
+FORMS: Registry[Form] = Registry(
+    "model_type", {"bert": "lm_jax.pretrained.bert:FORM", "gpt2": "lm_jax.pretrained.gpt2:FORM"}
+)

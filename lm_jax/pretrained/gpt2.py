@@ -51,8 +51,12 @@ def rules(config: GPTConfig, task: Task | None = None) -> dict[str, tuple[str, .
 
 def ignored(config: GPTConfig, task: Task | None = None) -> frozenset[str]:
     """Names that may exist and are not read."""
-    masks = {name.format(i) for name in BUFFERS for i in range(config.num_layers)}
-    return frozenset(masks | (set(HEAD.values()) if config.tied_head else set()))
+    return frozenset(name.format(i) for name in BUFFERS for i in range(config.num_layers))
+
+
+def copies(config: GPTConfig, task: Task | None = None) -> dict[str, str]:
+    """Names that may exist -> the name of the same numbers: a tied head."""
+    return {HEAD["head/embedding"]: RULES["token_embedding/embedding"]} if config.tied_head else {}
 
 
 def their_shapes(name: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -142,6 +146,7 @@ FORM = Form(
     write_config=write_config,
     rules=rules,
     ignored=ignored,
+    copies=copies,
     their_shapes=their_shapes,
     join=lambda name, arrays: arrays[0],
     split=lambda name, array: [array.reshape(*their_shapes(name, array.shape))],

@@ -18,8 +18,11 @@ from lm_jax.pretrained import weights
 from lm_jax.pretrained.base import FORMS, Form
 from lm_jax.tasks.base import Task
 from lm_jax.text import load as tokenizers
-from lm_jax.text.base import END, Tokenizer
+from lm_jax.text.base import Tokenizer
+from lm_jax.text.wordpiece import WordPiece
 
+# Kinds of tokenizers that transformers reads -> its classes. BERT's adds [CLS] and [SEP].
+_TOKENIZER_CLASSES = {"bpe": "PreTrainedTokenizerFast", "wordpiece": "BertTokenizer"}
 _BACKBONE = "backbone/"  # before the names of parameters of a model with a head
 HUB = "hf:"  # before the name of a model on the hub
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -98,6 +101,7 @@ def read_params(directory: pathlib.Path) -> Any:
         names,
         {name: form.their_shapes(name, shape) for name, shape in shapes.items()},
         form.ignored(config, task),
+        form.copies(config, task),
         form.bare_name,
     )
     flat = {name: form.join(name, parts).reshape(shapes[name]) for name, parts in arrays.items()}
@@ -149,14 +153,15 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
         made.mkdir()
         weights.write(made, _their_arrays(form, config, pretrained), max_shard_bytes)
         tokenizer.save(made)
-        if tokenizer.kind == "bpe":
-            end = END
+        if tokenizer.kind in _TOKENIZER_CLASSES:
+            special = {f"{name}_token": tokenizer.special_text(name) for name in tokenizer.special_ids}
             files.write_json(
                 made / "tokenizer_config.json",
                 {
-                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "tokenizer_class": _TOKENIZER_CLASSES[tokenizer.kind],
                     "model_max_length": config.max_length,
-                    **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end),
+                    **({"do_lower_case": tokenizer.lowercase} if isinstance(tokenizer, WordPiece) else {}),
+                    **special,
                 },
             )
         files.write_json(made / "config.json", values)
@@ -172,7 +177,8 @@ def _their_arrays(form: Form, config: Any, pretrained: Pretrained) -> dict[str, 
     for ours, theirs in weights.expand(form.rules(config, pretrained.task), config.num_layers).items():
         array = np.asarray(flat[ours] if ours in flat else np.zeros(shapes[ours].shape), np.float32)
         array = array[: config.vocab_size] if ours.removeprefix(_BACKBONE) in form.by_token else array
-        arrays |= zip(map(form.full_name, theirs), form.split(ours, array), strict=True)
+        names = [form.full_name(name, pretrained.task) for name in theirs]
+        arrays |= zip(names, form.split(ours, array), strict=True)
     return arrays
 
 

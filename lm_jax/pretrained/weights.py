@@ -41,6 +41,7 @@ def read(
     wanted: Mapping[str, Sequence[str]],
     shapes: Mapping[str, Sequence[tuple[int, ...]]],
     ignored: frozenset[str] = frozenset(),
+    copies: Mapping[str, str] | None = None,
     bare_name: Callable[[str], str] = str,
 ) -> dict[str, list[np.ndarray]]:
     """The arrays of a directory under our names, in float32.
@@ -50,15 +51,17 @@ def read(
         wanted: ours -> theirs; each of theirs is used once, and none is left over.
         shapes: ours -> the shapes of theirs.
         ignored: their names that may exist and are not read.
+        copies: their names that may exist -> the names of theirs with the same numbers.
         bare_name: from a name in the files to the name in `wanted` and `ignored`.
 
     Raises:
-        UserError: no such files, a damaged one, or other names or shapes.
+        UserError: no such files, a damaged one, other names or shapes, or a copy that differs.
     """
     with _opened(directory) as tensors:
         there = {bare_name(name): name for name in tensors}
         every = [name for theirs in wanted.values() for name in theirs]
-        _check_names(directory, there.keys() - ignored, set(every))
+        copied = {name: same for name, same in (copies or {}).items() if name in there}
+        _check_names(directory, there.keys() - ignored - copied.keys(), set(every))
         expected = dict(zip(every, (shape for ours in wanted for shape in shapes[ours]), strict=True))
         for name, shape in expected.items():
             found = tensors[there[name]].get_slice(there[name]).get_shape()
@@ -71,6 +74,12 @@ def read(
         def array(name: str) -> np.ndarray:
             return np.asarray(tensors[there[name]].get_tensor(there[name]), np.float32)
 
+        for name, same in copied.items():
+            if not np.array_equal(array(name), array(same)):
+                raise UserError(
+                    f"{name} in {directory} differs from {same}, and by config.json they are one parameter",
+                    "restore the config.json that belongs to the weights",
+                )
         return {ours: [array(name) for name in theirs] for ours, theirs in wanted.items()}
 
 

@@ -172,4 +172,6 @@ def check_length(model: ModelConfig, data: DataConfig) -> None:
         )
 
 
-TASKS: Registry[type[Task]] = Registry("task", {"causal": "lm_jax.tasks.causal:Causal"})
+TASKS: Registry[type[Task]] = Registry(
+    "task", {"causal": "lm_jax.tasks.causal:Causal", "masked": "lm_jax.tasks.masked:Masked"}
+)

@@ -75,6 +75,15 @@ class Tokenizer(abc.ABC):
             )
         return self.special_ids[name]
 
+    def special_text(self, name: str) -> str:
+        """How a special token is written, such as [MASK]; `encode` reads this text as any other.
+
+        Raises:
+            UserError: the vocabulary has none.
+        """
+        self.require_special(name)
+        return f"<{name}>"
+
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""

@@ -118,6 +118,9 @@ class ByteLevelBPE(Tokenizer):
                 )
         return results
 
+    def special_text(self, name: str) -> str:
+        return str(self._library.id_to_token(self.require_special(name)))
+
     def _definition(self) -> dict[str, Any]:
         return json.loads(self._library.to_str())
 

@@ -164,6 +164,9 @@ class WordPiece(Tokenizer):
     def _starts_word(self, token_id: int) -> bool:
         return token_id not in self._goes_on
 
+    def special_text(self, name: str) -> str:
+        return str(self._library.id_to_token(self.require_special(name)))
+
     def _definition(self) -> dict[str, Any]:
         return json.loads(self._library.to_str())
 

@@ -1,0 +1,106 @@
+"""Writes a vector for each text, or compares pairs of texts by their vectors.
+
+python -m lm_jax.embed --model=hf:NAME --text=FILE --out=vectors.npy            a vector for each line
+python -m lm_jax.embed --model=DIR --text='csv:FILE#1' --second=2 --score=3     correlation with scores
+
+FILE is a text with one text a line, or a corpus as data.corpus names it (jsonl:, tsv:, csv:GLOB#FIELD). With
+--second, the two texts of each record are compared by the cosine of their vectors, and with --score these
+are compared with a number of the record: Spearman's and Pearson's correlation are printed.
+"""
+
+import sys
+
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()
+
+import numpy as np
+
+from lm_jax import errors, flags
+from lm_jax.data import corpora
+from lm_jax.data.documents import Document
+from lm_jax.language_models import load as language_model
+from lm_jax.language_models.base import Embeds, require
+from lm_jax.language_models.encoder import POOLINGS
+from lm_jax.metrics import correlation
+from lm_jax.progress import Reporter
+
+_TEXTS_AT_ONCE = 1024  # between two updates of the progress bar
+
+
+def main(argv: list[str]) -> None:
+    """Parses the flags, embeds, and writes or compares."""
+    argv, mesh = flags.split_mesh(argv)
+    parser = flags.Parser(prog="python -m lm_jax.embed", description=__doc__, epilog=flags.MESH_HELP)
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="an encoder: a run, a directory or hf:NAME"
+    )
+    parser.add_argument("--text", required=True, metavar="FILE", help="the texts")
+    parser.add_argument("--out", metavar="FILE.npy", help="where the vectors go, float32 [N, D]")
+    parser.add_argument("--second", metavar="FIELD", help="the field of a second text to compare with")
+    parser.add_argument("--score", metavar="FIELD", help="the field of a number to compare the cosines with")
+    parser.add_argument("--pooling", choices=POOLINGS, default="mean", help="over the tokens (default: mean)")
+    parser.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
+    parser.add_argument("--max-tokens", type=int, help="cut longer texts (default: the model's context)")
+    parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
+    arguments = parser.parse_args(argv)
+    if not arguments.out and not arguments.second:
+        raise errors.UserError("nothing to do with the vectors", "give --out=FILE.npy, or --second=FIELD")
+    if arguments.out and not arguments.out.endswith(".npy"):
+        raise errors.UserError(f"--out={arguments.out}", "end it with .npy")
+    if arguments.score and not arguments.second:
+        raise errors.UserError("--score without --second", "give the field of the second text")
+
+    model = require(
+        language_model.load(arguments.model, arguments.step, mesh), Embeds, "make vectors of texts"
+    )
+    documents = _documents(arguments.text)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        made = []
+        with Reporter() as report:
+            for first in range(0, len(texts), _TEXTS_AT_ONCE):
+                some = texts[first : first + _TEXTS_AT_ONCE]
+                made.append(model.embed(some, arguments.pooling, arguments.normalize, arguments.max_tokens))
+                report("embedding", first + len(some), len(texts))
+        return np.concatenate(made)
+
+    vectors_ND = embed([document.text for document in documents])
+    if arguments.out:
+        np.save(arguments.out, vectors_ND)
+        print(f"written: {arguments.out}, {vectors_ND.shape[0]} vectors of {vectors_ND.shape[1]} numbers")
+    if arguments.second:
+        others_ND = embed([document.text_field(arguments.second) for document in documents])
+        _compare(_cosines(vectors_ND, others_ND), documents, arguments.score)
+
+
+def _documents(text: str) -> list[Document]:
+    """The texts of a corpus, or the lines of a file."""
+    is_corpus = text.partition(":")[0] in ("jsonl", "tsv", "csv", "text", "tfds", "nltk")
+    documents = list(corpora.read(text if is_corpus else f"text:{text}", "file" if is_corpus else "line"))
+    if not documents:
+        raise errors.UserError(f"no text in {text}", "give a file with at least one")
+    if is_corpus:
+        return documents
+    return [document._replace(text=document.text.removesuffix("\n")) for document in documents]
+
+
+def _cosines(a_ND: np.ndarray, b_ND: np.ndarray) -> np.ndarray:
+    norms_N = np.linalg.norm(a_ND, axis=1) * np.linalg.norm(b_ND, axis=1)
+    return (a_ND * b_ND).sum(axis=1) / np.maximum(norms_N, 1e-12)
+
+
+def _compare(cosines_N: np.ndarray, documents: list[Document], score: str | None) -> None:
+    if score is None:
+        for document, cosine in zip(documents, cosines_N, strict=True):
+            print(f"{cosine:.4f}\t{document.name}")
+        return
+    scores_N = np.array([document.number(score) for document in documents])
+    for name, measure in (("Spearman", correlation.spearman), ("Pearson", correlation.pearson)):
+        print(f"{name}'s correlation of {len(documents)} pairs: {float(measure(cosines_N, scores_N)):.4f}")
+
+
+if __name__ == "__main__":
+    with errors.reported():
+        main(sys.argv[1:])

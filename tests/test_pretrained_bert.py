@@ -1,0 +1,227 @@
+"""BERT in Hugging Face's form: the golden file, transformers itself both ways, and real weights."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import lm_jax
+from lm_jax.errors import UserError
+from lm_jax.export import export
+from lm_jax.pretrained import huggingface
+from lm_jax.text.wordpiece import WordPiece
+
+GOLDEN = dict(np.load(pathlib.Path(__file__).parent / "golden" / "bert.npz"))
+CONFIG = {
+    "model_type": "bert", "vocab_size": 37, "max_position_embeddings": 24, "hidden_size": 16,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "hidden_act": "gelu",
+}  # fmt: skip
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefghijklmnop",
+    *(f"##{c}" for c in "abcdefghijklmnop"),
+]
+SEGMENTS = np.where(np.arange(24) < GOLDEN["lengths"][:, None], 0, -1)
+INPUTS = (GOLDEN["tokens"].astype(np.int32), SEGMENTS.astype(np.int32), GOLDEN["types"].astype(np.int32))
+
+
+def weights_of(model):
+    """The golden weights of a model as transformers saves them: tied ones once."""
+    found = {n.removeprefix(f"{model}/"): x for n, x in GOLDEN.items() if n.startswith(f"{model}/")}
+    return {n: x for n, x in found.items() if "decoder" not in n and "position_ids" not in n}
+
+
+def write(directory, arrays, **fields):
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG | fields))
+    safetensors.numpy.save_file(arrays, directory / "model.safetensors")
+    (directory / "vocab.txt").write_text("\n".join(WORDS))
+    return directory
+
+
+def apply(lm, *inputs, method="encode"):
+    return np.asarray(lm.module.apply(lm.params, *inputs, method=method))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    return lm_jax.load(write(tmp_path_factory.mktemp("bert") / "model", weights_of("pretraining")))
+
+
+def test_hidden_states_and_logits_are_the_golden_ones(pretrained):
+    hidden = apply(pretrained, *INPUTS)
+    np.testing.assert_allclose(hidden, GOLDEN["hidden"][-1], atol=1e-4)  # padding included
+    np.testing.assert_allclose(apply(pretrained, hidden, method="logits"), GOLDEN["masked_logits"], atol=1e-4)
+    np.testing.assert_allclose(
+        apply(pretrained, hidden, method="pair_logits"), GOLDEN["pair_logits"], atol=1e-4
+    )
+
+
+def test_token_vectors_are_those_of_every_layer(pretrained):
+    bare = {n.removeprefix("bert."): x for n, x in weights_of("pretraining").items() if n.startswith("bert.")}
+    del bare
+    text = "abc dab"
+    [made] = pretrained.embed_tokens([text])
+    assert made.layers_LTD.shape[0] == 3
+    assert made.spans.tolist()[0] == [0, 0]
+    assert made.spans.tolist()[-1] == [7, 7]
+    ids = np.concatenate([[2], pretrained.tokenizer.encode(text).ids, [3]])[None].astype(np.int32)
+    np.testing.assert_allclose(made.layers_LTD[-1], apply(pretrained, ids)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_a_bare_encoder_with_and_without_a_prefix(tmp_path, prefix):
+    arrays = {
+        n.removeprefix("bert."): x for n, x in weights_of("pretraining").items() if n.startswith("bert.")
+    }
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    named = {}
+    for name, array in arrays.items():
+        for new, older in old.items():
+            name = name.replace(new, older)
+        named[prefix + name] = array
+    named[f"{prefix}embeddings.position_ids"] = np.arange(24)[None]
+    lm = lm_jax.load(write(tmp_path / "model", named, max_window_layers=3, bos_token_id=None))
+    hidden = np.asarray(lm.module.apply(lm.params, *INPUTS, method="encode"))
+    np.testing.assert_allclose(hidden, GOLDEN["hidden"][-1], atol=1e-4)
+    pooled = np.asarray(lm.module.apply(lm.params, hidden[:, 0], method="pool"))
+    np.testing.assert_allclose(pooled, GOLDEN["pooled"], atol=1e-4)
+
+
+def test_export_gives_the_same_arrays(pretrained, tmp_path):
+    export(pretrained, tmp_path / "out")
+    there = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    wanted = weights_of("pretraining")
+    assert there.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(there[name], array)
+    back = lm_jax.load(tmp_path / "out")
+    assert (back.config, back.trained.task) == (pretrained.config, pretrained.trained.task)
+
+
+def test_another_decoder_than_the_embedding_is_refused(tmp_path):
+    arrays = weights_of("pretraining")
+    arrays["cls.predictions.decoder.weight"] = arrays["bert.embeddings.word_embeddings.weight"] + 1
+    with pytest.raises(UserError, match=r"decoder.weight in .* differs from embeddings.word_embeddings"):
+        lm_jax.load(write(tmp_path / "model", arrays))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act='relu' in .*; only 'gelu'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' in .*; only"),
+        ({"is_decoder": True}, "is_decoder=True in"),
+        ({"hidden_size": "wide"}, "hidden_size='wide' in .* is not a whole number"),
+        ({"hidden_size": True}, "hidden_size=True in .* is not a whole number"),
+        ({"num_hidden_layers": None}, "has no field 'num_hidden_layers'"),
+        ({"intermediate_size": 20}, r"intermediate.dense.weight .* has the shape \[24, 16\]"),
+    ],
+)
+def test_a_wrong_config_is_a_one_line_error(tmp_path, fields, message):
+    with pytest.raises(UserError, match=message) as error:
+        lm_jax.load(write(tmp_path / "model", weights_of("pretraining"), **fields))
+    assert "\n" not in str(error.value)
+
+
+def test_masks_are_filled(pretrained):
+    [[first, second], [only]] = pretrained.fill(["a [MASK] c [MASK]", "[MASK] b"], top_k=3)
+    assert [len(c) for c in (first, second, only)] == [3, 3, 3]
+    ids = pretrained.tokenizer.encode("a b c d").ids
+    row = np.array([[2, ids[0], 4, ids[2], 4, 3]], np.int32)
+    hidden = apply(pretrained, row)
+    logits = apply(pretrained, hidden, method="logits")[0]
+    expected = logits[2] - np.log(np.exp(logits[2]).sum())
+    best = np.argsort(-expected)[:3]
+    np.testing.assert_allclose([c.log_prob for c in first], expected[best], atol=1e-5)
+    assert [c.text for c in first] == [pretrained.tokenizer.decode([i]) for i in best]
+    with pytest.raises(UserError, match=r"has no mask; write \[MASK\] where"):
+        pretrained.fill(["a b"])
+
+
+def test_pseudo_log_likelihood_masks_one_token_at_a_time(pretrained):
+    text = "ab cde"
+    ids = pretrained.tokenizer.encode(text).ids
+    starts = pretrained.tokenizer.starts_word[ids]
+    for within_word in (False, True):
+        [made] = pretrained.pseudo_score([text], within_word)
+        for i, token in enumerate(ids):
+            row = ids.copy()
+            row[i] = 4
+            for j in range(i + 1, len(ids)):
+                if starts[j] or not within_word:
+                    break
+                row[j] = 4
+            hidden = apply(pretrained, np.concatenate([[2], row, [3]])[None].astype(np.int32))
+            logits = apply(pretrained, hidden, method="logits")[0, i + 1]
+            expected = logits[token] - np.log(np.exp(logits).sum())
+            assert made.log_probs[i] == pytest.approx(expected, abs=1e-5)
+        assert "compares with no left-to-right probability" in made.method
+
+
+def test_vectors_of_texts_do_not_depend_on_others(pretrained):
+    texts = ["a", "abc defg hi", "b c", "p" * 15]
+    together = pretrained.embed(texts, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
+    for text, vector in zip(texts, together, strict=True):
+        np.testing.assert_allclose(pretrained.embed([text], normalize=True)[0], vector, atol=1e-5)
+    assert pretrained.embed([]).shape[0] == 0
+    with pytest.raises(UserError, match="max_tokens=25 with a context of 24"):
+        pretrained.embed(["a"], max_tokens=25)
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining", "BertForMaskedLM"])
+@pytest.mark.parametrize("shape", [(3, 48, 4, 64), (1, 24, 1, 50)])
+def test_both_directions_equal_transformers(tmp_path, kind, shape):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    layers, width, heads, inner = shape
+    fields = {
+        "vocab_size": 37,
+        "max_position_embeddings": 24,
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+    }
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**fields, num_attention_heads=heads, intermediate_size=inner)
+    theirs = getattr(transformers, kind)(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "vocab.txt").write_text("\n".join(WORDS))
+    lm = lm_jax.load(tmp_path / "theirs")
+    tokens, segments, types = INPUTS
+    inputs = {
+        "input_ids": torch.tensor(tokens).long(),
+        "attention_mask": torch.tensor(segments >= 0).long(),
+        "token_type_ids": torch.tensor(types).long(),
+    }
+    with torch.no_grad():
+        made = theirs(**inputs)
+    hidden = apply(lm, *INPUTS)
+    if kind == "BertModel":
+        np.testing.assert_allclose(hidden, made.last_hidden_state.numpy(), atol=1e-4)
+    else:
+        logits = made.prediction_logits if kind == "BertForPreTraining" else made.logits
+        np.testing.assert_allclose(apply(lm, hidden, method="logits"), logits.numpy(), atol=1e-4)
+    export(lm, tmp_path / "ours")
+    back = getattr(transformers, kind).from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        again = back(**inputs)
+    for ours, wanted in zip(again.to_tuple(), made.to_tuple(), strict=True):
+        np.testing.assert_array_equal(ours.numpy(), wanted.numpy())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert tokenizer("abc de").input_ids[1:-1] == lm.tokenizer.encode("abc de").ids.tolist()
+
+
+def test_the_tokenizer_of_a_directory_is_read(pretrained):
+    assert isinstance(pretrained.tokenizer, WordPiece)
+    assert huggingface.FORMS.get("bert").prefix == "bert."
