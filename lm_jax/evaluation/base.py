@@ -55,7 +55,10 @@ class Evaluator(Protocol):
         ...
 
 
-EVALUATORS: Registry[Evaluator] = Registry("evaluator", {"causal": "lm_jax.evaluation.causal:evaluate"})
+EVALUATORS: Registry[Evaluator] = Registry(
+    "evaluator",
+    {"causal": "lm_jax.evaluation.causal:evaluate", "masked": "lm_jax.evaluation.masked:evaluate"},
+)
 
 
 def _ignore(description: str, done: int, total: int) -> None:

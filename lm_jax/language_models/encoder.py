@@ -1,8 +1,8 @@
-"""Encoders as language models: vectors of texts and tokens, and predictions of masked tokens."""
+"""Encoders as language models: vectors of texts and of tokens."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import linen as nn
 from lm_jax import runtime
 from lm_jax.data.examples import pad
 from lm_jax.errors import UserError
-from lm_jax.language_models.base import Candidate, EmbeddedText
+from lm_jax.language_models.base import EmbeddedText
 from lm_jax.language_models.trained import Trained
 from lm_jax.models.heads import pool
 from lm_jax.parallel.sharding import by_rows
@@ -22,7 +22,7 @@ POOLINGS = ("mean", "first", "last", "max")
 _TOKENS_PER_BATCH = {"cpu": 1024}  # faster than larger batches on a CPU (benchmarks/embed.py)
 _TOKENS_PER_BATCH_ELSEWHERE = 1 << 15
 _MULTIPLE = 16  # of which the lengths of rows are
-_EXTRA = 2  # [CLS] and [SEP]
+EXTRA = 2  # [CLS] and [SEP]
 
 
 class EncoderLanguageModel:
@@ -98,11 +98,11 @@ class EncoderLanguageModel:
     def _rows(self, texts: Sequence[np.ndarray], max_tokens: int | None = None) -> list[np.ndarray]:
         """[CLS], the tokens of a text, [SEP]; the text is cut where it is too long."""
         most = self.context if max_tokens is None else max_tokens
-        if not _EXTRA < most <= self.context:
+        if not EXTRA < most <= self.context:
             raise UserError(
                 f"max_tokens={most} with a context of {self.context}", f"choose 3..{self.context}"
             )
-        return [np.concatenate([[self._cls], ids[: most - _EXTRA], [self._sep]]) for ids in texts]
+        return [np.concatenate([[self._cls], ids[: most - EXTRA], [self._sep]]) for ids in texts]
 
     def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Any, Any]]:
         """Numbers of rows of one padded length, with their tokens and segments; there are few shapes."""
@@ -129,141 +129,10 @@ class EncoderLanguageModel:
         return rows if mesh is None or mesh.size == 1 else jax.device_put(rows, by_rows(mesh))
 
 
-class PseudoScored(NamedTuple):
-    """The pseudo-log-likelihood of one text: each token's probability given all others.
-
-    It is not the probability of the text, and compares with no left-to-right probability.
-
-    Attributes:
-        text: the UTF-8 bytes.
-        spans: int64 [T, 2], the bytes of each token.
-        log_probs: float64 [T], natural log of each token's probability.
-        method: how it was computed.
-    """
-
-    text: bytes
-    spans: np.ndarray
-    log_probs: np.ndarray
-    method: str
-
-    @property
-    def total(self) -> float:
-        """The sum over tokens, in nats."""
-        return float(self.log_probs.sum())
-
-
-class MaskedLanguageModel(EncoderLanguageModel):
-    """An encoder with a head that predicts masked tokens."""
-
-    evaluator = "masked"
-
-    def __init__(self, trained: Trained):
-        super().__init__(trained)
-        self._mask = self.tokenizer.require_special("mask")
-        self._predict = jax.jit(partial(_predict, self.module))
-
-    @property
-    def mask(self) -> str:
-        """How a mask is written in a text."""
-        return self.tokenizer.special_text("mask")
-
-    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Candidate]]]:
-        """The `top_k` most probable tokens for each mask of each text; see `Fills`.
-
-        Raises:
-            UserError: a text without a mask, one whose mask lies beyond the context, or an invalid `top_k`.
-        """
-        if not 1 <= top_k <= self.config.known_tokens:
-            raise UserError(f"top_k={top_k}", f"choose 1..{self.config.known_tokens}")
-        rows = self._rows([self._encode_masks(text) for text in texts])
-        places = [np.flatnonzero(row == self._mask) for row in rows]
-        log_probs = self._log_probs(rows, places)
-        return [[self._candidates(log_probs_V, top_k) for log_probs_V in of_text] for of_text in log_probs]
-
-    def pseudo_score(self, texts: Sequence[str], within_word: bool = True) -> list[PseudoScored]:
-        """The pseudo-log-likelihood of each text: every token is masked in turn (Salazar et al. 2020, eq. 2).
-
-        Args:
-            texts: none may be longer than the context.
-            within_word: whether the later tokens of the same word are masked, too: otherwise they tell the
-                token, and words of several tokens score too high (Kauf and Ivanova 2023).
-
-        Raises:
-            UserError: a text longer than the context.
-        """
-        encodings = self.tokenizer.encode_batch(list(texts))
-        for text, encoding in zip(texts, encodings, strict=True):
-            if len(encoding.ids) + _EXTRA > self.context:
-                raise UserError(
-                    f"the text {text[:40]!r} has {len(encoding.ids)} tokens, and the model reads "
-                    f"{self.context - _EXTRA}",
-                    "cut it",
-                )
-        masked = [self._mask_each(encoding.ids, within_word) for encoding in encodings]
-        rows = self._rows([row for of_text in masked for row in of_text])
-        places = [np.array([i + 1]) for of_text in masked for i in range(len(of_text))]
-        targets = iter(int(token) for encoding in encodings for token in encoding.ids)
-        found = iter([made[0][next(targets)] for made in self._log_probs(rows, places)])
-        method = "within-word" if within_word else "original"
-        return [
-            PseudoScored(
-                text.encode(),
-                encoding.spans,
-                np.array([next(found) for _ in encoding.ids], float),
-                f"pseudo-log-likelihood ({method}), which compares with no left-to-right probability",
-            )
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
-
-    def _mask_each(self, ids: np.ndarray, within_word: bool) -> list[np.ndarray]:
-        """For each token the ids with it masked, and with the later tokens of its word if asked."""
-        starts, rows = self.tokenizer.starts_word[ids], []
-        for i in range(len(ids)):
-            row = ids.copy()
-            end = i + 1
-            while within_word and end < len(ids) and not starts[end]:
-                end += 1
-            row[i:end] = self._mask
-            rows.append(row)
-        return rows
-
-    def _encode_masks(self, text: str) -> np.ndarray:
-        pieces = text.split(self.mask)
-        if len(pieces) == 1:
-            raise UserError(
-                f"the text {text[:40]!r} has no mask", f"write {self.mask} where a word is to be filled in"
-            )
-        ids = [part for piece in self.tokenizer.encode_ids(pieces) for part in (piece, [self._mask])]
-        whole = np.concatenate(ids[:-1]).astype(np.int32)
-        if len(whole) + _EXTRA > self.context and self._mask in whole[self.context - _EXTRA :]:
-            raise UserError(
-                f"a mask of the text {text[:40]!r} lies beyond the context of {self.context} tokens",
-                "cut the text",
-            )
-        return whole
-
-    def _log_probs(self, rows: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Natural-log probabilities at places of rows, a float32 [P, V] for each row."""
-        found: list[np.ndarray] = [np.empty(0)] * len(rows)
-        for group, tokens_BT, segments_BT in self._batches(rows):
-            most = max(len(places[i]) for i in group)
-            places_BP = np.zeros((len(tokens_BT), 1 << (most - 1).bit_length()), np.int32)
-            for row, i in enumerate(group):
-                places_BP[row, : len(places[i])] = places[i]
-            log_probs_BPV = np.asarray(self._predict(self.params, tokens_BT, segments_BT, places_BP))
-            for row, i in enumerate(group):
-                found[i] = log_probs_BPV[row, : len(places[i])]
-        return found
-
-    def _candidates(self, log_probs_V: np.ndarray, top_k: int) -> list[Candidate]:
-        best = np.argsort(-log_probs_V, kind="stable")[:top_k]
-        return [Candidate(self.tokenizer.decode([i]), float(log_probs_V[i])) for i in best.tolist()]
-
-
 def _spans(text: str, encoding: Encoding, length: int) -> np.ndarray:
     """The spans of a row of `length` tokens: [CLS], the first tokens of a text, [SEP]."""
     size = len(text.encode())
-    return np.concatenate([[[0, 0]], encoding.spans[: length - _EXTRA], [[size, size]]]).astype(np.int64)
+    return np.concatenate([[[0, 0]], encoding.spans[: length - EXTRA], [[size, size]]]).astype(np.int64)
 
 
 def _pooled(
@@ -290,15 +159,6 @@ def _layers(module: nn.Module, params: Any, tokens_BT: jax.Array, segments_BT: j
         x for path, x in jax.tree_util.tree_flatten_with_path(sown, is_leaf=lambda x: isinstance(x, tuple))[0]
     ]
     return jnp.stack([*blocks[:-1], hidden_BTD]).astype(jnp.float32)
-
-
-def _predict(
-    module: nn.Module, params: Any, tokens_BT: jax.Array, segments_BT: jax.Array, places_BP: jax.Array
-) -> Any:
-    hidden_BTD: Any = module.apply(params, tokens_BT, segments_BT, method="encode")
-    hidden_BPD = jnp.take_along_axis(hidden_BTD, jnp.asarray(places_BP)[:, :, None], axis=1)
-    logits_BPV: Any = module.apply(params, hidden_BPD, method="logits")
-    return nn.log_softmax(logits_BPV)
 
 
 def _padded(length: int, most: int) -> int:

@@ -31,7 +31,7 @@ ADAPTERS: Registry[Any] = Registry(
     {
         "causal": "lm_jax.language_models.causal:CausalLanguageModel",
         "encoder": "lm_jax.language_models.encoder:EncoderLanguageModel",
-        "masked": "lm_jax.language_models.encoder:MaskedLanguageModel",
+        "masked": "lm_jax.language_models.masked:MaskedLanguageModel",
     },
 )
 
