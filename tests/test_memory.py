@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
-from optimized import _optimized  # noqa: F401  (a fixture that every test here uses)
+from optimized import AS_USERS, _optimized  # noqa: F401  (a fixture that every test here uses)
 
 from lm_jax.batch import Batch
 from lm_jax.config import OptimizerConfig
@@ -31,7 +31,7 @@ def compiled_step(num_layers=1, chunk_length=0, **fields):
     batch = Batch(tokens, tokens, tokens.update(dtype=jnp.float32))
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = tiny.train_step(task, model, optimizer)
-    return jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
+    return jax.jit(step, donate_argnums=0).lower(state, batch, key).compile(AS_USERS)
 
 
 def test_logits_of_all_positions_are_never_held_at_once():
