@@ -190,10 +190,9 @@ NUM_SEEDS = 1500
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.parametrize("short_share", [0.0, 0.5])
-def test_pairs_have_the_distribution_of_the_published_procedure(kind, short_share):
-    stream = of_sentences([[2, 3, 1, 4, 2], [5, 1, 7], [1], [2, 2]])
-    room = 6
+@pytest.mark.parametrize(("short_share", "room"), [(0.0, 6), (0.5, 6), (0.0, 7)])
+def test_pairs_have_the_distribution_of_the_published_procedure(kind, short_share, room):
+    stream = of_sentences([[2, 3, 1, 4, 2], [5, 1, 8], [1], [2, 2]])
     sentences = find_sentences(stream, ENDS, room + 3)
     plain = sentences_of(stream, room)
     random.seed(0)
@@ -206,7 +205,7 @@ def test_pairs_have_the_distribution_of_the_published_procedure(kind, short_shar
         found.update(pairs)
         expected.update(others)
         sizes[:, seed] = len(pairs), len(others)
-    assert len(found) > 20
+    assert len(found) > 10
     for pair in found.keys() | expected.keys():
         n, m = found[pair], expected[pair]
         assert abs(n - m) < 5 * math.sqrt(max(n + m, 6)), (pair, n, m)
