@@ -235,6 +235,31 @@ def test_items_that_do_not_fit_are_skipped_in_order(sizes, budget):
             left -= size * is_taken
 
 
+@pytest.mark.parametrize("first_spans", [1, 2, 40])
+@settings(deadline=None, max_examples=60)
+@given(rows=ROWS, rate=st.sampled_from([0.15, 0.5, 0.9]), seed=st.integers(0, 9))
+def test_spans_are_those_of_one_token_after_the_other(first_spans, rows, rate, seed):
+    maskable, starts = np.array(rows[0]), np.array(rows[1])[: len(rows[0])]
+    masking, length = Masking(rate, "span", max_span=4), maskable.shape[1]
+    keys, noise = np.random.default_rng(seed).integers(0, 2**64, (2, *maskable.shape), np.uint64)
+    keys, budgets = corruption._keys(keys, maskable), np.full(len(maskable), round(rate * length))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corruption, "_likely_spans", lambda *_: first_spans)
+        chosen, choices = corruption._choose_spans(masking, keys, maskable, starts, budgets, noise)
+    lengths = corruption._span_lengths(masking, noise)
+    for row in range(len(maskable)):
+        words, runs, expected = words_of(maskable[row], starts[row]), np.cumsum(~maskable[row]), {}
+        for anchor in np.argsort(keys[row])[: maskable[row].sum()].tolist():
+            if anchor not in expected:
+                first = next(i for i, word in enumerate(words) if anchor in word)
+                span = [t for word in words[first : first + lengths[row, anchor]] for t in word]
+                expected |= {
+                    t: noise[row, anchor] for t in span if runs[t] == runs[anchor] and t not in expected
+                }
+        expected = dict(list(expected.items())[: budgets[row]])
+        assert {t: choices[row, t] for t in np.flatnonzero(chosen[row]).tolist()} == expected
+
+
 def test_without_an_exact_budget_tokens_and_words_are_independent():
     for unit, parts in (("token", np.flatnonzero(MASKABLE)), ("word", np.flatnonzero(MASKABLE & STARTS))):
         masked = mask_many(Masking(0.3, unit, exact=False))
