@@ -24,6 +24,14 @@ def model(tmp_path_factory):
     return lm_jax.load(directory / "run")
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """An n-gram model from an ARPA file."""
+    path = tmp_path_factory.mktemp("words") / "model.arpa"
+    path.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-0.5\t</s>\n-99\t<s>\n-0.5\ta\n-0.5\tb\n\n\\end\\\n")
+    return lm_jax.load(path)
+
+
 @pytest.mark.parametrize("stride", [1, 3, 5, 8])
 def test_windows_make_every_prediction_once_with_enough_before_it(stride):
     streams = [np.arange(n) for n in (2, 3, 8, 9, 10, 17, 40)]
@@ -72,6 +80,14 @@ def test_a_smaller_stride_gives_more_context(model):
     text = "a new model of old data " * 20
     means = [np.mean(model.score([text], stride)[0].log_probs) for stride in (1, 32)]
     assert means[0] != means[1]
+    for stride in (0, 33, -1, True, "1", 1.5):
+        with pytest.raises(UserError, match=r"stride=.* with a context of 32; choose 1\.\.32"):
+            model.score([text], stride)
+        with pytest.raises(UserError, match=r"stride=.* choose 1\.\.32"):
+            model.describe_context(stride)
+    np.testing.assert_array_equal(
+        model.score([text], np.int64(32))[0].log_probs, model.score([text], 32)[0].log_probs
+    )
     with pytest.raises(UserError, match=r"stride=33 .* choose 1\.\.32"):
         model.score([text], 33)
 
@@ -239,3 +255,42 @@ def test_ngrams_are_exported_as_arpa(ngrams, tmp_path):
     np.testing.assert_allclose(ours.score([line])[0].log_probs, back.score([line])[0].log_probs, atol=1e-5)
     with pytest.raises(UserError, match=r"exported is not a file name of an n-gram model; end it with .arpa"):
         main([str(tmp_path / "run"), str(tmp_path / "exported")])
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ("text", r"texts='text' is a text, not a list of texts; put it in brackets"),
+        (b"text", "is bytes"),
+        (None, "texts is a NoneType"),
+        ({"a": "b"}, "texts is a dict"),
+        (3, "texts is a int"),
+        (["a", None], r"texts\[1\] is 'None', not a text"),
+        ([["a"]], r"texts\[0\] is"),
+        ([b"a"], r"texts\[0\] is bytes; give|texts\[0\] is bytes, not a text"),
+        (["a\ud800"], r"lone surrogate, U\+D800, at character 1"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_not_scored(model, words, texts, said):
+    for lm in (model, words):
+        with pytest.raises(UserError, match=said):
+            lm.score(texts)
+
+
+def test_no_texts_have_no_scores(model, words):
+    assert model.score([]) == words.score([]) == model.score(()) == []
+
+
+def test_texts_of_an_iterator_are_scored(model, words):
+    for lm in (model, words):
+        [listed], [iterated] = lm.score(["a b"]), lm.score(text for text in ["a b"])
+        np.testing.assert_array_equal(listed.log_probs, iterated.log_probs)
+    for stride in (0, "a"):
+        with pytest.raises(UserError, match="stride="):
+            words.score(["a b"], stride)
+
+
+@pytest.mark.parametrize("prompt", [None, b"a", ["a"], 3])
+def test_what_is_no_text_is_not_continued(words, prompt):
+    with pytest.raises(UserError, match=r"the prompt is a .*, not a text"):
+        list(words.stream(prompt))

@@ -174,11 +174,11 @@ def test_no_allowed_token_is_an_error():
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0; choose it above 0; 1 is none"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0; choose it from 1e-06 to 1e.06"),
         ({"frequency_penalty": np.nan}, "frequency_penalty=nan"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram=-1"),
         ({"min_tokens": -1}, "min_tokens=-1"),
-        ({"banned": ((),)}, "give token ids of 0 or more"),
+        ({"banned": ((),)}, "give sequences of token ids"),
         ({"forced": (-1,)}, "give token ids of 0 or more"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_model import decoder, prefill, prompts, step
 
-from lm_jax.decoding import processors
+from lm_jax.decoding import memory, processors
 from lm_jax.decoding.decoder import Decoder, Limits, Prompts
 from lm_jax.decoding.sampling import generate, stream
 from lm_jax.decoding.settings import Sampling, sample
@@ -294,3 +294,34 @@ def test_min_tokens_without_a_possible_token_is_an_error():
     ends[:, 4] = 0
     with pytest.raises(UserError, match="the settings leave no token to choose"):
         generate(decoder(ends), prompts([1]), Limits(4, end_id=4), Sampling(0, min_tokens=2))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0), Sampling(top_k=2), Sampling(0.5, top_p=0.5)])
+def test_a_text_that_no_token_can_follow_is_an_error(sampling):
+    table = np.full((VOCAB_SIZE, VOCAB_SIZE), -np.inf, np.float32)
+    table[[0, 1], [0, 2]] = 0  # only 2 follows 1, and nothing follows 2
+    limits = Limits(4, num_samples=2)
+    assert generate(decoder(table), prompts([0]), limits, sampling).tokens.tolist() == [[0] * 4] * 2
+    with pytest.raises(UserError, match="nothing can follow the text of prompt 1: the model gives"):
+        generate(decoder(table), prompts([0], [1]), limits, sampling)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (Limits(2**31 - 1), "1 rows of 2147483647 tokens .* of memory, and .* are free; ask for fewer"),
+        (Limits(4, num_samples=10**9), "1000000000 rows of 4 tokens"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_refused_before_it_starts(limits, said):
+    with pytest.raises(UserError, match=said):
+        generate(MODEL, prompts([1]), limits)
+
+
+def test_the_state_of_many_rows_counts(monkeypatch):
+    monkeypatch.setattr(memory, "_free", lambda: 10**9)
+    wide = np.zeros((2, 10**6), np.float32)  # a row's logits have 4 MB
+    memory.check(decoder(wide), prompts([1]), Limits(4), 8)
+    for rows in (70, 3000):
+        with pytest.raises(UserError, match=f"{rows} rows of .* GiB of memory, and 0.9 GiB are free|32 bits"):
+            memory.check(decoder(wide), prompts([1]), Limits(4), rows)

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.decoding import memory
 from lm_jax.decoding.decoder import Decoder, Limits, Prompts, Stop, check_counts, plain
-from lm_jax.decoding.settings import History, Sampling, edit
+from lm_jax.decoding.settings import History, Sampling, check_number, edit
 from lm_jax.decoding.text import bucket, fit_prompts
 from lm_jax.errors import UserError
 
@@ -36,6 +37,19 @@ class BeamSettings(NamedTuple):
     num_beams: int
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+
+    def checked(self) -> "BeamSettings":
+        """With Python's numbers in place of NumPy's and JAX's.
+
+        Raises:
+            UserError: a value of another type or out of range.
+        """
+        beams = BeamSettings(*map(plain, self))
+        check_counts(num_beams=beams.num_beams)
+        check_number("length_penalty", beams.length_penalty, -10, 10)
+        if not (isinstance(beams.early_stopping, bool) or beams.early_stopping == "never"):
+            raise UserError(f"early_stopping={beams.early_stopping!r}", 'give True, False or "never"')
+        return beams
 
 
 class Found(NamedTuple):
@@ -77,13 +91,13 @@ def search(
             that are not numbers, or fewer texts of a probability above 0 than `num_samples`.
     """
     sampling.check()
-    limits, beams = limits.checked(), BeamSettings(*map(plain, beams))
-    check_counts(num_beams=beams.num_beams)
+    limits, beams = limits.checked(), beams.checked()
     if limits.num_samples > beams.num_beams:
         raise UserError(
             f"{limits.num_samples} results of {beams.num_beams} beams", "ask for no more than the beams"
         )
     prompts = prompts.checked(decoder.context_length)
+    memory.check(decoder, prompts, limits, beams.num_beams)
     tokens_BT, length_B, capacity = fit_prompts(prompts, limits.num_tokens, decoder.context_length)
     sizes = _Sizes(capacity, bucket(limits.num_tokens), beams.num_beams)
     rules = _Rules(limits.num_tokens, float(beams.length_penalty), sampling, limits.end)

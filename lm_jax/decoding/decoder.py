@@ -14,6 +14,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 
+LARGEST = 2**31 - 1  # of the numbers that programs count with
 Prefill = Callable[[Any, jax.Array, jax.Array, int], tuple[jax.Array, Any]]
 Step = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 Extend = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
@@ -72,7 +73,13 @@ class Prompts(NamedTuple):
                 are out of range or not one for each prompt.
         """
         tokens, lengths = np.asarray(self.tokens, np.int32), np.asarray(self.lengths, np.int32)
+        if tokens.ndim != 2 or lengths.ndim != 1:
+            raise UserError(
+                f"tokens of shape {tokens.shape} and lengths of shape {lengths.shape} are not prompts",
+                "give tokens [B, T] and lengths [B]",
+            )
         seeds = (0,) * len(tokens) if self.seeds is None else plain(self.seeds)
+        seeds = seeds if isinstance(seeds, tuple) else (seeds,)
         check_counts(prompts=len(tokens))
         if len(lengths) != len(tokens):
             raise UserError(f"{len(lengths)} lengths of {len(tokens)} prompts", "give one for each")
@@ -86,7 +93,7 @@ class Prompts(NamedTuple):
                 f"a prompt of {lengths.max()} tokens is longer than the context of {context_length}",
                 "shorten the prompt",
             )
-        if len(seeds) != len(tokens) or not all(isinstance(s, int) and 0 <= s < 2**32 for s in seeds):
+        if len(seeds) != len(tokens) or not all(is_whole(s) and 0 <= s < 2**32 for s in seeds):
             raise UserError(
                 f"seeds={list(seeds)}", "give one whole number for each prompt, from 0 below 2**32"
             )
@@ -130,10 +137,15 @@ class Limits(NamedTuple):
 
 
 def check_counts(**counts: int) -> None:
-    """Raises UserError unless each is a whole number of 1 or more."""
-    if not all(isinstance(count, int) and count >= 1 for count in counts.values()):
-        named = ", ".join(f"{name}={count}" for name, count in counts.items())
-        raise UserError(named, "each must be a whole number of 1 or more")
+    """Raises UserError unless each is a whole number of 1 or more that 32 bits hold."""
+    if not all(is_whole(count) and 1 <= count <= LARGEST for count in counts.values()):
+        named = ", ".join(f"{name}={count!r}" for name, count in counts.items())
+        raise UserError(named, "each must be a whole number of 1 or more, below 2**31")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a Python integer; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax.decoding.decoder import Decoder, Limits, Prompts, check_counts, plain
+from lm_jax.decoding import memory
+from lm_jax.decoding.decoder import LARGEST, Decoder, Limits, Prompts, check_counts, plain
 from lm_jax.decoding.settings import History, Sampling, sample
 from lm_jax.decoding.text import Generated, Text, bucket, joined, row_keys
 
@@ -21,7 +22,7 @@ _PLAIN = Sampling()
 def generate(decoder: Decoder, prompts: Prompts, limits: Limits, sampling: Sampling = _PLAIN) -> Generated:
     """The whole result of `stream`. Arguments and errors as there."""
     limits = limits.checked()
-    chunk = 16 if limits.stop else bucket(limits.num_tokens)
+    chunk = 16 if limits.stop else min(bucket(limits.num_tokens), LARGEST)
     return joined(list(stream(decoder, prompts, limits, sampling, chunk)), limits)
 
 
@@ -52,6 +53,7 @@ def stream(
     sampling.check()
     limits, prompts, chunk = limits.checked(), prompts.checked(decoder.context_length), plain(chunk)
     check_counts(chunk=chunk)
+    memory.check(decoder, prompts, limits, limits.num_samples)
     return _write(decoder, prompts, limits, sampling, chunk)
 
 
@@ -108,8 +110,10 @@ def _choose(logits_RV, state, done_R, history, made, rules):
     """The rows after one more token, and (token, log-probability, alive) of each row."""
     key_R = jax.vmap(jax.random.fold_in, (0, None))(rules.key_R, made)
     token_R = jnp.where(done_R, rules.end, sample(logits_RV, rules.sampling, key_R, history, rules.end))
-    chosen_R = jnp.take_along_axis(logits_RV, token_R[:, None], axis=-1)[:, 0]
-    chosen_R = chosen_R - jax.nn.logsumexp(logits_RV, axis=-1)
+    log_total_R = jax.nn.logsumexp(logits_RV, axis=-1)
+    # -1: no token can follow, by the settings or by the model itself.
+    token_R = jnp.where((log_total_R == -jnp.inf) & ~done_R, -1, token_R)
+    chosen_R = jnp.take_along_axis(logits_RV, token_R[:, None], axis=-1)[:, 0] - log_total_R
     chosen_R = jnp.where(token_R < 0, jnp.nan, chosen_R)
     log_prob_R = jnp.where(done_R, 0, chosen_R)
     rows = _Rows(state, token_R, done_R | (token_R == rules.end), history.append(token_R))

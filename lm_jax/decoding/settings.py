@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding import processors
-from lm_jax.decoding.decoder import plain
+from lm_jax.decoding.decoder import LARGEST, is_whole, plain
 from lm_jax.errors import UserError
 
 
@@ -44,25 +44,30 @@ class Sampling:
             object.__setattr__(self, name, plain(value))
 
     def check(self) -> None:
-        """Raises UserError for a value out of range."""
+        """Raises UserError for a value of another type or out of range."""
+        # Beyond these bounds numbers leave the range of float32 or int32.
         for name, low, high in (
-            ("temperature", 0, np.inf), ("top_k", 0, np.inf), ("min_p", 0, 1),
+            ("temperature", 0, 1e6), ("min_p", 0, 1), ("top_p", 0, 1), ("repetition_penalty", 1e-6, 1e6),
             ("frequency_penalty", -100, 100), ("presence_penalty", -100, 100),
-            ("no_repeat_ngram", 0, np.inf), ("min_tokens", 0, np.inf),
         ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name}={getattr(self, name)}", f"choose it from {low} to {high}")
+            check_number(name, getattr(self, name), low, high)
         for name in ("top_k", "no_repeat_ngram", "min_tokens"):
-            if not isinstance(getattr(self, name), int):
-                raise UserError(f"{name}={getattr(self, name)}", "give a whole number")
-        if 0 < self.temperature < 1e-6:  # dividing by less leaves the range of float32
+            value = getattr(self, name)
+            if not is_whole(value):
+                raise UserError(f"{name}={value!r}", "give a whole number")
+            if not 0 <= value <= LARGEST:
+                raise UserError(f"{name}={value}", f"choose it from 0 to {LARGEST}")
+        if 0 < self.temperature < 1e-6:
             raise UserError(f"temperature={self.temperature}", "choose 0 for the likeliest token")
-        if not 0 < self.top_p <= 1:
+        if self.top_p == 0:
             raise UserError(f"top_p={self.top_p}", "choose it above 0, up to 1")
-        if not 0 < self.repetition_penalty < np.inf:
-            raise UserError(f"repetition_penalty={self.repetition_penalty}", "choose it above 0; 1 is none")
-        named = [token for tokens in (self.forced, *self.banned) for token in tokens]
-        if min(named, default=0) < 0 or () in self.banned:
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        sequences = (self.forced, *self.banned) if isinstance(self.banned, tuple) else (None,)
+        if not all(isinstance(ids, tuple) for ids in sequences) or () in self.banned:
+            raise UserError(f"banned={self.banned}, forced={self.forced}", "give sequences of token ids")
+        if not all(is_whole(token) and 0 <= token <= LARGEST for ids in sequences for token in ids):
             raise UserError(f"banned={self.banned}, forced={self.forced}", "give token ids of 0 or more")
 
     @property
@@ -80,6 +85,14 @@ class Sampling:
     def may_leave_none(self) -> bool:
         """Whether a setting can make every token impossible."""
         return bool(self.no_repeat_ngram or len(self.banned)) or _in_use(self.min_tokens, 0)
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Raises UserError unless a value is a number from `low` to `high`."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"{name}={value!r}", "give a number")
+    if not low <= value <= high:
+        raise UserError(f"{name}={value}", f"choose it from {low:g} to {high:g}")
 
 
 _OFF = vars(Sampling())  # the values at which a setting does nothing

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.decoding import memory
 from lm_jax.decoding.decoder import (
     Decoder,
     Extend,
@@ -107,6 +108,7 @@ def stream(
     contexts = [d.context_length for d in (decoder, drafter) if d.context_length is not None]
     context_length = min(contexts, default=None)
     prompts = prompts.checked(context_length)
+    memory.check(decoder, prompts, limits, limits.num_samples * (num_drafted + 1))
     window = fit_prompts(prompts, limits.num_tokens, context_length, spare=num_drafted)
     functions = _Functions(decoder.prefill, decoder.extend, decoder.rewind, drafter.prefill, drafter.step)
     sizes = _Sizes(window.capacity, bucket(limits.num_tokens), limits.num_samples, num_drafted)

@@ -146,18 +146,27 @@ class Text:
         """Adds generated tokens, ends rows where `limits.stop` says, and returns the tokens that were kept.
 
         Args:
-            made: new tokens; log-probabilities are NaN where no token could be chosen. Columns after the
-                greatest length are dropped.
+            made: new tokens; log-probabilities are NaN where the logits are no numbers, and where no token
+                could be chosen, which -1 in the place of the token tells. Columns after the greatest length
+                are dropped.
             done_R: rows that have ended.
             limits: the end token and `stop`.
 
         Raises:
-            UserError: a log-probability of a token that is NaN.
+            UserError: a log-probability of a token that is NaN, in words that tell why.
         """
         added_R = made.lengths.copy()
         n = int(added_R.max())
         tokens, log_probs = made.tokens[:, :n], made.log_probs[:, :n]
-        if np.isnan(log_probs[np.arange(n) < added_R[:, None]]).any():
+        is_bad_RN = np.isnan(log_probs) & (np.arange(n) < added_R[:, None])
+        if (is_bad_RN & (tokens < 0)).any():
+            row = int((is_bad_RN & (tokens < 0)).any(axis=1).argmax())
+            raise UserError(
+                f"nothing can follow the text of prompt {row // limits.num_samples}: the model gives every "
+                "token probability 0, or the settings leave no token to choose",
+                "check the vocabulary, min_tokens, and what is banned",
+            )
+        if is_bad_RN.any():
             raise UserError(
                 "the model's logits are not numbers, or the settings leave no token to choose",
                 "check its parameters and its context length, and what is banned",

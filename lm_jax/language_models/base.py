@@ -280,6 +280,8 @@ class LeftToRight(abc.ABC):
         Raises:
             UserError: as `generate` does, or for beams or several samples, which are not streamed.
         """
+        if not isinstance(prompt, str):
+            raise UserError(f"the prompt is a {type(prompt).__name__}, not a text", "give one string")
         request = Request(self.tokenizer, [prompt], max_tokens, options)
         if request.beams is not None or request.limits.num_samples > 1:
             raise UserError("beams and several samples do not stream", "use `generate` for them")

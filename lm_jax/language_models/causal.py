@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from lm_jax.decoding.decoder import Decoder
-from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, ScoredText
+from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.language_models.trained import Trained
 from lm_jax.metrics.chunked import chunked_token_log_probs
 from lm_jax.models.base import Rewinds
@@ -50,7 +50,10 @@ class CausalLanguageModel(LeftToRight):
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
         """What a token's probability depends on; for windows also their stride."""
-        strides = {} if self.context is None else {"stride": stride or _default_stride(self.context)}
+        check_stride(stride, self.context)
+        strides = {}
+        if self.context is not None:
+            strides["stride"] = _default_stride(self.context) if stride is None else int(stride)
         return {**self.config.describe_context(), **strides}
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
@@ -69,16 +72,21 @@ class CausalLanguageModel(LeftToRight):
         Where several processes have joined, all must score the same texts: each takes a share of them.
 
         Raises:
-            UserError: a stride out of range, or a text that the tokenizer cannot encode.
+            UserError: a lone text or what is no text, a stride out of range, or a text that the tokenizer
+                cannot encode.
         """
-        encodings = self.tokenizer.encode_batch(list(texts))
+        texts = as_texts(texts, "texts")
+        check_stride(stride, self.context)
+        encodings = self.tokenizer.encode_batch(texts)
         end = np.array([self.tokenizer.end_id], np.int32)
         streams = [np.concatenate([end, e.ids, end]) for e in encodings]
         if self.context is None:
             score = self._score_carried
         else:
             score = partial(
-                self._score_windows, context=self.context, stride=stride or _default_stride(self.context)
+                self._score_windows,
+                context=self.context,
+                stride=_default_stride(self.context) if stride is None else int(stride),
             )
         log_probs = share(score, streams, [len(stream) - 1 for stream in streams])
         return [self._scores(*parts) for parts in zip(texts, encodings, log_probs, strict=True)]
@@ -109,8 +117,6 @@ class CausalLanguageModel(LeftToRight):
 
     def _score_windows(self, streams: list[np.ndarray], context: int, stride: int) -> list[np.ndarray]:
         """Log-probability of every token of each stream except the first, which is only context."""
-        if not 1 <= stride <= context:
-            raise UserError(f"stride={stride} with a context of {context}", f"choose 1..{context}")
         results = [np.empty(len(stream) - 1) for stream in streams]
         for length, windows in _windows(streams, context, stride).items():
             most = max(1, _TOKENS_PER_BATCH // length)

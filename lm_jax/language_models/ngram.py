@@ -13,6 +13,7 @@ from lm_jax.data.pipeline import Data
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, ScoredText
+from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.smoothing import NGramConfig
@@ -128,11 +129,13 @@ class NGramLanguageModel(LeftToRight):
             stride: accepted for the same signature as other families.
 
         Raises:
-            UserError: a text that the tokenizer cannot encode.
+            UserError: a lone text or what is no text, or a text that the tokenizer cannot encode.
         """
+        texts = as_texts(texts, "texts")
+        check_stride(stride, None)
         if not texts:
             return []
-        encodings = self.tokenizer.encode_batch(list(texts))
+        encodings = self.tokenizer.encode_batch(texts)
         end = np.array([self.tokenizer.end_id], np.int32)
         tokens = np.concatenate([end, *(part for e in encodings for part in (e.ids, end))])
         stream = make_stream(tokens, self._word_of)

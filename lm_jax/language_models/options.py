@@ -1,16 +1,16 @@
 """The options of `generate`, and their translation into the decoders' arguments."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from lm_jax.decoding.beam import BeamSettings
-from lm_jax.decoding.decoder import Limits, Prompts, check_counts, plain
+from lm_jax.decoding.decoder import LARGEST, Limits, Prompts, check_counts, is_whole, plain
 from lm_jax.decoding.settings import Sampling
 from lm_jax.errors import UserError
-from lm_jax.text.base import Tokenizer
+from lm_jax.text.base import Tokenizer, utf8
 
 
 class Options(TypedDict, total=False):
@@ -32,7 +32,7 @@ class Options(TypedDict, total=False):
     presence_penalty: float
     # No sequence of this many tokens occurs twice; 0: off [0]
     no_repeat_ngram: int
-    # Never generated: texts, as the tokens that each has by itself, or token ids [()]
+    # Never generated: a list of texts, as the tokens that each has by itself, or of token ids [()]
     banned: Sequence[str | int]
     # The continuation begins with this text or these token ids [""]
     forced: str | Sequence[int]
@@ -83,13 +83,16 @@ class Request:
         self, tokenizer: Tokenizer, prompts: Sequence[str], max_tokens: int, options: Mapping[str, Any]
     ):
         _check_names(options)
+        prompts = as_texts(prompts, "prompts")
         options = {name: plain(value) for name, value in options.items()}
         self._tokenizer = tokenizer
         self.draft: Any = options.get("draft")
         self.num_drafted: int = options.get("num_drafted", 4)
         self.stop = _stop_texts(options.get("stop", ()))
+        max_tokens = plain(max_tokens)
+        check_counts(max_tokens=max_tokens)
         self.limits = Limits(
-            plain(max_tokens),
+            max_tokens,
             options.get("num_samples", 1),
             tokenizer.end_id,
             self._keep if self.stop else None,
@@ -122,27 +125,36 @@ class Request:
         )
 
     def _sampling(self, options: Mapping[str, Any]) -> Sampling:
-        banned = tuple(self._token_ids((b,) if isinstance(b, int) else b) for b in options.get("banned", ()))
+        banned = options.get("banned", ())
+        if not isinstance(banned, tuple):
+            raise UserError(f"banned={banned!r} is not a list", "put texts and token ids in brackets")
+        sequences = tuple(self._token_ids("banned", (b,) if is_whole(b) else b) for b in banned)
+        if () in sequences:
+            raise UserError(f"banned={list(banned)} has an entry without tokens", "leave it out")
         values = {name: options[name] for name in _SAMPLING if name in options}
-        made = Sampling(**values, banned=banned, forced=self._token_ids(options.get("forced", ())))
+        made = Sampling(
+            **values, banned=sequences, forced=self._token_ids("forced", options.get("forced", ()))
+        )
         made.check()
         return made
 
-    def _token_ids(self, tokens: str | Sequence[int]) -> tuple[int, ...]:
-        ids = self._tokenizer.encode(tokens).ids if isinstance(tokens, str) else np.array(tokens, int)
-        if ids.size and not 0 <= ids.min() <= ids.max() < self._tokenizer.vocab_size:
+    def _token_ids(self, name: str, tokens: Any) -> tuple[int, ...]:
+        """The ids of a text, or ids as they are."""
+        if isinstance(tokens, str):
+            return plain(self._tokenizer.encode(tokens).ids)
+        if not isinstance(tokens, tuple) or not all(map(is_whole, tokens)):
+            raise UserError(f"{name} has {tokens!r}", "give a text or token ids")
+        if not all(0 <= token < self._tokenizer.vocab_size for token in tokens):
             raise UserError(
-                f"no tokens {ids.tolist()}",
+                f"no tokens {list(tokens)}",
                 f"the vocabulary has those from 0 to {self._tokenizer.vocab_size - 1}",
             )
-        return plain(ids)
+        return tokens
 
-    def _encode(self, prompts: Sequence[str]) -> list[np.ndarray]:
-        if isinstance(prompts, str):
-            raise UserError("prompts is a text, not a list of texts", "put it in brackets")
+    def _encode(self, prompts: list[str]) -> list[np.ndarray]:
         if not prompts:
             raise UserError("no prompt", 'give at least one; [""] starts a new text')
-        return self._tokenizer.encode_prompts(list(prompts))
+        return self._tokenizer.encode_prompts(prompts)
 
     def _prompts(self, seeds: Sequence[int]) -> Prompts:
         lengths = np.array([1 + len(ids) for ids in self._ids])
@@ -152,7 +164,14 @@ class Request:
         return Prompts(rows, lengths, seeds)
 
     def _check_draft(self) -> None:
-        if self.draft is not None and self.draft.tokenizer.fingerprint() != self._tokenizer.fingerprint():
+        if self.draft is None:
+            return
+        if not hasattr(self.draft, "_decoder") or not hasattr(self.draft, "tokenizer"):
+            raise UserError(
+                f"draft is a {type(self.draft).__name__}, not a model that continues text",
+                "open it with lm_jax.load first",
+            )
+        if self.draft.tokenizer.fingerprint() != self._tokenizer.fingerprint():
             raise UserError(
                 "the drafting model has other tokens", "train it with data.tokenizer=PATH of this one's"
             )
@@ -175,17 +194,44 @@ def _check_names(options: Mapping[str, Any]) -> None:
 
 
 def _stop_texts(stop: Sequence[str]) -> list[bytes]:
-    if isinstance(stop, str):
-        raise UserError(f"stop={stop!r} is a text, not a list of texts", "put it in brackets")
-    if not all(stop):
+    texts = as_texts(stop, "stop")
+    if not all(texts):
         raise UserError("stop holds an empty text", "leave it out")
-    return [text.encode() for text in stop]
+    return [utf8(text) for text in texts]
+
+
+def as_texts(texts: Any, name: str) -> list[str]:
+    """A list of the texts of any iterable.
+
+    Raises:
+        UserError: a lone text, which would be read as its characters; bytes; what has no order or is no
+            iterable; an element that is not a text.
+    """
+    if isinstance(texts, str | bytes):
+        kind = "a text" if isinstance(texts, str) else "bytes"
+        raise UserError(f"{name}={texts[:40]!r} is {kind}, not a list of texts", "put it in brackets")
+    if isinstance(texts, Mapping | Set) or not isinstance(texts, Iterable):
+        raise UserError(f"{name} is a {type(texts).__name__}, not a list of texts", "give a list of strings")
+    listed = list(texts)
+    for i, text in enumerate(listed):
+        if not isinstance(text, str):
+            what = "bytes, not a text" if isinstance(text, bytes) else f"{str(text)[:40]!r}, not a text"
+            raise UserError(f"{name}[{i}] is {what}", "give strings; decode bytes first")
+    return listed
+
+
+def check_stride(stride: Any, context: int | None) -> None:
+    """Raises UserError unless a stride is None or a whole number from 1 to the context, if there is one."""
+    stride = plain(stride)
+    if stride is not None and not (is_whole(stride) and 1 <= stride <= (context or LARGEST)):
+        if context is None:
+            raise UserError(f"stride={stride!r}", "give a whole number of 1 or more, or leave it out")
+        raise UserError(f"stride={stride!r} with a context of {context}", f"choose 1..{context}")
 
 
 def _beam_settings(options: Mapping[str, Any], sampling: Sampling) -> BeamSettings | None:
     """How to search; None for one beam."""
-    beams = BeamSettings(options.get("num_beams", 1))
-    check_counts(num_beams=beams.num_beams)
+    beams = BeamSettings(options.get("num_beams", 1)).checked()
     if beams.num_beams == 1:
         return None
     off = Sampling()
@@ -196,4 +242,5 @@ def _beam_settings(options: Mapping[str, Any], sampling: Sampling) -> BeamSettin
         raise UserError(
             f"num_beams={beams.num_beams} with {', '.join(odd)}", "leave out the one or the other"
         )
-    return beams._replace(**{name: options[name] for name in BeamSettings._fields if name in options})
+    given = {name: options[name] for name in BeamSettings._fields if name in options}
+    return beams._replace(**given).checked()
