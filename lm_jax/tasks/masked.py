@@ -30,6 +30,7 @@ _MASKED, _PAIRS = "masked_nats", "pair_nats"
 _ACCURACIES = {_MASKED: "masked_accuracy", _PAIRS: "pair_accuracy"}
 _TABLES = {"next": sentence_pairs.next_sentence_pairs, "order": sentence_pairs.sentence_order_pairs}
 _KINDS_OF_PAIRS = ("none", *_TABLES)
+_STREAM = 1  # of random numbers, another one than that of the windows
 _HELD_OUT_SEED = 0  # of the noise in held-out text, the same for every run
 
 
@@ -161,7 +162,7 @@ class Masked(Task[MaskedBatch]):
             pairs = _PairRows(split, data, self.pairs, self.short_share, batch_size, _HELD_OUT_SEED)
             clean = pairs.in_order(rows)
         for number, batch in enumerate(clean):
-            yield noise.add(batch, number, rows)
+            yield noise.add(batch, 0, number * batch_size + rows)
 
     def shapes(self, data: DataConfig, batch_size: int) -> MaskedBatch:
         """Rows of `data.sequence_length` tokens; with segments where documents are separate or in pairs."""
@@ -251,7 +252,7 @@ class _Noise:
         self._starts_word = tokenizer.starts_word
 
     def add(self, clean: _Rows, step: int, rows: np.ndarray) -> MaskedBatch:
-        """The rows numbered `rows` in the batch of a step, with noise."""
+        """The rows numbered `rows` of a step, with noise."""
         tokens_BT = clean.tokens
         maskable_BT = ~self._is_special[tokens_BT]
         if clean.segments is not None:
@@ -267,7 +268,7 @@ class _Noise:
             lengths_B,
             self._mask_id,
             self._vocab_size,
-            [self._seed, step],
+            [self._seed, step, _STREAM],
             int(rows[0]),
         )
         return MaskedBatch(inputs, clean.segments, positions, targets, weights, *clean[2:])
