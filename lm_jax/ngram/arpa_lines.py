@@ -15,7 +15,7 @@ from lm_jax.errors import UserError
 from lm_jax.text.words import SPACE_BYTES
 
 _BLOCK = 1 << 20  # bytes read at a time
-_LONGEST_LINE = 1 << 28
+_LONGEST_LINE = 1 << 26
 _LONGEST_PREFACE = 1 << 20  # bytes of text before \\data\\
 _MOST_BLANK = 100_000  # successive blank lines
 _MOST_ORDERS = 64
@@ -100,7 +100,7 @@ class Lines:
             if b"\n" in more:
                 break
             if size > _LONGEST_LINE:
-                self.fail("the next line is longer than 256 MiB; is this an ARPA file?")
+                self.fail("the next line is longer than 64 MiB; is this an ARPA file?")
         if size and b"\n" not in parts[-1]:
             parts.append(b"\n")
         self._text, self._at = b"".join(parts), 0

@@ -19,7 +19,7 @@ from lm_jax.text.words import words_of
 
 _ITEM = 16
 _LINES = 1 << 12  # lines formatted at a time, so that they stay in the cache
-_LONGEST_WORD = 1 << 24  # bytes
+_LONGEST_WORD = 1 << 22  # bytes, so that lines can be read again
 _ZERO = -99.0  # the format's log10 of 0
 
 
@@ -71,7 +71,7 @@ class _Tables:
             if words_of(word) != [word] or len(word) > _LONGEST_WORD:
                 raise UserError(
                     f"an ARPA file cannot hold the word {word[:40]!r}",
-                    "use a tokenizer whose words have no white space, and at most 16 MiB",
+                    "use a tokenizer whose words have no white space, and at most 4 MiB",
                 )
         if misread := set(UNK_SPELLINGS).intersection(words[len(SPECIALS) :]):
             raise UserError(
