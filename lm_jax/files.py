@@ -12,13 +12,15 @@ from lm_jax.errors import UserError
 def write_text(path: pathlib.Path, text: str) -> None:
     """Replaces a file atomically: after a crash it has the old text or the new one, never a part.
 
+    Half characters, as in the names of files that are not UTF-8, are written as Python's escapes.
+
     Raises:
         OSError: no permission, or a full disk; the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
         os.replace(temporary, path)

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import ctypes
 import gc
+import io
 import os
 import pathlib
 import sys
@@ -32,6 +33,9 @@ def prepare() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8, nor terminals show all of it
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     from absl import logging  # after the restart
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns about requested behaviour

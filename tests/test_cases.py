@@ -1,5 +1,6 @@
 """Small inputs that once gave wrong numbers, tracebacks or refusals; numbers of ARPA files are KenLM's."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import lm_jax
 from lm_jax import config as config_module
-from lm_jax import experiment, fields
+from lm_jax import experiment, fields, files
 from lm_jax.data import corpora
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
@@ -218,3 +219,26 @@ def test_all_agree_on_what_a_word_is(text, tmp_path):
     loaded = lm_jax.load(tmp_path / "model.arpa")
     assert loaded.model.vocabulary.words == model.model.vocabulary.words
     np.testing.assert_allclose(loaded.score([text])[0].log_probs, model.score([text])[0].log_probs, atol=1e-5)
+
+
+def test_names_of_files_that_are_not_utf_8(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/d\xe9"
+    os.mkdir(folder)
+    for name in (b"caf\xe9.txt", b"a#b.txt", b"c.txt"):
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(name[:3] + b" two three\n" * 20)
+    spec = f"text:{os.fsdecode(folder)}/*.txt"
+    assert [document.name for document in corpora.read(spec)] == ["a#b.txt", "c.txt", r"caf\xe9.txt"]
+    recipe = config_module.load(f"{ROOT}/configs/ngram.py:word")[1]
+    values = {
+        "data.corpus": spec,
+        "data.documents": "line",
+        "data.split": "hash:0.2,0.2",
+        "sample_tokens": "0",
+    }
+    workdir = pathlib.Path(os.fsdecode(folder + b"/run"))
+    rows = experiment.run(fields.override(recipe, values), workdir)
+    assert experiment.run(fields.override(recipe, values), workdir) == rows
+    assert r"caf\\xe9.txt" in (workdir / "valid.jsonl").read_text() + (workdir / "test.jsonl").read_text()
+    files.write_text(tmp_path / "report", spec)
+    assert "\\udce9" in (tmp_path / "report").read_text()

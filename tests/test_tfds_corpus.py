@@ -66,10 +66,41 @@ class OneField(tfds.core.GeneratorBasedBuilder):
             yield i, {"passage": text, "id": i}
 
 
+class Nested(tfds.core.GeneratorBasedBuilder):
+    """Texts in sequences, in features of features, and in sequences of features."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        features = {
+            "turns": tfds.features.Sequence(text),
+            "source": {"name": text, "page": np.int32, "origin": {"city": text}},
+            "answers": tfds.features.Sequence({"said": text, "start": np.int32}),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, turns in enumerate((["Hé", "you\n2"], [], ["one"])):
+            yield (
+                i,
+                {
+                    "turns": turns,
+                    "source": {"name": f"n{i}", "page": i, "origin": {"city": "Rome"}},
+                    "answers": [{"said": turn.upper(), "start": i} for turn in turns],
+                },
+            )
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for name in ("small_reviews/plain", "small_reviews/loud", "one_field"):
+    for name in ("small_reviews/plain", "small_reviews/loud", "one_field", "nested"):
         tfds.builder(name, data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -212,7 +243,7 @@ def test_the_command_in_the_error_prepares_the_data_set(tmp_path, monkeypatch):
         ),
         ("small_reviews@train[", "Error parsing split"),
         ("small_reviews@test[5:]", "split"),
-        ("small_reviews#stars", r"no text in the field 'stars' \(its texts: text, title\)"),
+        ("small_reviews#stars", r"no text in the field 'stars' \(its texts: text, title, words\)"),
         ("one_field@bad", r"-00001, example 2, is not UTF-8: byte 0xff at offset 1"),
         ("huggingface:squad", "names no data set; type tfds:NAME"),
         ("../elsewhere", "names no data set"),
@@ -277,3 +308,27 @@ def test_sources_for_validation_and_test_say_only_the_split():
     with pytest.raises(UserError, match="names no data set"):
         DataConfig(corpus="tfds:a b").check()
     assert tfds_corpus.parse("a/b-c.d:1.0.*@train[:5%]#x y") == ("a/b-c.d:1.0.*", "train[:5%]", "x y")
+
+
+@pytest.mark.parametrize(
+    ("field", "texts"),
+    [
+        ("turns", ["Hé\nyou\n2", "", "one"]),
+        ("source/name", ["n0", "n1", "n2"]),
+        ("source/origin/city", ["Rome"] * 3),
+        ("answers/said", ["HÉ\nYOU\n2", "", "ONE"]),
+    ],
+)
+def test_texts_in_sequences_and_in_other_features(field, texts):
+    files, _ = tfds_corpus.read(f"nested#{field}")
+    documents = [document for file in files for document in file.documents()]
+    assert [document.text for document in documents] == texts
+    others = {"source/name": "n2", "source/page": 2, "source/origin/city": "Rome"}
+    others.pop(field, None)
+    assert documents[2].fields == others
+
+
+def test_an_unnamed_field_is_named_by_the_error():
+    names = "turns, source/name, source/origin/city, answers/said"
+    with pytest.raises(UserError, match=rf"no text in the field 'text' \(its texts: {names}\)"):
+        tfds_corpus.read("nested")

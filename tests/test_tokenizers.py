@@ -404,3 +404,27 @@ def test_a_tokenizer_that_cannot_be_made_raises_user_error(tmp_path):
     (tmp_path / "vocab.json").write_text("{}")
     with pytest.raises(UserError, match=r"vocab.json has no tokens"):
         tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("run", ["a", "ab", " ", "\n", "."])
+def test_long_runs_are_cut_to_learn_from_and_encoded_whole(kind, run):
+    text = f"some words {run * 100_000} and others\n"
+    if kind == "wordpiece" and run in " \n.":  # words of no, or of one character
+        trained = tokenizers.train(kind, [text], 300)
+    else:
+        with pytest.warns(UserWarning, match=r"1 runs of more than 1,000 characters .* were cut"):
+            trained = tokenizers.train(kind, [text], 300)
+    ids, spans = trained.encode(text)
+    if kind == "bpe":
+        assert trained.decode(ids) == text
+        assert spans[-1, 1] == len(text)
+
+
+def test_only_long_runs_are_cut():
+    texts = ["a b" * 999, "x" * 1000, " " * 1000, "", f"b {'x' * 2500} c", "y" * 1001 + " " * 2000 + "z"]
+    cutter = encoding.RunCutter()
+    pieces = [list(cutter.cut(text)) for text in texts]
+    assert ["".join(parts) for parts in pieces] == texts
+    assert [len(parts) for parts in pieces] == [1, 1, 1, 1, 3, 3]
+    assert pieces[4] == ["b " + "x" * 1000, "x" * 1000, "x" * 500 + " c"]

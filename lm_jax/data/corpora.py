@@ -185,7 +185,13 @@ def _find(
         raise UserError(f"no file {pattern}", f"check the path in {corpus}")
     fixed = itertools.takewhile(lambda part: not re.search(r"[*?[]", part), path.parts)
     root = path.parent if path.is_file() else Path(*fixed)
-    return tuple(PathFile(p, uncompressed_name(p.relative_to(root).as_posix()), parse) for p in files)
+    return tuple(PathFile(p, _name(p.relative_to(root)), parse) for p in files)
+
+
+def _name(path: Path) -> str:
+    """The name of a file for its documents; bytes that are not UTF-8 become escapes such as \\xe9."""
+    name = path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return uncompressed_name(name)
 
 
 def _parse_module(path: Path, name: str) -> Iterator[Document]:

@@ -47,10 +47,13 @@ def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
     downloaded here: without a network the library retries for minutes before it fails. The other texts and
     single numbers of an example are fields of the document; a class label is the name of its class.
 
+    A feature inside another is named with a slash, such as `answers/text`. A sequence of texts becomes one
+    text with a line for each.
+
     Args:
         spec: `NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]`. The split is `train` unless another is named, in the
             language of tensorflow-datasets: `test`, `train[:10%]`, `train+test`. The field is `text` unless
-            another is named, or where it is the only text of an example.
+            another is named, or where an example has only one text.
 
     Returns:
         The files, and for the record the full name with its version, the split and the field.
@@ -62,7 +65,8 @@ def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
     builder = _prepared(name)
     features = builder.info.features
     field = _choose_field(spec, features, field)
-    others = {name: feature for name, feature in _scalars(features).items() if name != field}
+    leaves = {name: feature for name, feature, is_single in _leaves(features) if is_single}
+    others = {name: feature for name, feature in leaves.items() if name != field and feature.shape == ()}
     with _reported(f"tfds:{spec}", "name one of its splits, such as tfds:NAME@test or tfds:NAME@train[:10%]"):
         source = builder.as_data_source(split)
         shards = builder.info.splits[split].file_instructions
@@ -109,9 +113,13 @@ def _prepared(name: str) -> Any:
 def _choose_field(spec: str, features: Any, field: str) -> str:
     import tensorflow_datasets as tfds
 
-    texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
+    found = [
+        (n, single) for n, feature, single in _leaves(features) if isinstance(feature, tfds.features.Text)
+    ]
+    texts = [name for name, _ in found]
     if not field:
-        field = texts[0] if len(texts) == 1 else "text"
+        plain = [name for name, is_single in found if is_single and "/" not in name] or texts
+        field = plain[0] if len(plain) == 1 else "text"
     if field not in texts:
         shown = ", ".join(texts) or "none"
         raise UserError(
@@ -120,11 +128,17 @@ def _choose_field(spec: str, features: Any, field: str) -> str:
     return field
 
 
-def _scalars(features: Any) -> dict[str, Any]:
-    """The features that are one text, number or class."""
+def _leaves(feature: Any, name: str = "", is_single: bool = True) -> Iterator[tuple[str, Any, bool]]:
+    """The tensors of a data set: (name with slashes, feature, whether it is in no sequence)."""
     import tensorflow_datasets as tfds
 
-    return {n: f for n, f in features.items() if isinstance(f, tfds.features.Tensor) and f.shape == ()}
+    if isinstance(feature, tfds.features.FeaturesDict):
+        for key, inner in feature.items():
+            yield from _leaves(inner, f"{name}/{key}" if name else key, is_single)
+    elif isinstance(feature, tfds.features.Sequence):
+        yield from _leaves(feature.feature, name, False)
+    elif isinstance(feature, tfds.features.Tensor):
+        yield name, feature, is_single
 
 
 def _parse(
@@ -136,9 +150,24 @@ def _parse(
             examples = source.__getitems__(places[start : start + _AT_ONCE])
         for number, example in enumerate(examples, skip + start + 1):
             where = f"{path}, example {number},"
-            found = {n: _value(example[n], feature, where) for n, feature in others.items()}
+            found = {n: _value(_take(example, n), feature, where) for n, feature in others.items()}
             fields = {n: value for n, value in found.items() if value is not None}
-            yield Document(f"{name}:{number}", _decode(example[field], where), fields)
+            yield Document(f"{name}:{number}", _text(_take(example, field), where), fields)
+
+
+def _take(example: Any, name: str) -> Any:
+    """The value of a feature by its name with slashes; of a sequence, its values."""
+    key, _, rest = name.partition("/")
+    if isinstance(example, list | tuple):  # of a sequence of features
+        return [_take(one, name) for one in example]
+    return _take(example[key], rest) if rest else example[key]
+
+
+def _text(value: Any, where: str) -> str:
+    """A text, or the texts of a sequence, a line each."""
+    if isinstance(value, bytes):
+        return _decode(value, where)
+    return "\n".join(_text(one, where) for one in value)
 
 
 def _value(value: Any, feature: Any, where: str) -> Value | None:
@@ -168,7 +197,8 @@ def _reported(what: str, remedy: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (AssertionError, LookupError, NotImplementedError, RuntimeError, ValueError) as error:
+    # ImportError: sequences of sequences need TensorFlow.
+    except (AssertionError, ImportError, LookupError, NotImplementedError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().split("\n")[0].rstrip(".")
         cause = re.sub(r"^Failed to construct dataset .*?}\": ", "", first_line)
         raise UserError(f"{what}: {cause}", remedy) from None

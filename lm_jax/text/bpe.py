@@ -17,7 +17,7 @@ import tokenizers as huggingface
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from lm_jax.errors import UserError
-from lm_jax.text.base import END, Tokenizer, cut_where, encode_pieces, tile, utf8
+from lm_jax.text.base import END, RunCutter, Tokenizer, cut_where, encode_pieces, tile, utf8
 from lm_jax.text.library import read_bpe, read_tokenizer, reported
 
 # Of GPT-2; RoBERTa and BART; Llama 3. The first that the vocabulary has; GPT-2's pattern learns none of them.
@@ -88,7 +88,10 @@ class ByteLevelBPE(Tokenizer):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        library.train_from_iterator((p for t in texts for p in cut_where(utf8(t).decode(), _CUT)), trainer)
+        cutter = RunCutter()
+        pieces = (p for t in texts for p in cut_where(utf8(t).decode(), _CUT))
+        library.train_from_iterator((q for p in pieces for q in cutter.cut(p)), trainer)
+        cutter.warn()
         return cls(library)
 
     @classmethod

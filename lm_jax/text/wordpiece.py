@@ -19,7 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lm_jax import files
 from lm_jax.errors import UserError
-from lm_jax.text.base import Tokenizer, cut_where, encode_pieces, utf8
+from lm_jax.text.base import RunCutter, Tokenizer, cut_where, encode_pieces, utf8
 from lm_jax.text.library import read_tokenizer, read_word_pieces, reported
 from lm_jax.text.words import words_of
 
@@ -223,6 +223,7 @@ def _check_is_berts(definition: dict[str, Any], source: str) -> None:
 
 def _count_words(library: huggingface.Tokenizer, texts: Iterable[str], min_count: int) -> dict[str, int]:
     """The words with their counts, in order of the words, without those that have rare characters."""
+    cutter = RunCutter()
     raw: collections.Counter[bytes] = collections.Counter()
     for text in texts:
         raw.update(words_of(utf8(text)))
@@ -230,10 +231,12 @@ def _count_words(library: huggingface.Tokenizer, texts: Iterable[str], min_count
     characters: collections.Counter[str] = collections.Counter()
     for word, count in raw.items():
         normal = library.normalizer.normalize_str(word.decode())
-        for part, _ in library.pre_tokenizer.pre_tokenize_str(normal):
-            words[part] += count
-            for character in part:
-                characters[character] += count
+        for whole, _ in library.pre_tokenizer.pre_tokenize_str(normal):
+            for part in cutter.cut(whole):
+                words[part] += count
+                for character in part:
+                    characters[character] += count
+    cutter.warn()
     rare = {character for character, count in characters.items() if count < min_count}
     return {word: words[word] for word in sorted(words) if rare.isdisjoint(word)}
 
