@@ -65,8 +65,8 @@ def reading(path: str | os.PathLike, compression: str = "") -> Iterator[None]:
         raise UserError(cause, remedy) from None
 
 
-def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
-    """All bytes of a file, uncompressed.
+def read_bytes(path: str | os.PathLike, limit: int) -> tuple[bytes, str]:
+    """All bytes of a file, uncompressed, and the name of its compression, "" for none.
 
     Args:
         path: the file.
@@ -78,7 +78,7 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
     file, compression = open_binary(path)
     with file, reading(path, compression):
         if not compression:
-            return file.read()
+            return file.read(), compression
         parts, size = [], 0
         while part := file.read(1 << 20):
             parts.append(part)
@@ -89,7 +89,7 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
                     "for this machine's memory",
                     "cut it into several files",
                 )
-        return b"".join(parts)
+        return b"".join(parts), compression
 
 
 class _Zstandard(io.RawIOBase):

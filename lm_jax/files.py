@@ -29,23 +29,23 @@ def write_text(path: pathlib.Path, text: str) -> None:
         raise
 
 
-def dump_json(value: Any, indent: int | None = None) -> str:
+def dump_json(value: Any, indent: int | None = None, allow_nan: bool = True) -> str:
     """JSON text that has a UTF-8: half characters, as Python makes of bytes that are not UTF-8, are escaped.
 
     Raises:
-        ValueError: NaN or infinity, which JSON does not have.
+        ValueError: NaN or infinity, which JSON does not have, unless `allow_nan`.
     """
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(value, indent=indent, allow_nan=False)
+        return json.dumps(value, indent=indent)
     return text
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """`write_text` of indented JSON. Raises ValueError for NaN, which JSON does not have."""
-    write_text(path, dump_json(value, indent=2) + "\n")
+    write_text(path, dump_json(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_text(path: pathlib.Path) -> str:

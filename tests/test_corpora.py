@@ -11,6 +11,7 @@ import lzma
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import plain
@@ -229,6 +230,13 @@ def archive():
     return buffer.getvalue() + b"\xff"
 
 
+def tar():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        file.addfile(tarfile.TarInfo("a.txt"))
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -238,13 +246,19 @@ def archive():
             r"a.txt is not UTF-16, as its byte order mark says: .* offset 4",
         ),
         (b"\xff\x00\x01", "a.txt is not UTF-8: byte 0xff at offset 0; give a text file"),
+        (b"ab\x01\xe9", "a.txt is not UTF-8: byte 0xe9 at offset 3; give a text file"),
         (archive(), "a.txt is a zip archive, not a text; extract"),
+        (tar(), "a.txt is a tar archive, not a text; extract its files"),
+        (gzip.compress(tar()), "a.txt is a tar archive, not a text; extract its files"),
+        (gzip.compress(b"ab\xe9"), "a.txt is not UTF-8 after gzip: byte 0xe9 at offset 2; decompress it"),
+        ("hello world\n".encode("utf-16-le"), "is UTF-16 without a byte order mark.*iconv -f utf-16le"),
+        (("hé" * 9000).encode("utf-16-be"), "is UTF-16 without a byte order mark.*iconv -f utf-16be"),
     ],
 )
 def test_only_single_byte_text_gets_the_advice_to_convert_it(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read(f"text:{write(tmp_path / 'a.txt', content)}")
-    assert ("iconv" in str(caught.value)) == (content == b"ab\xe9")
+    assert ("latin1" in str(caught.value)) == (content == b"ab\xe9")
 
 
 def test_encodings_and_values_of_unusual_files(shared):
