@@ -201,8 +201,20 @@ def word_model(texts):
     )
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "a\0b c d\x01 e\na b c\nc d\ve f\n", "the\xa0 cat\n"])
+@pytest.mark.parametrize("text", HOSTILE)
 def test_all_agree_on_what_a_word_is(text, tmp_path):
+    check_words(text, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "num_words"), [("nul.txt", 42), ("nbsp.txt", 1)])
+def test_all_agree_on_the_words_of_a_file(cases, tmp_path, name, num_words):
+    [text] = [document.text for document in corpora.read(f"text:{cases}/{name}")]
+    check_words(text, tmp_path)
+    assert count_words(text.encode()) == num_words
+
+
+def check_words(text, tmp_path):
+    """Tokenizer, counts, results and ARPA files have the same words."""
     model = word_model([*HOSTILE, text])
     words = plain.words(text.encode())
     assert count_words(text.encode()) == count_words(text.encode() + b" " * 1000) == len(words)

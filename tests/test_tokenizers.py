@@ -428,3 +428,84 @@ def test_only_long_runs_are_cut():
     assert ["".join(parts) for parts in pieces] == texts
     assert [len(parts) for parts in pieces] == [1, 1, 1, 1, 3, 3]
     assert pieces[4] == ["b " + "x" * 1000, "x" * 1000, "x" * 500 + " c"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("version",), 5, r"in the field 'version'"),
+        (("truncation",), 5, r"in the field 'truncation'"),
+        (("padding",), "x", r"in the field 'padding'"),
+        (("normalizer",), {"type": "x"}, r"in the field 'normalizer'"),
+        (("pre_tokenizer",), 7, r"in the field 'pre_tokenizer'"),
+        (("pre_tokenizer", "use_regex"), 7, r"in the field 'pre_tokenizer.use_regex'"),
+        (("pre_tokenizer",), None, "pre-tokenizer none"),
+        (("pre_tokenizer",), {"type": "Sequence", "pretokenizers": []}, "pre-tokenizer none"),
+        (("model",), None, "model is None, not an object"),
+        (("model", "dropout"), {}, r"in the field 'model.dropout'"),
+        (("model", "merges"), 7, r"in the field 'model'"),
+        (("model", "vocab"), [], r"vocab is \[\], not an object"),
+        (("model", "vocab", "a"), "1", r"model.vocab: 'a' is '1', not a whole number"),
+        (("model", "vocab", "a"), -1, r"has \d+ tokens and the id -1"),
+        (("model", "vocab", "a"), 2**32 - 1, r"has \d+ tokens and the id 4294967295"),
+        (("model", "vocab", "a"), 10**400, r"has \d+ tokens and the id 1000"),
+        (
+            ("model", "type"),
+            "Unigram",
+            r"is a Unigram tokenizer \(SentencePiece's\), which is not offered; train",
+        ),
+        (("model", "type"), "WordLevel", r"is a WordLevel tokenizer, which is not offered"),
+        (("added_tokens",), {}, r"added_tokens is \{\}, not a list"),
+        (("added_tokens", 0), "x", r"added_tokens\[0\] is not an object"),
+        (("added_tokens", 0, "id"), 10**9, r"has \d+ tokens and the id 1000000000"),
+        (("added_tokens", 0, "content"), None, r"added_tokens\[0\]: content is None, not a text"),
+    ],
+)
+def test_a_wrong_field_is_named_before_the_library_allocates(bpe, tmp_path, place, value, message):
+    bpe.save(tmp_path)
+    definition = json.loads((tmp_path / "tokenizer.json").read_text())
+    part = definition
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(UserError, match=message) as caught:
+        tokenizers.load(tmp_path)
+    assert "tokenizer.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "tokenizer.json",
+            {"kind": "char", "characters": ["a", "bc"]},
+            r"characters\[1\] is not a character",
+        ),
+        (
+            "tokenizer.json",
+            {"kind": "char", "characters": ["a", "\ud800"]},
+            r"characters\[1\] is not a character",
+        ),
+        ("tokenizer.json", {"kind": "char", "characters": ["a", "a"]}, "characters has 'a' twice"),
+        ("tokenizer.json", {"kind": "char", "characters": "ab"}, "characters is 'ab', not a list"),
+        ("tokenizer.json", {"kind": "word", "words": ["a", 1]}, r"words\[1\] is not a text"),
+        ("tokenizer.json", {"kind": "word", "words": ["\ud800"]}, r"words\[0\] has half a character"),
+        ("vocab.json", ["a"], "vocab.json is not a tokenizer"),
+        ("vocab.json", {"a": 1.5}, "vocab.json: 'a' is 1.5, not a whole number"),
+        ("vocab.json", {"a": 2**40}, "vocab.json has 1 tokens and the id 1099511627776"),
+        ("spiece.model", 0, "spiece.model is a SentencePiece model, which is not offered; train one by"),
+        (
+            "tokenizer.model",
+            0,
+            "tokenizer.model is a SentencePiece model, which is not offered; train one by",
+        ),
+        ("gpt2.tiktoken", 0, "gpt2.tiktoken is a vocabulary of tiktoken, which is not offered; give the"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(json.dumps(content))
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(UserError, match=message):
+            tokenizers.load(path)

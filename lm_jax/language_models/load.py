@@ -74,8 +74,9 @@ def load(
 
 def _is_file(path: str | pathlib.Path) -> bool:
     """Whether a path is a file, or has the name of an ARPA file that is missing."""
-    name = str(path).lower()
-    return pathlib.Path(path).is_file() or name.endswith((".arpa", ".lm", ".arpa.gz", ".lm.gz"))
+    if pathlib.Path(path).exists():
+        return pathlib.Path(path).is_file()
+    return str(path).lower().endswith((".arpa", ".lm", ".arpa.gz", ".lm.gz"))
 
 
 def _load(path: str | pathlib.Path, step: str, mesh: MeshConfig | None) -> LanguageModel:
