@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_jax.data import corpora, python_docs, records, splits
-from lm_jax.data.corpora import Document
+from lm_jax.data.documents import Document, cut
 from lm_jax.errors import UserError
 from lm_jax.text import words
 
@@ -35,14 +35,14 @@ LINES = st.text("a b.\n\n\n \t\r\0\v\f\x85\u2028é", max_size=50) | st.text()
 
 @given(text=LINES, documents=st.sampled_from(corpora.DOCUMENTS))
 def test_a_cut_text_loses_nothing(text, documents):
-    pieces = corpora.cut(text, documents)
+    pieces = cut(text, documents)
     assert "".join(pieces) == text
     assert all(pieces)
 
 
 @given(text=LINES)
 def test_lines_end_at_newlines_alone(text):
-    assert [p.removesuffix("\n") for p in corpora.cut(text, "line")] == text.removesuffix("\n").split("\n")[
+    assert [p.removesuffix("\n") for p in cut(text, "line")] == text.removesuffix("\n").split("\n")[
         : None if text else 0
     ]
 
@@ -51,14 +51,14 @@ def test_lines_end_at_newlines_alone(text):
 def test_paragraphs_begin_after_blank_lines_alone(text):
     is_blank = [not plain.words(line.encode()) for line in text.split("\n")]
     begins = [not blank and before for blank, before in zip(is_blank, [True, *is_blank])]
-    pieces = corpora.cut(text, "paragraph")
+    pieces = cut(text, "paragraph")
     assert len(pieces) == max(sum(begins), bool(text))
     assert sum(1 for p in pieces if plain.words(p.encode())) == sum(begins)
 
 
 def test_paragraphs_include_the_blank_lines_after_them():
     text = "\n \na\nb\n\n  \n c\n\n"
-    assert corpora.cut(text, "paragraph") == ["\n \na\nb\n\n  \n", " c\n\n"]
+    assert cut(text, "paragraph") == ["\n \na\nb\n\n  \n", " c\n\n"]
 
 
 def test_text_files_are_read_unchanged_in_order_of_their_paths(tmp_path):
@@ -91,7 +91,16 @@ def test_json_lines(tmp_path):
 
 
 def test_other_values_of_a_json_object_are_fields(tmp_path):
-    record = {"text": "a\nb", "n": 3, "x": 0.5, "ok": True, "also": "é", "none": None, "list": [1], "o": {}}
+    record = {
+        "text": "a\nb",
+        "n": 3,
+        "x": 0.5,
+        "ok": True,
+        "also": "é",
+        "none": None,
+        "list": [None],
+        "o": {},
+    }
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
     fields = {"n": 3, "x": 0.5, "ok": True, "also": "é"}
     whole = Document("a.jsonl:1", "a\nb", fields)
@@ -364,7 +373,7 @@ def test_a_missing_source_raises_user_error(tmp_path):
     with pytest.raises(UserError, match="choose one of file, line, paragraph"):
         corpora.read("python-docs", "lines")
     with pytest.raises(UserError, match="choose one of file, line, paragraph"):
-        corpora.cut("a", "lines")
+        cut("a", "lines")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

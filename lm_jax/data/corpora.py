@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lm_jax.data import nltk_corpus, python_docs, records, tfds_corpus
-from lm_jax.data.documents import DOCUMENTS, Document, File, PathFile, cut
+from lm_jax.data.documents import DOCUMENTS, Document, File, PathFile, pieces
 from lm_jax.data.text_files import read_text, uncompressed_name
 from lm_jax.errors import UserError
 
@@ -22,10 +22,19 @@ _FORMS = {
     "jsonl": "jsonl:GLOB[#FIELD]",
     "tsv": "tsv:GLOB[#COLUMN]",
     "csv": "csv:GLOB[#COLUMN]",
+    "labelled": "labelled:GLOB",
+    "conll": "conll:GLOB[#COLUMN]",
     "tfds": f"tfds:{tfds_corpus.FORM}",
-    "nltk": "nltk:NAME",
+    "nltk": f"nltk:{nltk_corpus.FORM}",
 }
-_RECORDS = {"jsonl": records.parse_jsonl, "tsv": records.parse_tsv, "csv": records.parse_csv}
+_RECORDS = {
+    "jsonl": (records.parse_jsonl, "field", "text"),
+    "tsv": (records.parse_tsv, "column", "text"),
+    "csv": (records.parse_csv, "column", "text"),
+    "labelled": (records.parse_labelled, "", ""),
+    "conll": (records.parse_conll, "column", ""),
+}  # kind -> its parser, what its part after # names, and the default of that
+_WITH_SPLIT = {"tfds": tfds_corpus.with_split, "nltk": nltk_corpus.with_files}
 _LEAST_PYTHON_DOCS = 1_000_000  # bytes; a standard library without its sources has next to none
 
 
@@ -45,6 +54,7 @@ class Corpus:
         files: the files that are read.
         facts: all that decides the documents beside the bytes of the files, for the record: versions, fields.
         least_bytes: less text than this is an error.
+        keeps_empty: whether documents without text are given, too.
         progress: called after each file with the bytes that have been read.
     """
 
@@ -53,10 +63,12 @@ class Corpus:
     files: tuple[File, ...]
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     least_bytes: int = 1
+    keeps_empty: bool = False
     progress: Progress | None = None
 
     def __iter__(self) -> Iterator[Document]:
-        """The documents that have text. Lines and paragraphs have the fields of the record they are cut from.
+        """The documents that have text. Lines and paragraphs have the fields of the record they are cut from;
+        see `documents.pieces`.
 
         Raises:
             UserError: a file that cannot be read or has another form; or too little text in all.
@@ -66,9 +78,8 @@ class Corpus:
         for file, size in zip(self.files, sizes):
             for whole in file.documents():
                 num_bytes += len(whole.text.encode())
-                for number, piece in enumerate(cut(whole.text, self.documents), 1):
-                    name = whole.name if self.documents == "file" else f"{whole.name}:{number}"
-                    yield Document(name, piece, whole.fields)
+                if whole.text or self.keeps_empty:
+                    yield from pieces(whole, self.documents)
             done += size
             if self.progress:
                 self.progress(f"reading {self.spec}", done, sum(sizes))
@@ -106,8 +117,10 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
             `jsonl:GLOB[#FIELD]`, a JSON object a line, its text in the field `text` unless another is named;
             `tsv:GLOB[#COLUMN]`, `csv:GLOB[#COLUMN]`, a record a line, its text in a column, by its name in
             the first line or, if that line is not a header, by its number from 1 on (see `records`);
-            `tfds:NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]` (see `tfds_corpus.read`); `nltk:NAME` (see
-            `nltk_corpus.read`).
+            `labelled:GLOB`, a line is a label, white space and a text; `conll:GLOB[#COLUMN]`, a line is a
+            word and its tag in the named column, or the last (see `records`);
+            `tfds:NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]` (see `tfds_corpus.read`);
+            `nltk:NAME[@FILES][#FIELD]` (see `nltk_corpus.read`).
         documents: what one document is: a whole `file` (or record), a `line` of it, or a `paragraph`.
         progress: called after each file that is read.
 
@@ -129,9 +142,12 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
     if kind == "nltk":
         return make(*nltk_corpus.read(rest))
     pattern, field = _path_and_field(rest)
-    field, parse = field or "text", _RECORDS[kind]
+    parse, what, default = _RECORDS[kind]
+    field = field or default
+    if field and not what:
+        raise UserError(f"{corpus} names a column", f"type {_FORMS[kind]}")
     files = _find(corpus, pattern, lambda path, name: parse(path, name, field))
-    return make(files, {"field" if kind == "jsonl" else "column": field})
+    return make(files, {what: field} if field else {})
 
 
 def check(corpus: str, documents: str) -> None:
@@ -143,21 +159,29 @@ def check(corpus: str, documents: str) -> None:
         raise UserError(f"no corpus {corpus!r}", f"type text:{corpus}" if Path(corpus).exists() else remedy)
     if kind == "tfds":
         tfds_corpus.parse(rest)
+    if kind == "nltk":
+        nltk_corpus.parse(rest)
     if documents not in DOCUMENTS:
         raise UserError(f"documents={documents!r}", f"choose one of {', '.join(DOCUMENTS)}")
+
+
+def is_spec(text: str) -> bool:
+    """Whether a text is a corpus, and not a path."""
+    return text.partition(":")[0] in _FORMS and not Path(text).exists()
 
 
 def with_kind(source: str, corpus: str) -> str:
     """The spec of a source for validation or test that may leave out what it shares with the corpus.
 
     A path means files of the same kind with the same field or column, `@SPLIT` another split of the same data
-    set of tensorflow-datasets. Any other spec is returned as it is.
+    set of tensorflow-datasets, `@FILES` other files of the same corpus of NLTK. Any other spec is returned as
+    it is.
     """
     kind, _, rest = corpus.partition(":")
     if source.partition(":")[0] in _FORMS:
         return source
-    if kind == "tfds" and source.startswith("@"):
-        return f"tfds:{tfds_corpus.with_split(rest, source[1:])}"
+    if kind in _WITH_SPLIT and source.startswith("@"):
+        return f"{kind}:{_WITH_SPLIT[kind](rest, source[1:])}"
     if kind in _RECORDS:
         field = _path_and_field(source)[1] or _path_and_field(rest)[1]
         return f"{kind}:{_path_and_field(source)[0]}" + (f"#{field}" if field else "")

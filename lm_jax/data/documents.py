@@ -4,20 +4,20 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from lm_jax.compression import reading
 from lm_jax.errors import UserError
-from lm_jax.text.words import WHITE_SPACE, is_blank
+from lm_jax.text.words import WHITE_SPACE, count_words, is_blank
 
 DOCUMENTS = ("file", "line", "paragraph")
 _BLANKS = f"[{WHITE_SPACE.replace(chr(10), '')}]*"
 _BLANK_LINES = re.compile(rf"\n(?:{_BLANKS}\n)+(?:{_BLANKS}\Z)?")
 
 
-Value = str | int | float | bool
+Value = str | int | float | bool | list
 
 
 class Document(NamedTuple):
@@ -26,7 +26,8 @@ class Document(NamedTuple):
     Attributes:
         name: its file, and its line or number there.
         text: its main text.
-        fields: the other values of its record, such as a label, a second text or a target.
+        fields: the other values of its record, such as a label, a second text or a target; a list has a value
+            for each word of the text, words being separated by white space.
     """
 
     name: str
@@ -51,9 +52,26 @@ class Document(NamedTuple):
             UserError: no such field, or an empty one.
         """
         value = self._field(name)
-        if value == "":
+        if value == "" or isinstance(value, list):
             raise self._wrong(name, "label")
-        return str(value).lower() if isinstance(value, bool) else str(value)
+        return class_names([value])[0]
+
+    def tags(self, name: str) -> list[str]:
+        """A field as the names of classes, one for each word of the text; see `label`.
+
+        Raises:
+            UserError: no such field, or no list, or an empty name, or more or fewer than the text has words.
+        """
+        values = self._field(name)
+        if not isinstance(values, list) or any(value == "" for value in values):
+            raise self._wrong(name, "list of labels")
+        num_words = count_words(self.text.encode())
+        if len(values) != num_words:
+            raise UserError(
+                f"document {self.name} has {len(values)} labels in the field {name!r} for {num_words} words",
+                "give one for each word, words being separated by white space",
+            )
+        return class_names(values)
 
     def number(self, name: str) -> float:
         """A field as a number.
@@ -61,11 +79,10 @@ class Document(NamedTuple):
         Raises:
             UserError: no such field, or one that is not a finite number.
         """
+        value = self._field(name)
         try:
-            number = float(self._field(name))
-        except (OverflowError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+            number = math.nan if isinstance(value, list) else float(value)
+        except (OverflowError, ValueError):
             number = math.nan
         if not math.isfinite(number):
             raise self._wrong(name, "finite number")
@@ -89,6 +106,11 @@ class Document(NamedTuple):
         )
 
 
+def class_names(values: Iterable[Value]) -> list[str]:
+    """Values as names of classes: "true" and "false" for booleans, the digits of numbers."""
+    return [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+
+
 class Fields(NamedTuple):
     """The fields of documents that a task reads beside their text.
 
@@ -96,25 +118,33 @@ class Fields(NamedTuple):
         texts: names of further texts, which become tokens.
         labels: names of fields whose values are classes, which become integers.
         numbers: names of numbers.
+        tags: names of lists of classes, one for each word.
     """
 
     texts: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def select(self, document: Document) -> dict[str, Value]:
         """The values of these fields.
 
         Raises:
-            UserError: the document lacks one of them, or has one of another kind.
+            UserError: the document lacks one of them, or has one of another kind, or has no text.
         """
+        if is_blank(document.text):
+            raise UserError(
+                f"document {document.name} has an empty text", "write one, or leave the record out"
+            )
         for name in self.texts:
             document.text_field(name)
         for name in self.labels:
             document.label(name)
         for name in self.numbers:
             document.number(name)
-        return {name: document.fields[name] for name in (*self.texts, *self.labels, *self.numbers)}
+        for name in self.tags:
+            document.tags(name)
+        return {name: document.fields[name] for names in self for name in names}
 
 
 NO_FIELDS = Fields()
@@ -182,6 +212,25 @@ class PathFile:
     def documents(self) -> Iterator[Document]:
         """The documents that `parse` gives."""
         return self.parse(self.path, self.name)
+
+
+def pieces(document: Document, documents: str) -> Iterator[Document]:
+    """Cuts a document as `cut` cuts its text, and numbers the pieces from 1; a file is one, without a number.
+
+    Each piece has the document's fields; of a list with a value for each word it has the values of its words.
+    """
+    if documents == "file" or not document.text:
+        yield document
+        return
+    lists = {name: value for name, value in document.fields.items() if isinstance(value, list)}
+    num_words = count_words(document.text.encode()) if lists else 0
+    lists = {name: values for name, values in lists.items() if len(values) == num_words}
+    first = 0
+    for number, text in enumerate(cut(document.text, documents), 1):
+        last = first + count_words(text.encode()) if lists else 0
+        own = {name: values[first:last] for name, values in lists.items()}
+        yield Document(f"{document.name}:{number}", text, {**document.fields, **own})
+        first = last
 
 
 def cut(text: str, documents: str) -> list[str]:

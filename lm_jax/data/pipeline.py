@@ -24,7 +24,9 @@ _ORDERS = ("shuffled", "contiguous")
 class DataConfig:
     """The text, the parts of it that are held out, and how it becomes tokens and batches."""
 
-    corpus: str = "python-docs"  # or text:, jsonl:, tsv:, csv:GLOB[#FIELD], tfds:NAME, nltk:NAME
+    corpus: str = (
+        "python-docs"  # or text:, jsonl:, tsv:, csv:, labelled:, conll:GLOB[#FIELD], tfds:, nltk:NAME
+    )
     documents: str = "file"  # what one document is: file, line or paragraph
     split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
     valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME
@@ -110,7 +112,7 @@ def prepare(
     """
     config.check()
     root = Path(cache_dir or os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
-    sources = _sources(config, progress)
+    sources = _sources(config, keeps_empty=any(fields), progress=progress)
     fingerprints = {name: corpus.fingerprint() for name, corpus in sources.items()}
     texts_key = cache.key("texts", config.split, fingerprints, fields)
     texts = root / f"texts-{texts_key}"
@@ -128,11 +130,14 @@ def prepare(
     return Data(tokenizer, read, _provenance(config, fields, sources, facts, tokenizer, read))
 
 
-def _sources(config: DataConfig, progress: Progress | None) -> dict[str, Corpus]:
+def _sources(config: DataConfig, keeps_empty: bool, progress: Progress | None) -> dict[str, Corpus]:
     """The corpus under "train", and the sources of validation and test where they have their own."""
     named = {"train": config.corpus, "valid": config.valid, "test": config.test}
     return {
-        part: corpora.read(corpora.with_kind(source, config.corpus), config.documents, progress)
+        part: dataclasses.replace(
+            corpora.read(corpora.with_kind(source, config.corpus), config.documents, progress),
+            keeps_empty=keeps_empty,
+        )
         for part, source in named.items()
         if source
     }

@@ -1,4 +1,4 @@
-"""Files of records (JSON lines, tab- and comma-separated values): each record is a document with fields."""
+"""Files of records (JSON lines, tables, labelled lines, columns): each record is a document with fields."""
 
 import csv
 import io
@@ -11,26 +11,33 @@ from typing import Any
 from lm_jax.data.documents import Document
 from lm_jax.data.text_files import read_text
 from lm_jax.errors import UserError
-from lm_jax.text.words import is_blank
+from lm_jax.text.words import WHITE_SPACE, WORD, is_blank
 
 _SCALARS = (str, int, float)  # booleans too
 
 
 def parse_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
-    """JSON objects, one a line: the text is one field; all others that are strings or numbers are kept.
+    """JSON objects, one a line: the text is one field; of the others, strings, numbers and lists of these are
+    kept.
 
-    Blank lines are skipped. Fields that are null, lists or objects are left out.
+    A text may be a list of words, which are joined by single spaces. Blank lines are skipped. Fields that are
+    null, objects or other lists are left out.
 
     Raises:
-        UserError: a line that is not a JSON object or has no text in the field.
+        UserError: a line that is not a JSON object or has no text in the field, or a word with white space.
     """
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not is_blank(line):
             where = f"{path}, line {number},"
             record = _object(line, where)
             text = _text(record, field, where)
-            fields = {n: v for n, v in record.items() if isinstance(v, _SCALARS) and n != field}
+            fields = {n: v for n, v in record.items() if _is_kept(v) and n != field}
             yield Document(f"{name}:{number}", text, fields)
+
+
+def _is_kept(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(one, _SCALARS) for one in values)
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -54,6 +61,8 @@ def _text(record: dict[str, Any], field: str, where: str) -> str:
     text = record.get(field)
     if isinstance(text, str):
         return text
+    if isinstance(text, list) and all(isinstance(word, str) for word in text):
+        return _joined(text, where)
     if field in record:
         kind = "null" if text is None else f"a {type(text).__name__}"
         raise UserError(f"{where} has {kind} in the field {field!r}, not a text", "type jsonl:GLOB#FIELD")
@@ -141,3 +150,61 @@ def _place(header: list[str], column: str, path: Path, kind: str) -> int:
     if twice := next((n for n in header if n and header.count(n) > 1), None):
         raise UserError(f"{path} has two columns named {twice!r}", "rename one of them")
     return header.index(column)
+
+
+def parse_labelled(path: Path, name: str, column: str) -> Iterator[Document]:
+    """Lines of a label, white space, and a text: the field `label` is the first word.
+
+    fastText's prefix `__label__` is left out. Blank lines are skipped. `column` is not used.
+
+    Raises:
+        UserError: a line of one word.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if match := WORD.search(line):
+            text = line[match.end() :].strip(WHITE_SPACE)
+            if not text:
+                raise UserError(f"{path}, line {number}, has one word", "write a label, a space and a text")
+            yield Document(f"{name}:{number}", text, {"label": match[0].removeprefix("__label__")})
+
+
+def parse_conll(path: Path, name: str, column: str) -> Iterator[Document]:
+    """Sentences of lines of columns between white space: each is a document with the field `tags`.
+
+    The first column is the word; the tag is in column `column`, by its number from 1 on, or in the last.
+    Sentences end at blank lines. Lines that begin with -DOCSTART- are skipped. (CoNLL 2000, 2002 and 2003;
+    Tjong Kim Sang and Buchholz 2000.)
+
+    Raises:
+        UserError: no such column, or a line with more or fewer columns than the first.
+    """
+    if column and not (column.isdecimal() and int(column) > 1):
+        raise UserError(f"conll:{path}#{column}", "name the column of the tag by its number, from 2 on")
+    words: list[str] = []
+    tags: list[str] = []
+    width = first = 0
+    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
+        cells = WORD.findall(line)
+        if not cells or cells[0] == "-DOCSTART-":
+            if words:
+                yield Document(f"{name}:{first}", " ".join(words), {"tags": tags})
+                words, tags = [], []
+            continue
+        width = width or len(cells)
+        if len(cells) != width or width < max(2, int(column or 2)):
+            raise UserError(
+                f"{path}, line {number}, has {len(cells)} columns"
+                + (f" where the first has {width}" if len(cells) != width else ""),
+                "write a word and its tags in a line, and type conll:GLOB[#COLUMN]",
+            )
+        first = first if words else number
+        words.append(cells[0])
+        tags.append(cells[int(column or width) - 1])
+
+
+def _joined(words: list[str], where: str) -> str:
+    """Words as a text."""
+    wrong = next((word for word in words if len(WORD.findall(word)) != 1 or WORD.sub("", word)), None)
+    if wrong is not None:
+        raise UserError(f"{where} has the word {wrong!r}", "write words without white space, and none empty")
+    return " ".join(words)

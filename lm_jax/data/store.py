@@ -18,11 +18,11 @@ import numpy as np
 
 from lm_jax.data import cache
 from lm_jax.data.corpora import Progress
-from lm_jax.data.documents import Document, Fields
+from lm_jax.data.documents import Document, Fields, class_names
 from lm_jax.errors import UserError
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import Tokenizer, grouped
-from lm_jax.text.words import count_words
+from lm_jax.text.words import count_words, first_tokens
 
 
 class TokenStream(NamedTuple):
@@ -44,6 +44,20 @@ class TokenStream(NamedTuple):
     def document(self, index: int) -> np.ndarray:
         """The tokens of a document without special tokens, int32 [T]."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1] - 1].astype(np.int32)
+
+
+class TagStream(NamedTuple):
+    """A class for each word of each document.
+
+    Attributes:
+        classes: int32 [W], places in `Split.label_names`.
+        places: int32 [W], the place of each word's first token in its document's tokens; -1: it has none.
+        offsets: int64 [D + 1]; the words of document i are offsets[i] to offsets[i + 1].
+    """
+
+    classes: np.ndarray
+    places: np.ndarray
+    offsets: np.ndarray
 
 
 class Split:
@@ -95,8 +109,14 @@ class Split:
         """The class of each document, one of `Fields.labels`: int32 [D], places in `label_names`."""
         return np.fromfile(self._texts / f"{_stem(self.name, field)}.labels", np.int32)
 
+    def tags(self, field: str) -> TagStream:
+        """The classes of the words of each document, one of `Fields.tags`."""
+        classes = np.fromfile(self._texts / f"{_stem(self.name, field)}.tags", np.int32)
+        places = np.fromfile(self._tokens / f"{self.name}.places", np.int32)
+        return TagStream(classes, places, np.fromfile(self._tokens / f"{self.name}.words", np.int64))
+
     def label_names(self, field: str) -> list[str]:
-        """The classes that the training part has, sorted."""
+        """The classes that the training part has, sorted; of labels or of tags."""
         return self._label_names[field]
 
     def numbers(self, field: str) -> np.ndarray:
@@ -170,7 +190,7 @@ def write_texts(
 
 
 def write_columns(directory: Path, parts: Iterable[str], fields: Fields) -> dict[str, list[str]]:
-    """Writes the labels and numbers of the parts of a text store; returns the names of each label's classes.
+    """Writes the labels, tags and numbers of the parts of a text store; returns the classes of each field.
 
     Raises:
         UserError: a label that no training document has.
@@ -179,18 +199,34 @@ def write_columns(directory: Path, parts: Iterable[str], fields: Fields) -> dict
     for field in fields.labels:
         classes[field] = sorted({record.label(field) for record in _read_records(directory, "train")})
         for part in parts:
-            ids = list(_class_ids(_read_records(directory, part), field, classes[field], part))
+            labelled = ((record, record.label(field)) for record in _read_records(directory, part))
+            ids = list(_class_ids(labelled, field, classes[field], part))
             np.array(ids, np.int32).tofile(directory / f"{_stem(part, field)}.labels")
+    for field in fields.tags:
+        classes[field] = sorted({tag for _, tag in _read_tags(directory, "train", field)})
+        for part in parts:
+            ids = list(_class_ids(_read_tags(directory, part, field), field, classes[field], part))
+            np.array(ids, np.int32).tofile(directory / f"{_stem(part, field)}.tags")
     for field, part in itertools.product(fields.numbers, parts):
         numbers = [record.number(field) for record in _read_records(directory, part)]
         np.array(numbers, np.float64).tofile(directory / f"{_stem(part, field)}.numbers")
     return classes
 
 
-def _class_ids(records: Iterable[Document], field: str, classes: list[str], part: str) -> Iterator[int]:
+def _read_tags(directory: Path, part: str, field: str) -> Iterator[tuple[Document, str]]:
+    """Each word's tag, with the word's document."""
+    for record in _read_records(directory, part):
+        tags = record.fields[field]
+        assert isinstance(tags, list)  # checked when it was written
+        for tag in class_names(tags):
+            yield record, tag
+
+
+def _class_ids(
+    labelled: Iterable[tuple[Document, str]], field: str, classes: list[str], part: str
+) -> Iterator[int]:
     ids = {name: number for number, name in enumerate(classes)}
-    for record in records:
-        label = record.label(field)
+    for record, label in labelled:
         if label not in ids:
             shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
             raise UserError(
@@ -239,6 +275,8 @@ def write_tokens(
     for part in parts:
         main = read_texts(texts, part, progress, f"encoding the {part} part")
         _write_stream(main, tokenizer, dtype, directory / part)
+        if fields.tags:
+            _write_places(read_texts(texts, part), tokenizer, directory / part)
         for field in fields.texts:
             others = read_field_texts(texts, part, field)
             _write_stream(others, tokenizer, dtype, directory / _stem(part, field))
@@ -255,3 +293,15 @@ def _write_stream(texts: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype, s
                 file.write(np.append(ids, tokenizer.end_id).astype(dtype).tobytes())
                 offsets.append(offsets[-1] + len(ids) + 1)
     np.array(offsets, np.int64).tofile(stem.with_name(f"{stem.name}.offsets"))
+
+
+def _write_places(texts: Iterable[str], tokenizer: Tokenizer, stem: Path) -> None:
+    """Writes the place of each word's first token in its text's tokens, and the words' offsets by text."""
+    offsets = [0]
+    with stem.with_name(f"{stem.name}.places").open("wb") as file:
+        for group in grouped(texts, len):
+            for text, encoding in zip(group, tokenizer.encode_batch(group), strict=True):
+                places = first_tokens(text.encode(), encoding.spans)
+                file.write(places.tobytes())
+                offsets.append(offsets[-1] + len(places))
+    np.array(offsets, np.int64).tofile(stem.with_name(f"{stem.name}.words"))

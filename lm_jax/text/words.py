@@ -35,3 +35,28 @@ def count_words(data: bytes) -> int:
 def is_blank(text: str) -> bool:
     """Whether a text has no word."""
     return not text.strip(WHITE_SPACE)
+
+
+def word_spans(data: bytes) -> np.ndarray:
+    """The first byte of each word in the UTF-8 bytes of a text and the byte after its last, int64 [W, 2]."""
+    is_space = np.concatenate([[True], IS_SPACE[np.frombuffer(data, np.uint8)], [True]])
+    return np.flatnonzero(np.diff(is_space)).reshape(-1, 2)
+
+
+def first_tokens(data: bytes, spans: np.ndarray) -> np.ndarray:
+    """The place of each word's first token, int32 [W]: the first that begins in the word; -1: none does.
+
+    Args:
+        data: the UTF-8 bytes of a text.
+        spans: int [T, 2], the bytes of its tokens, in order; white space before a token's text is skipped.
+    """
+    words_W2 = word_spans(data)
+    edges = np.append(IS_SPACE[np.frombuffer(data, np.uint8)], False)
+    text = np.flatnonzero(~edges)  # the bytes that are no space, and the end
+    begin_T = text[np.searchsorted(text, spans[:, 0])]
+    begin_T = np.where(begin_T < spans[:, 1], begin_T, -1)
+    places = np.flatnonzero(begin_T >= 0)
+    first_W = np.searchsorted(begin_T[places], words_W2[:, 0])
+    found = np.append(places, -1)[first_W]
+    inside = np.append(begin_T, np.iinfo(np.int64).max)[found] < words_W2[:, 1]
+    return np.where(inside, found, -1).astype(np.int32)
