@@ -32,19 +32,42 @@ class Statistics(NamedTuple):
             object in all calls.
         less_is_better: whether a smaller value is better.
         same: names of counts in which two rows must agree for their values to be comparable.
+        of_rows: whether the metric takes the arrays themselves and not their sums: for metrics of ranks.
     """
 
     arrays: tuple[np.ndarray, ...]
     metric: Callable[..., Any]
     less_is_better: bool = True
     same: tuple[str, ...] = ()
+    of_rows: bool = False
+
+
+class Predictions(NamedTuple):
+    """What a model of labels predicts, for figures.
+
+    Attributes:
+        names: the K classes.
+        labels: int [N], of each text or word.
+        probabilities: [N, K].
+    """
+
+    names: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
 
 
 class Evaluation(NamedTuple):
-    """A row of results, and by metric what each document contributes to it."""
+    """A row of results, and by metric what each document contributes to it.
+
+    Attributes:
+        row: the results.
+        statistics: by metric.
+        predictions: of a model of labels; None for others.
+    """
 
     row: Row
     statistics: Mapping[str, Statistics]
+    predictions: Predictions | None = None
 
 
 class Evaluator(Protocol):
@@ -57,8 +80,15 @@ class Evaluator(Protocol):
 
 EVALUATORS: Registry[Evaluator] = Registry(
     "evaluator",
-    {"causal": "lm_jax.evaluation.causal:evaluate", "masked": "lm_jax.evaluation.masked:evaluate"},
+    {
+        "causal": "lm_jax.evaluation.causal:evaluate",
+        "classification": "lm_jax.evaluation.classification:evaluate",
+        "masked": "lm_jax.evaluation.masked:evaluate",
+        "regression": "lm_jax.evaluation.regression:evaluate",
+        "tagging": "lm_jax.evaluation.tagging:evaluate",
+    },
 )
+_RESAMPLES_OF_ROWS = 2000  # a metric of ranks sorts the documents of each
 
 
 def _ignore(description: str, done: int, total: int) -> None:
@@ -93,10 +123,16 @@ def measure(statistics: Mapping[str, Statistics], reasons: Mapping[str, str]) ->
         statistics: by metric, the headline first.
         reasons: why a metric has no value, for those that must not have one.
     """
-    values = {name: float(s.metric(*(x.sum(axis=0) for x in s.arrays))) for name, s in statistics.items()}
+    values = {name: _value(s) for name, s in statistics.items()}
     num_documents = len(next(iter(statistics.values())).arrays[0])
-    sampled = {name: (s.arrays, s.metric) for name, s in statistics.items()} if num_documents > 1 else {}
-    intervals = significance.bootstrap_intervals(sampled)
+    sampled = statistics if num_documents > 1 else {}
+    of_sums = {name: (s.arrays, s.metric) for name, s in sampled.items() if not s.of_rows}
+    intervals = significance.bootstrap_intervals(of_sums)
+    for name in sampled.keys() - of_sums.keys():
+        s = sampled[name]
+        intervals[name] = significance.bootstrap_interval(
+            *s.arrays, metric=s.metric, num_resamples=_RESAMPLES_OF_ROWS, of_rows=True
+        )
     metrics = {}
     for name, s in statistics.items():
         value: float | None = values[name]
@@ -113,3 +149,9 @@ def measure(statistics: Mapping[str, Statistics], reasons: Mapping[str, str]) ->
             interval = (intervals[name].low, intervals[name].high)
         metrics[name] = Metric(value, interval, why, s.less_is_better)
     return metrics
+
+
+def _value(statistics: Statistics) -> float:
+    arrays = [np.asarray(x, float) for x in statistics.arrays]
+    with np.errstate(all="ignore"):
+        return float(statistics.metric(*(arrays if statistics.of_rows else (x.sum(axis=0) for x in arrays))))

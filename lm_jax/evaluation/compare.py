@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from lm_jax.evaluation.base import Evaluation
+import numpy as np
+
+from lm_jax.evaluation.base import Evaluation, Statistics
 from lm_jax.evaluation.row import Difference
 from lm_jax.metrics import significance
 
@@ -39,11 +41,23 @@ def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:
 
 
 def difference(a: Evaluation, b: Evaluation, metric: str, seed: int = 0) -> Difference:
-    """The value of a less that of b, with the p-value of a paired bootstrap over documents."""
+    """The value of a less that of b, with the p-value of a paired bootstrap over documents.
+
+    Where the metric is the share of documents that are right, also that of McNemar's test.
+    """
+    ours, theirs = a.statistics[metric], b.statistics[metric]
     test = significance.paired_bootstrap(
-        a.statistics[metric].arrays,
-        b.statistics[metric].arrays,
-        metric=a.statistics[metric].metric,
-        seed=seed,
+        ours.arrays, theirs.arrays, metric=ours.metric, seed=seed, of_rows=ours.of_rows
     )
-    return Difference(b.row.model, metric, test.difference, test.p_value)
+    mcnemar = None
+    if _is_share_of_right(ours) and _is_share_of_right(theirs):
+        mcnemar = significance.mcnemar(ours.arrays[0], theirs.arrays[0]).p_value
+    return Difference(b.row.model, metric, test.difference, test.p_value, mcnemar)
+
+
+def _is_share_of_right(statistics: Statistics) -> bool:
+    """Whether a metric is the mean of outcomes that are 0 or 1, one for each document."""
+    if statistics.metric is not significance.ratio or statistics.less_is_better:
+        return False
+    right_D, number_D = statistics.arrays
+    return bool((number_D == 1).all() and np.isin(right_D, (0, 1)).all())

@@ -42,17 +42,20 @@ class Difference(NamedTuple):
         to: the other row's model.
         metric: the name of the metric that is compared.
         value: this row's value less the other's.
-        p_value: of a paired test over documents.
+        p_value: of a paired bootstrap over documents.
+        mcnemar_p_value: of McNemar's exact test, for the accuracy of two classifiers; None for others.
     """
 
     to: str
     metric: str
     value: float
     p_value: float
+    mcnemar_p_value: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The difference as a JSON object, with the value also under the metric's name, as in format 1."""
-        return {**self._asdict(), self.metric: self.value}
+        values = {name: value for name, value in self._asdict().items() if value is not None}
+        return {**values, self.metric: self.value}
 
 
 @dataclass
@@ -231,6 +234,7 @@ def _read_difference(fields: "_Fields") -> Difference | None:
         metric=metric,
         value=inner.take(metric, float),
         p_value=inner.take("p_value", float),
+        mcnemar_p_value=inner.take("mcnemar_p_value", float, _NULL, default=None),
     )
 
 

@@ -128,6 +128,19 @@ def precision_recall_f(
     return PrecisionRecallF(*(xp.where(unknown, xp.nan, x)[()] for x in by_class))
 
 
+def macro_f1_of_sums(hits: Any, labels: Any, predictions: Any) -> Any:
+    """The mean of 2 TP / (labels + predictions) over the classes that occur as either, in [0, 1].
+
+    `precision_recall_f(confusion, average="macro").f` of sums by class, each [..., C]: the numbers of right
+    predictions, of labels and of predictions. NaN without any.
+    """
+    xp, hits, both = library(hits, labels, predictions), array(hits), array(labels) + array(predictions)
+    occurs = both > 0
+    f = xp.where(occurs, 2 * hits / xp.where(occurs, both, 1), 0)
+    number = occurs.sum(axis=-1)
+    return xp.where(number > 0, f.sum(axis=-1) / xp.maximum(number, 1), xp.nan)[()]
+
+
 def precision(labels: Any, predictions: Any, **options: Any) -> Any:
     """TP / (TP + FP), the share of the predictions of a class that are right.
 
@@ -174,14 +187,20 @@ def matthews_correlation(
 
 
 def matthews_correlation_of(confusion: Any) -> Any:
-    """`matthews_correlation` of a confusion matrix [..., C, C].
-
-    With N examples, N² (Σ c_kk − t · p) is Σ_k (TP_k TN_k − FP_k FN_k), and N² (1 − t · t) is
-    Σ_k (row_k · the other rows). Neither subtracts nearly equal numbers where one class is rare.
-    """
+    """`matthews_correlation` of a confusion matrix [..., C, C]."""
     xp, confusion = library(confusion), _confusion(confusion)
-    total = confusion.sum(axis=(-2, -1))[..., None]
-    t, p, hits = confusion.sum(axis=-1), confusion.sum(axis=-2), xp.diagonal(confusion, axis1=-2, axis2=-1)
+    hits = xp.diagonal(confusion, axis1=-2, axis2=-1)
+    return matthews_correlation_of_sums(hits, confusion.sum(axis=-1), confusion.sum(axis=-2))
+
+
+def matthews_correlation_of_sums(hits: Any, labels: Any, predictions: Any) -> Any:
+    """`matthews_correlation` of the numbers of right predictions, of labels and of predictions by class.
+
+    Each is [..., C]. With N examples, N² (Σ c_kk − t · p) is Σ_k (TP_k TN_k − FP_k FN_k), and N² (1 − t · t)
+    is Σ_k (row_k · the other rows). Neither subtracts nearly equal numbers where one class is rare.
+    """
+    xp, hits, t, p = library(hits, labels, predictions), *map(array, (hits, labels, predictions))
+    total = t.sum(axis=-1)[..., None]
     total_2 = xp.where(total == 0, 1, total)[..., 0] ** 2
     covariance = (hits * (total - t - p + hits) - (p - hits) * (t - hits)).sum(axis=-1) / total_2
     variances = [(x * (total - x)).sum(axis=-1) / total_2 for x in (t, p)]

@@ -1,51 +1,61 @@
-"""Correlation of two lists of numbers."""
+"""Correlation of two variables, of their values or of their ranks."""
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from typing import Any
 
-from lm_jax.batch import Array
+import numpy as np
+
 from lm_jax.errors import UserError
+from lm_jax.metrics.host import floating, library, real
 
 
-def pearson(x_N: Array, y_N: Array) -> jax.Array:
-    """Pearson's correlation of two arrays [N], from -1 to 1; NaN where one of them is constant.
+def pearson(x: Any, y: Any) -> Any:
+    """Pearson's correlation of two arrays [N], in [−1, 1]; NaN where either is constant.
 
-    Raises:
-        UserError: arrays of other shapes.
+    Σ (x − mean x) (y − mean y) / √(Σ (x − mean x)² · Σ (y − mean y)²).
     """
-    x_N, y_N = _check(x_N, y_N)
-    x_N, y_N = x_N - x_N.mean(), y_N - y_N.mean()
-    return (x_N * y_N).sum() / jnp.sqrt(jnp.square(x_N).sum() * jnp.square(y_N).sum())
+    x, y = _pair(x, y)
+    return pearson_of_sums(*(column.sum() for column in moments(x - x.mean(), y - y.mean())))
 
 
-def spearman(x_N: Array, y_N: Array) -> jax.Array:
-    """Spearman's rank correlation of two arrays [N]: `pearson` of their ranks.
+def moments(x: Any, y: Any) -> tuple[Any, ...]:
+    """What `pearson_of_sums` takes, of each pair of numbers: six arrays [N].
 
-    Equal numbers have the mean of their ranks, as in SciPy.
-
-    Raises:
-        UserError: arrays of other shapes.
+    Values far from 0 relative to their spread lose precision: subtract their means before.
     """
-    x_N, y_N = _check(x_N, y_N)
-    return pearson(ranks(x_N), ranks(y_N))
+    xp = library(x, y)
+    return xp.ones_like(x), x, y, x * x, y * y, x * y
 
 
-def ranks(x_N: Array) -> jax.Array:
-    """The rank of each number, from 1; equal numbers have the mean of their ranks."""
-    x_N = jnp.asarray(x_N)
-    ordered_N = jnp.sort(x_N)
-    below_N = jnp.searchsorted(ordered_N, x_N, side="left")
-    up_to_N = jnp.searchsorted(ordered_N, x_N, side="right")
-    return (below_N + up_to_N + 1) / 2
+def pearson_of_sums(n: Any, x: Any, y: Any, xx: Any, yy: Any, xy: Any) -> Any:
+    """Pearson's correlation from the sums of `moments`."""
+    xp = library(n, x, y, xx, yy, xy)
+    variances = (n * xx - x * x) * (n * yy - y * y)
+    varies = variances > 0
+    return xp.where(varies, (n * xy - x * y) / xp.sqrt(xp.where(varies, variances, 1)), xp.nan)[()]
 
 
-def _check(x_N: Array, y_N: Array) -> tuple[jax.Array, jax.Array]:
-    x_N, y_N = jnp.asarray(x_N), jnp.asarray(y_N)
-    if x_N.ndim != 1 or x_N.shape != y_N.shape:
+def spearman(x: Any, y: Any) -> Any:
+    """Spearman's correlation of two arrays [N]: Pearson's of their ranks, ties having their mean rank."""
+    x, y = _pair(x, y)
+    return pearson(ranks(x), ranks(y))
+
+
+def ranks(x: Any) -> Any:
+    """The ranks of the values of an array [N] from 1 on; equal values have the mean of their ranks."""
+    xp = library(x)
+    ordered = xp.sort(x)
+    below, upto = (xp.searchsorted(ordered, x, side=side) for side in ("left", "right"))
+    return (below + upto + 1) / 2
+
+
+def _pair(x: Any, y: Any) -> tuple[Any, Any]:
+    x, y = floating(real(x, "values")), floating(real(y, "values"))
+    if x.shape != y.shape or x.ndim != 1 or not len(x):
         raise UserError(
-            f"a correlation of shapes {x_N.shape} and {y_N.shape}", "give two lists of one length"
+            f"values of shapes {x.shape} and {y.shape} do not pair", "give two rows of one length"
         )
-    wide = jnp.promote_types(jnp.promote_types(x_N.dtype, y_N.dtype), jnp.float32)
-    return x_N.astype(wide), y_N.astype(wide)
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.isnan(x + y).any():
+        raise UserError("values contain NaN", "leave these pairs out")
+    return x, y

@@ -97,6 +97,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     seed: int = 0,
     resamples: Array | None = None,
+    of_rows: bool = False,
 ) -> Interval:
     """Percentile bootstrap interval of a metric made of sums (Efron and Tibshirani 1993, section 13.3).
 
@@ -112,12 +113,14 @@ def bootstrap_interval(
         confidence: the probability between the ends; half of the rest lies beyond each.
         seed: of `jax.random`.
         resamples: [R, D] row numbers instead of the seed's.
+        of_rows: whether `metric` takes the rows that are drawn, [D, ...], and not their sums: for metrics of
+            ranks.
     """
     _check_probability("confidence", confidence)
     stacked = _stack(metric, statistics)
     draws = _draws(resamples, num_resamples, seed, len(stacked[0]))
-    values_R1 = _evaluate(metric, _rows_sum, stacked, draws)
-    estimate = _on_the_whole(metric, stacked)[0]
+    values_R1 = _evaluate(metric, _rows_taken if of_rows else _rows_sum, stacked, draws)
+    estimate = _on_the_whole(metric, stacked, of_rows)[0]
     return _interval(estimate, values_R1[:, 0], _rounding(values_R1, stacked), confidence)
 
 
@@ -170,6 +173,7 @@ def paired_bootstrap(
     seed: int = 0,
     resamples: Array | None = None,
     method: str = "two-sided",
+    of_rows: bool = False,
 ) -> PairedTest:
     """Paired bootstrap test of whether two systems scored on the same documents differ.
 
@@ -186,13 +190,14 @@ def paired_bootstrap(
         resamples: [R, D] row numbers instead of the seed's.
         method: "two-sided", or "sacrebleu" for that tool's p = (1 + #{|d*| − mean |d*| > |d|}) / (1 + R),
             about half as large where the difference is clear.
+        of_rows: as for `bootstrap_interval`.
     """
     if method not in ("two-sided", "sacrebleu"):
         raise UserError(f"no method {method!r} of the paired bootstrap", "use 'two-sided' or 'sacrebleu'")
     stacked = _stack(metric, statistics_a, statistics_b)
     draws = _draws(resamples, num_resamples, seed, len(stacked[0]))
-    values_R2 = _evaluate(metric, _rows_sum, stacked, draws)
-    differences, observed = _differences(values_R2, _on_the_whole(metric, stacked))
+    values_R2 = _evaluate(metric, _rows_taken if of_rows else _rows_sum, stacked, draws)
+    differences, observed = _differences(values_R2, _on_the_whole(metric, stacked, of_rows))
     with np.errstate(invalid="ignore"):
         if method == "sacrebleu":
             extreme = np.abs(differences) - np.abs(differences).mean() > abs(observed)
@@ -336,9 +341,9 @@ def _stack(metric: Metric, *systems: Statistics) -> tuple[np.ndarray, ...]:
     return tuple(np.stack(arrays, axis=1) for arrays in zip(*arrays_by_system))
 
 
-def _on_the_whole(metric: Metric, stacked: tuple[np.ndarray, ...]) -> np.ndarray:
+def _on_the_whole(metric: Metric, stacked: tuple[np.ndarray, ...], of_rows: bool = False) -> np.ndarray:
     """The metric of each system on all documents, [K]."""
-    sums = [x.sum(axis=0) for x in stacked]
+    sums = [x.swapaxes(0, 1) if of_rows else x.sum(axis=0) for x in stacked]
     with _float64(), np.errstate(all="ignore"):
         return np.asarray([metric(*(s[k] for s in sums)) for k in range(len(sums[0]))], float)
 
@@ -371,10 +376,17 @@ def _draws(given: Array | None, num: int, seed: int, num_documents: int) -> Arra
 
 def _rows_sum(x_DK: jax.Array, draw: jax.Array) -> jax.Array:
     """The sum over documents drawn with replacement, [K, ...]; `draw` is a key or the rows themselves."""
-    D = x_DK.shape[0]
+    return x_DK[_rows(x_DK.shape[0], draw)].sum(axis=0)
+
+
+def _rows_taken(x_DK: jax.Array, draw: jax.Array) -> jax.Array:
+    """Documents drawn with replacement, [K, D, ...]; `draw` as for `_rows_sum`."""
+    return x_DK[_rows(x_DK.shape[0], draw)].swapaxes(0, 1)
+
+
+def _rows(D: int, draw: jax.Array) -> jax.Array:
     # Faster than `jax.random.randint` (see benchmarks/RESULTS.md); the bias is at most D / 2³².
-    rows_D = (jax.random.bits(draw, (D,), jnp.uint32) % D).astype(int) if _is_key(draw) else draw
-    return x_DK[rows_D].sum(axis=0)
+    return (jax.random.bits(draw, (D,), jnp.uint32) % D).astype(int) if _is_key(draw) else draw
 
 
 def _swapped_sum(x_D2: jax.Array, draw: jax.Array) -> jax.Array:

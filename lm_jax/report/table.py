@@ -121,6 +121,7 @@ def difference(row: Row) -> str:
     """A row's difference to the first one, with its p-value; "" if it has none."""
     if row.difference is None:
         return ""
-    to, metric, less, p = row.difference
+    to, metric, less, p, mcnemar = row.difference
     shown = f"{number(metric, less, '+')} {label(metric)}"
-    return f"{shown} against {to} (paired bootstrap over documents, p = {p:.3g})"
+    also = "" if mcnemar is None else f"; McNemar's test, p = {mcnemar:.3g}"
+    return f"{shown} against {to} (paired bootstrap over documents, p = {p:.3g}{also})"
