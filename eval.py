@@ -2,6 +2,7 @@
 
 python eval.py --model=runs/gpt                                  its own test part
 python eval.py --model=runs/gpt --model=runs/other --text=FILE
+python eval.py --model=runs/classify --text='tsv:FILE#COLUMN'    a corpus whose records have labels
 """
 
 import pathlib
@@ -20,6 +21,7 @@ from lm_jax.evaluation import texts
 from lm_jax.evaluation.compare import compare
 from lm_jax.evaluation.row import write_rows
 from lm_jax.language_models import load as language_model
+from lm_jax.language_models.base import Labels, Predicts
 from lm_jax.progress import Reporter, read_metrics
 from lm_jax.report import html, table
 
@@ -36,7 +38,9 @@ def main(argv: list[str]) -> None:
         help="a run directory, an ARPA file, a directory in Hugging Face's form or hf:NAME; may repeat",
     )
     parser.add_argument(
-        "--text", metavar="FILE", help="the text to evaluate on (default: the run's own test part)"
+        "--text",
+        metavar="FILE",
+        help="the text to evaluate on, or a corpus as for data.corpus (default: the run's own test part)",
     )
     parser.add_argument(
         "--documents", choices=DOCUMENTS, help="how to cut FILE (default: the first model's way)"
@@ -60,7 +64,8 @@ def main(argv: list[str]) -> None:
     evaluations = []
     with Reporter() as report:
         for path, model in zip(arguments.model, models, strict=True):
-            text = texts.choose(path, arguments.text, arguments.documents or models[0].documents)
+            labels = isinstance(model, Labels | Predicts)
+            text = texts.choose(path, arguments.text, arguments.documents or models[0].documents, labels)
             evaluations.append(evaluation.evaluate(model, text, path, arguments.stride, report))
     compare(evaluations)
 

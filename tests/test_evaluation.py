@@ -163,7 +163,7 @@ def test_models_are_compared_document_by_document():
     assert second.metric == "bits_per_byte"
     assert second.value == pytest.approx(-1.0, abs=0.1)
     assert second.p_value < 0.01
-    assert third == ("0", "bits_per_byte", 0.0, 1.0)
+    assert third == Difference("0", "bits_per_byte", 0.0, 1.0)
     assert third.as_json() == {
         "to": "0", "bits_per_byte": 0.0, "p_value": 1.0, "metric": "bits_per_byte", "value": 0.0,
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The texts that models are evaluated on: a run's held-out parts, or a file."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lm_jax import files
+from lm_jax.data import corpora
 from lm_jax.data.documents import Document, cut
 from lm_jax.data.text_files import read_text
 from lm_jax.errors import UserError
@@ -33,17 +35,21 @@ class Text(NamedTuple):
         return digest.hexdigest()
 
 
-def choose(path: str, text: str | None, documents: str) -> Text:
+def choose(path: str, text: str | None, documents: str, keeps_empty: bool = False) -> Text:
     """The text that a model is evaluated on.
 
     Args:
         path: the model's run directory. Its test part is the default, or its validation part without one.
-        text: a UTF-8 file to score instead.
+        text: a UTF-8 file to score instead, or a corpus such as tsv:FILE#COLUMN, whose documents have fields.
         documents: how `text` is cut into documents: file, line or paragraph.
+        keeps_empty: whether a document of a corpus without text is given, too.
 
     Raises:
         UserError: no such file, one that is not UTF-8, or a run without a held-out part.
     """
+    if text is not None and corpora.is_spec(text):
+        corpus = dataclasses.replace(corpora.read(text, documents), keeps_empty=keeps_empty)
+        return Text(text, list(corpus), {"corpus": text, "documents": documents, **corpus.facts})
     if text is not None:
         parts = cut(read_text(pathlib.Path(text)), documents)
         named = [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]

@@ -84,14 +84,28 @@ class LabelledText(NamedTuple):
 
     Attributes:
         names: the K labels.
-        probabilities: float32 [K] for a label of the whole text, [W, K] for one of each word. Sums to 1 over
+        probabilities: float64 [K] for a label of the whole text, [W, K] for one of each word. Sums to 1 over
             the labels.
         spans: int64 [W, 2], the bytes of each word in the UTF-8 text; None for a label of the whole text.
+        truncated: whether the end of the text was not read.
     """
 
     names: tuple[str, ...]
     probabilities: np.ndarray
     spans: np.ndarray | None = None
+    truncated: bool = False
+
+
+class PredictedNumber(NamedTuple):
+    """The number that a model gives to one text, or pair of texts.
+
+    Attributes:
+        value: the number.
+        truncated: whether the end of the text was not read.
+    """
+
+    value: float
+    truncated: bool = False
 
 
 class LanguageModel(Protocol):
@@ -178,10 +192,37 @@ class Fills(Protocol):
 
 @runtime_checkable
 class Labels(Protocol):
-    """The capability of classifying texts, pairs of texts, or words."""
+    """The capability of classifying texts, pairs of texts, or words.
+
+    Attributes:
+        classes: the names of the labels.
+        label_field: the field of documents that holds the label, or the labels of the words.
+        second_field: the field that holds the second text of a pair; "": it labels single texts.
+    """
+
+    classes: tuple[str, ...]
+    label_field: str
+    second_field: str
 
     def label(self, texts: Sequence[str | tuple[str, str]]) -> list[LabelledText]:
         """The labels of each text, or pair of texts, with their probabilities."""
+        ...
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """The capability of predicting a number for each text, or pair of texts.
+
+    Attributes:
+        label_field: the field of documents that holds the number.
+        second_field: see `Labels`.
+    """
+
+    label_field: str
+    second_field: str
+
+    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[PredictedNumber]:
+        """The number of each text, or pair of texts."""
         ...
 
 
@@ -191,6 +232,7 @@ _REMEDIES: dict[type, str] = {
     Embeds: "give one that has a vector for each token, such as a BERT",
     Fills: "give one that was trained on masked text, such as a BERT",
     Labels: "give one that was trained to classify",
+    Predicts: "give one that was trained by task=regression",
 }
 
 
@@ -199,7 +241,8 @@ def require(model: LanguageModel, capability: type[Capability], what_for: str) -
 
     Args:
         model: any model.
-        capability: `Scores`, `Generates`, `Embeds`, `Fills`, `Labels`, or a runtime-checkable protocol.
+        capability: `Scores`, `Generates`, `Embeds`, `Fills`, `Labels`, `Predicts`, or a protocol that is
+            checkable at run time.
         what_for: what the caller needs it for, as a verb with its object: "continue text".
 
     Raises:

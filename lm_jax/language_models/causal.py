@@ -15,7 +15,6 @@ from lm_jax.language_models.trained import Trained
 from lm_jax.metrics.chunked import chunked_token_log_probs
 from lm_jax.models.base import Rewinds
 from lm_jax.parallel.distributed import share
-from lm_jax.parallel.sharding import by_rows
 from lm_jax.tasks.causal import Causal
 
 _TOKENS_PER_BATCH = 8192  # in scoring: enough to keep a device busy
@@ -35,8 +34,6 @@ class CausalLanguageModel(LeftToRight):
         self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
         task = Causal if trained.task is None else trained.task
         self.task, self.evaluator = task.name, task.evaluator
-        mesh = trained.mesh
-        self._shares = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         self._scorer = jax.jit(partial(_log_probs, self.module))
         # The same objects at each call: decoders compile a program for each function.
         self._prefill, self._step, self._extend = (
@@ -98,8 +95,8 @@ class CausalLanguageModel(LeftToRight):
         most = _TOKENS_PER_BATCH // _CARRIED_WINDOW
         for first in range(0, len(order), most):
             group = order[first : first + most]
-            rows = self._num_rows(len(group), most)
-            state = self._placed(self.module.init_state(rows, _CARRIED_WINDOW))
+            rows = self.trained.num_rows(len(group), most)
+            state = self.trained.placed(self.module.init_state(rows, _CARRIED_WINDOW))
             start, end = 0, len(streams[group[-1]]) - 1
             while start < end:
                 length = min(_CARRIED_WINDOW, _bucket(end - start))
@@ -107,7 +104,7 @@ class CausalLanguageModel(LeftToRight):
                 for row, i in enumerate(group):
                     window = streams[i][start : start + length + 1]
                     windows_BS[row, : len(window)] = window
-                inputs_BT, targets_BT = self._placed((windows_BS[:, :-1], windows_BS[:, 1:]))
+                inputs_BT, targets_BT = self.trained.placed((windows_BS[:, :-1], windows_BS[:, 1:]))
                 log_probs_BT, state = self._scorer(self.params, inputs_BT, targets_BT, state)
                 for row, i in enumerate(group):
                     fresh = results[i][start : start + length]
@@ -122,25 +119,17 @@ class CausalLanguageModel(LeftToRight):
             most = max(1, _TOKENS_PER_BATCH // length)
             for first in range(0, len(windows), most):
                 group = windows[first : first + most]
-                inputs_BT, targets_BT = np.zeros((2, self._num_rows(len(group), most), length), np.int32)
+                inputs_BT, targets_BT = np.zeros(
+                    (2, self.trained.num_rows(len(group), most), length), np.int32
+                )
                 for row, (i, start, _, stop) in enumerate(group):
                     inputs_BT[row, : stop - start] = streams[i][start:stop]
                     targets_BT[row, : stop - start] = streams[i][start + 1 : stop + 1]
-                rows = self._placed((inputs_BT, targets_BT))
+                rows = self.trained.placed((inputs_BT, targets_BT))
                 log_probs_BT = np.asarray(self._scorer(self.params, *rows, None)[0])
                 for row, (i, start, fresh, stop) in enumerate(group):
                     results[i][fresh:stop] = log_probs_BT[row, fresh - start : stop - start]
         return results
-
-    def _num_rows(self, num_windows: int, most: int) -> int:
-        """Rows of a batch for so many windows: one of few sizes, a multiple of the number of devices."""
-        rows = min(1 << (num_windows - 1).bit_length(), most)
-        return -(-rows // self._shares) * self._shares
-
-    def _placed(self, rows: Any) -> Any:
-        """Arrays of rows, sharded over the devices."""
-        mesh = self.trained.mesh
-        return rows if mesh is None or mesh.size == 1 else jax.device_put(rows, by_rows(mesh))
 
     def _decoder(self) -> Decoder:
         decoder = Decoder(self._prefill, self._step, self.params, self.context)

@@ -30,8 +30,11 @@ ADAPTERS: Registry[Any] = Registry(
     "adapter",
     {
         "causal": "lm_jax.language_models.causal:CausalLanguageModel",
+        "classifier": "lm_jax.language_models.labels:Classifier",
         "encoder": "lm_jax.language_models.encoder:EncoderLanguageModel",
         "masked": "lm_jax.language_models.masked:MaskedLanguageModel",
+        "regressor": "lm_jax.language_models.labels:Regressor",
+        "tagger": "lm_jax.language_models.labels:Tagger",
     },
 )
 
@@ -140,7 +143,10 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
     fast = config.for_inference()
     params = fast.convert(params)
     params = jax.device_put(params, by_name(devices, params))
-    trained = Trained(fast, task.make(fast), params, tokenizer, task, run.data.documents, chosen, devices)
+    length = run.data.sequence_length
+    trained = Trained(
+        fast, task.make(fast), params, tokenizer, task, run.data.documents, chosen, devices, length
+    )
     return ADAPTERS.get(task.adapter)(trained)
 
 

@@ -2,10 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
 from lm_jax.models.base import ModelConfig
+from lm_jax.parallel.sharding import by_rows
 from lm_jax.tasks.base import Task
 from lm_jax.text.base import Tokenizer
 
@@ -22,6 +24,7 @@ class Trained(NamedTuple):
         documents: how its training text was cut into documents: file, line or paragraph.
         step: the number of updates; None for a published model.
         mesh: the devices that share the parameters and the rows; None: one device.
+        length: the tokens of a row in training; 0 for a published model.
     """
 
     config: ModelConfig
@@ -32,3 +35,16 @@ class Trained(NamedTuple):
     documents: str = "file"
     step: int | None = None
     mesh: Mesh | None = None
+    length: int = 0
+
+    def num_rows(self, num_texts: int, most: int) -> int:
+        """Rows of a batch for so many texts: one of few sizes, a multiple of the number of devices."""
+        rows = min(1 << (num_texts - 1).bit_length(), most)
+        shares = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return -(-rows // shares) * shares
+
+    def placed(self, rows: Any) -> Any:
+        """Arrays of rows, sharded over the devices."""
+        if self.mesh is None or self.mesh.size == 1:
+            return rows
+        return jax.device_put(rows, by_rows(self.mesh))

@@ -177,8 +177,8 @@ class LabelModel(nn.Module):
         backbone: a module that `base.read` reads.
         num_outputs: N; classes, or 1 for a number.
         pooling: "first", "last" or "mean" over the positions that are not padding; "each": outputs for each.
-        has_pooler: whether the backbone's `pool` follows the pooling "first".
-        hidden_width: width of a dense layer with tanh before the output; 0: none.
+        has_pooler: whether the backbone has a method `pool`, which follows the pooling "first".
+        hidden_layer: whether a dense layer with tanh comes before the output.
         dropout: before each dense layer of the head.
         dtype: of computation.
     """
@@ -187,13 +187,13 @@ class LabelModel(nn.Module):
     num_outputs: int
     pooling: str
     has_pooler: bool = False
-    hidden_width: int = 0
+    hidden_layer: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         """Makes the head."""
-        self.head = _LabelHead(self.num_outputs, self.hidden_width, self.dropout, self.dtype)
+        self.head = _LabelHead(self.num_outputs, self.hidden_layer, self.dropout, self.dtype)
 
     def __call__(
         self,
@@ -214,24 +214,26 @@ class LabelModel(nn.Module):
         return self.head(self._pooled(hidden_BTD, segments), train)
 
     def _pooled(self, hidden_BTD: jax.Array, segments: jax.Array | None) -> jax.Array:
+        if self.has_pooler and (self.pooling == "first" or self.is_initializing()):
+            pooled_BD = self.backbone.pool(hidden_BTD[:, 0])  # also to have its parameters, as the source has
+            if self.pooling == "first":
+                return pooled_BD
         if self.pooling == "each":
             return hidden_BTD
-        if self.has_pooler:
-            return self.backbone.pool(hidden_BTD[:, 0])
         return pool(hidden_BTD, segments, self.pooling)
 
 
 class _LabelHead(nn.Module):
     num_outputs: int
-    hidden_width: int
+    hidden_layer: bool
     dropout: float
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = Dropout(self.dropout)(x, deterministic=not train)
-        if self.hidden_width:
-            x = jnp.tanh(Dense(self.hidden_width, self.dtype, name="dense")(x))
+        if self.hidden_layer:
+            x = jnp.tanh(Dense(x.shape[-1], self.dtype, name="dense")(x))
             x = Dropout(self.dropout)(x, deterministic=not train)
         return Dense(self.num_outputs, self.dtype, name="out")(x).astype(jnp.float32)
 

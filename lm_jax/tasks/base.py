@@ -173,5 +173,12 @@ def check_length(model: ModelConfig, data: DataConfig) -> None:
 
 
 TASKS: Registry[type[Task]] = Registry(
-    "task", {"causal": "lm_jax.tasks.causal:Causal", "masked": "lm_jax.tasks.masked:Masked"}
+    "task",
+    {
+        "causal": "lm_jax.tasks.causal:Causal",
+        "classification": "lm_jax.tasks.classification:Classification",
+        "masked": "lm_jax.tasks.masked:Masked",
+        "regression": "lm_jax.tasks.classification:Regression",
+        "tagging": "lm_jax.tasks.tagging:Tagging",
+    },
 )

@@ -1,0 +1,107 @@
+"""Rows of one or two texts between special tokens, as models of labels read them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_jax.batch import Array
+from lm_jax.data.examples import pad
+from lm_jax.text.base import Tokenizer
+
+
+class LabelBatch(NamedTuple):
+    """Rows of texts with their labels.
+
+    Attributes:
+        tokens: int32 [B, T].
+        segments: int32 [B, T]; 0, and -1 at padded positions.
+        types: int32 [B, T]; 1 for the second text of a pair and its end, else 0.
+        labels: int32 [B] classes, float32 [B] numbers, or int32 [B, T] the class of the word whose first
+            token is at the position.
+        weights: float32, of the shape of the labels; 0 where there is none.
+    """
+
+    tokens: Array
+    segments: Array
+    types: Array
+    labels: Array
+    weights: Array
+
+
+class Frame(NamedTuple):
+    """The special tokens around texts: `begin a end`, or `begin a end b end` for a pair.
+
+    Attributes:
+        begin: the first token.
+        end: the token after each text.
+        padding: the token at padded positions.
+    """
+
+    begin: int
+    end: int
+    padding: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Frame":
+        """[CLS] and [SEP] where the vocabulary has both, as for BERT, else the end token."""
+        special = tokenizer.special_ids
+        framed = "cls" in special and "sep" in special
+        begin, end = (special["cls"], special["sep"]) if framed else (tokenizer.end_id, tokenizer.end_id)
+        return cls(begin, end, special.get("pad", end))
+
+    def lengths(self, first_D: np.ndarray, second_D: np.ndarray | None = None) -> np.ndarray:
+        """The lengths of rows of texts of so many tokens, with the special ones."""
+        return first_D + 2 if second_D is None else first_D + second_D + 3
+
+    def rows(
+        self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray] | None, length: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, segments and types, int32 [B, T], of texts or of pairs.
+
+        A text that does not fit is cut at its end. Of a pair the longer text is cut until both are of equal
+        length, then both are.
+
+        Args:
+            firsts: B arrays of token ids.
+            seconds: B more for pairs; None: single texts.
+            length: T, at least 3, or 5 for pairs.
+        """
+        made, begins = [], np.full(len(firsts), length)
+        for row, first in enumerate(firsts):
+            if seconds is None:
+                made.append(np.concatenate([[self.begin], first[: length - 2], [self.end]]))
+                continue
+            a, b = fit(len(first), len(seconds[row]), length - 3)
+            begins[row] = a + 2
+            made.append(np.concatenate([[self.begin], first[:a], [self.end], seconds[row][:b], [self.end]]))
+        tokens_BT, segments_BT = pad(made, length, self.padding)
+        types_BT = (np.arange(length)[None] >= begins[:, None]) & (segments_BT >= 0)
+        return tokens_BT, segments_BT, types_BT.astype(np.int32)
+
+
+def fit(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each of a pair of texts fit: the longer is cut first, then each in turn."""
+    over = max(0, first + second - room)
+    from_first, from_second = min(over, max(0, first - second)), min(over, max(0, second - first))
+    rest = over - from_first - from_second
+    return first - from_first - (rest + 1) // 2, second - from_second - rest // 2
+
+
+def windows(num_tokens: int, places_W: np.ndarray, room: int) -> list[tuple[int, int]]:
+    """The first token and the end of each of the windows in which a text is read, each token in one.
+
+    A window ends before a word, unless the word is longer than the room.
+
+    Args:
+        num_tokens: of the text.
+        places_W: the first token of each word, ascending; negative ones are ignored.
+        room: the largest number of tokens in a window.
+    """
+    found, start = [], 0
+    while num_tokens - start > room:
+        edges = places_W[(places_W > start) & (places_W <= start + room)]
+        end = int(edges[-1]) if len(edges) else start + room
+        found.append((start, end))
+        start = end
+    return [*found, (start, num_tokens)]

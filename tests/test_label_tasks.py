@@ -1,0 +1,247 @@
+"""Classification, regression and tagging: batches, losses, heads on each family, and finished runs."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_labels
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lm_jax
+from lm_jax import experiment, fields
+from lm_jax.data import pipeline
+from lm_jax.data.documents import Document
+from lm_jax.errors import UserError
+from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation.texts import Text, choose
+from lm_jax.language_models.base import Generates, Labels, Predicts, require
+from lm_jax.models.bert import BERTConfig
+from lm_jax.models.gpt import GPTConfig
+from lm_jax.models.nnlm import NNLMConfig
+from lm_jax.models.rnn import RNNConfig
+from lm_jax.tasks.base import Process
+from lm_jax.tasks.classification import Classification, Regression
+from lm_jax.tasks.frames import Frame, fit, windows
+from lm_jax.tasks.tagging import Tagging
+
+FRAME = Frame(begin=90, end=91, padding=92)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("labels")
+
+
+@pytest.fixture(scope="module")
+def corpus(directory):
+    return tiny_labels.write(directory / "r.jsonl", tiny_labels.records(100))
+
+
+@pytest.fixture(scope="module")
+def classifier(directory, corpus):
+    rows = experiment.run(tiny_labels.config(corpus, num_steps=30), directory / "classifier")
+    return rows, directory / "classifier"
+
+
+@pytest.fixture(scope="module")
+def tagger(directory, corpus):
+    rows = experiment.run(tiny_labels.config(corpus, Tagging(), num_steps=30), directory / "tagger")
+    return rows, directory / "tagger"
+
+
+def test_rows_of_texts_and_of_pairs():
+    tokens, segments, types = FRAME.rows([np.array([1, 2, 3, 4]), np.array([5])], None, 5)
+    assert tokens.tolist() == [[90, 1, 2, 3, 91], [90, 5, 91, 92, 92]]
+    assert segments.tolist() == [[0] * 5, [0, 0, 0, -1, -1]]
+    assert not types.any()
+    pair = [np.array([1, 2, 3, 4]), np.array([5])], [np.array([6]), np.array([7])]
+    tokens, _, types = FRAME.rows(*pair, 7)
+    assert tokens.tolist() == [[90, 1, 2, 3, 91, 6, 91], [90, 5, 91, 7, 91, 92, 92]]
+    assert types.tolist() == [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0, 0]]
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(2, 20))
+def test_the_longer_text_of_a_pair_is_cut_first(first, second, room):
+    a, b = first, second
+    while a + b > room:  # a token at a time
+        a, b = (a - 1, b) if a >= b else (a, b - 1)
+    assert fit(first, second, room) == (a, b)
+
+
+@given(st.integers(0, 30), st.sets(st.integers(0, 29)), st.integers(1, 9))
+def test_windows_hold_each_token_once_and_end_before_words(num_tokens, begins, room):
+    places = np.array(sorted(p for p in begins if p < num_tokens), int)
+    found = windows(num_tokens, places, room)
+    assert [t for a, b in found for t in range(a, b)] == list(range(num_tokens))
+    assert all(b - a <= room for a, b in found)
+    for a, b in found[:-1]:
+        assert b in places or not any(a < p <= a + room for p in places)
+
+
+def test_a_batch_has_the_labels_and_the_weights_of_its_texts(corpus):
+    config = tiny_labels.config(corpus, Classification(second="second", class_weights="balanced"))
+    data = pipeline.prepare(config.data, config.task.fields())
+    split = data.splits["train"]
+    source = config.task.source(split, config.data, 8, seed=0)
+    batches = [source.batch(step) for step in range(source.steps_per_epoch)]
+    weights, labels = (
+        np.concatenate(columns) for columns in ([b.weights for b in batches], [b.labels for b in batches])
+    )
+    assert (weights > 0).sum() == split.num_documents
+    for c in range(2):  # each class weighs as much
+        assert weights[labels == c].sum() == pytest.approx(split.num_documents / 2, rel=1e-5)
+    cls, sep = (data.tokenizer.special_ids[name] for name in ("cls", "sep"))
+    for row in range(8):
+        tokens = batches[0].tokens[row][batches[0].segments[row] >= 0].tolist()
+        assert (tokens[0], tokens[-1], tokens.count(sep)) == (cls, sep, 2)
+        middle = tokens.index(sep)
+        text, second = (data.tokenizer.decode(part) for part in (tokens[1:middle], tokens[middle + 1 :]))
+        assert text.split()[0] == second
+        assert ("bad" if "hates" in text else "good") == split.label_names("label")[batches[0].labels[row]]
+
+
+def test_the_loss_of_weighted_classes_is_divided_by_their_weights(corpus):
+    config = tiny_labels.config(corpus, Classification(class_weights="1,3"))
+    data = pipeline.prepare(config.data, config.task.fields())
+    config = config.resolved(data.tokenizer.vocab_size, data.classes)
+    batch = config.task.source(data.splits["train"], config.data, 8, seed=0).batch(0)
+    module = config.task.make(config.model)
+    params = jax.jit(lambda: config.task.init(module, jax.random.key(0), 16))()
+    logits = jax.jit(module.apply)(params, batch.tokens, batch.segments, batch.types)
+    log_probs = np.asarray(jax.nn.log_softmax(logits))[np.arange(8), batch.labels]
+    sums, _ = jax.jit(partial(config.task.losses, module))(params, batch)
+    weights = np.where(batch.labels == 0, 1, 3)
+    assert float(sums["nats"].mean) == pytest.approx(
+        float(-(weights * log_probs).sum() / weights.sum()), rel=1e-5
+    )
+    assert float(config.task.weights(batch)["nats"]) == weights.sum() == float(sums["nats"].weight)
+    right = (np.argmax(logits, axis=1) == batch.labels) * weights
+    assert float(sums["accuracy"].mean) == pytest.approx(right.sum() / weights.sum())
+
+
+def test_tags_are_at_the_first_tokens_of_their_words(corpus):
+    config = tiny_labels.config(corpus, Tagging())
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sequence_length=8))
+    data = pipeline.prepare(config.data, config.task.fields())
+    split, found = data.splits["valid"], {}
+    for batch in config.task.held_out(split, config.data, config.model, 4, Process()):
+        for tokens, labels, weights in zip(batch.tokens, batch.labels, batch.weights, strict=True):
+            for place in np.flatnonzero(weights):
+                piece = data.tokenizer.decode([tokens[place]]).strip()
+                assert not piece.startswith("##")
+                name = split.label_names("tags")[labels[place]]
+                found[name] = found.get(name, 0) + 1
+                assert (name == "B-PER") == any(name.startswith(piece) for name in tiny_labels.NAMES)
+    documents = list(split.documents())
+    assert found == {name: len(documents) for name in ("B-PER", "O", "B-OBJ", "I-OBJ")}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BERTConfig(num_layers=1, num_heads=2, d_model=8, pooler=True),
+        GPTConfig(num_layers=1, num_heads=2, d_model=8, tied_head=False),
+        RNNConfig(num_layers=1, d_embedding=8, d_hidden=8),
+        NNLMConfig(order=2, d_embedding=8, d_hidden=8),
+    ],
+)
+def test_each_family_has_heads_whose_backbone_is_its_own(model):
+    """Also where the pooling leaves a part of the backbone, such as the pooler, without use."""
+    model, key = model.resolved(60, 16), jax.random.key(0)
+    row = jnp.zeros((1, 16), jnp.int32)
+    source = dict(jax.eval_shape(lambda: model.make().init(key, row))["params"])
+    source.pop("head", None)
+    for task, shape in (
+        (Classification(classes=("a", "b", "c")), (2, 3)),
+        (Classification(classes=("a", "b", "c"), pooling="mean", hidden_layer=True), (2, 3)),
+        (Regression(), (2, 1)),
+        (Tagging(classes=("a", "b")), (2, 16, 2)),
+    ):
+        module = task.make(model)
+        params = jax.eval_shape(lambda task=task, module=module: task.init(module, key, 16))
+        assert params["params"]["backbone"] == source
+        made = jax.eval_shape(module.apply, params, *[jnp.zeros((2, 16), jnp.int32)] * 3)
+        assert (made.shape, made.dtype) == (shape, jnp.float32)
+
+
+def test_a_finished_classifier_has_rows_and_opens(classifier):
+    rows, directory = classifier
+    assert [row.split for row in rows] == ["valid", "test"]
+    assert (rows[0].task, rows[0].headline, rows[0].counts) == (
+        "classification",
+        "accuracy",
+        {"examples": 20, "truncated": 0},
+    )
+    assert rows[0].metrics["accuracy"].value > 0.9
+    lm = lm_jax.load(directory)
+    assert require(lm, Labels, "classify") is lm
+    assert lm.classes == ("bad", "good")
+    labelled = lm.label(["ann hates tea jam", "bob likes jam " + "tea " * 40])
+    assert [one.truncated for one in labelled] == [False, True]
+    assert all(one.probabilities.sum() == pytest.approx(1) for one in labelled)
+    assert [label.name for label in lm.classify(["ann hates tea jam", "bob likes jam jam"])] == [
+        "bad",
+        "good",
+    ]
+    alone = lm.label(["ann hates tea jam"])[0]  # neither other texts nor padding change a result
+    np.testing.assert_allclose(alone.probabilities, labelled[0].probabilities, rtol=1e-5)
+    for capability in (Generates, Predicts):
+        with pytest.raises(UserError, match="a bert model does not x; give one that"):
+            require(lm, capability, "x")
+    for texts, message in (([""], "text 1 is empty"), ([("a", "b")], "this model labels one text")):
+        with pytest.raises(UserError, match=message):
+            lm.label(texts)
+
+
+def test_a_classifier_is_evaluated_on_a_corpus_with_labels(classifier, corpus):
+    directory = classifier[1]
+    lm = lm_jax.load(directory)
+    row = evaluation.evaluate(lm, choose(str(directory), corpus, "file", True), "m").row
+    assert (row.documents, row.counts["examples"]) == (100, 100)
+    for document, message in (
+        (Document("d", "a", {"label": "ugly"}), "document d has the label 'ugly' .* knows bad, good"),
+        (Document("d", "a"), "document d has no field 'label'"),
+        (Document("d", " ", {"label": "bad"}), "document d has an empty text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluation.evaluate(lm, Text("t", [document]), "m")
+
+
+def test_a_finished_tagger_has_rows_and_opens(tagger):
+    rows, directory = tagger
+    assert (rows[0].task, rows[0].headline) == ("tagging", "span_f1")
+    assert rows[0].counts == {"tags": 80, "spans": 40}
+    assert rows[0].metrics["accuracy"].value > 0.9
+    lm = lm_jax.load(directory)
+    [tags] = lm.tag(["ann  hates tea jam\n"])
+    assert tags == [("ann", "B-PER"), ("hates", "O"), ("tea", "B-OBJ"), ("jam", "I-OBJ")]
+    sentence = "ann hates tea jam "
+    [long] = lm.label([sentence * 9])  # in several rows, each word in one
+    assert long.probabilities.shape == (36, 4)
+    assert [sentence.split()[i % 4] for i in range(36)] == [
+        (sentence * 9).encode()[a:b].decode() for a, b in long.spans.tolist()
+    ]
+    [unread] = lm.label(["ann \u0001 tea"])  # BERT's normalization drops the character
+    assert unread.probabilities[1].tolist() == [0.25] * 4
+    with pytest.raises(UserError, match="text 1 is a pair"):
+        lm.label([("a", "b")])
+
+
+def test_wrong_fields_raise_user_error(corpus):
+    for values, message in {
+        ("task.pooling", "max"): "task.pooling='max'; choose first, last or mean",
+        ("task.dropout", "1"): r"task.dropout=1.0; it must lie in \[0, 1\)",
+        ("task.label_smoothing", "-1"): "task.label_smoothing=-1.0",
+        ("task.class_weights", "1,x"): "task.class_weights='1,x'; choose none, balanced, or numbers above 0",
+        ("data.order", "contiguous"): "data.order=contiguous with task=classification",
+        ("data.sequence_length", "2"): "data.sequence_length=2; give 3 or more",
+        ("model.max_length", "8"): "data.sequence_length=16 exceeds the model's context",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            experiment.check(fields.override(tiny_labels.config(corpus), dict([values])))
+    with pytest.raises(UserError, match=r"task\.classes is empty; name the classes"):
+        Classification().make(BERTConfig())
