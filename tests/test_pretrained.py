@@ -24,6 +24,7 @@ from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).parent / "golden" / "gpt2.npz"))
 RESULTS = {name: GOLDEN.pop(name) for name in ("tokens", "logits", "greedy")}
+WTE = GOLDEN["wte.weight"]
 CHARACTERS = CharacterTokenizer(map(chr, range(97, 97 + 35)))  # 37 tokens, as the golden file has
 CONFIG = {
     "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
@@ -124,6 +125,22 @@ def without(directory, key):
     safetensors.numpy.save_file(arrays, directory / "model.safetensors")
 
 
+def with_arrays(directory, changed):
+    safetensors.numpy.save_file(GOLDEN | changed, directory / "model.safetensors")
+
+
+def indexed(directory, index):
+    (directory / "model.safetensors").unlink()
+    (directory / weights.INDEX).write_text(json.dumps(index))
+
+
+def in_two_shards(directory):
+    shutil.copy(directory / "model.safetensors", directory / "a.safetensors")
+    safetensors.numpy.save_file({"wte.weight": GOLDEN["wte.weight"]}, directory / "b.safetensors")
+    where = dict.fromkeys(GOLDEN, "a.safetensors") | {"wte.weight": "b.safetensors"}
+    indexed(directory, {"weight_map": where})
+
+
 def cut_short(directory):
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -143,9 +160,34 @@ def lacking_a_shard(directory):
     ("spoil", "line"),
     [
         (lambda d: other(d, model_type="llama"), r"describes a model of type 'llama'; give one of"),
-        (lambda d: other(d, activation_function="relu"), "activation_function='relu' in .*; only gelu_new"),
+        (lambda d: other(d, activation_function="relu"), "activation_function='relu' in .*; only 'gelu_new'"),
         (lambda d: other(d, scale_attn_by_inverse_layer_idx=True), "layer_idx=True in .*; only False"),
-        (lambda d: other(d, n_embd="wide"), "a field of a wrong type"),
+        (lambda d: other(d, n_embd="wide"), r"n_embd='wide' in .*config.json is not a whole number"),
+        (lambda d: other(d, n_embd=None), "config.json has no field 'n_embd'"),
+        (lambda d: other(d, n_embd=True), "n_embd=True in .* is not a whole number"),
+        (lambda d: other(d, n_embd=10**30), "n_embd=10+ in .*; restore"),
+        (lambda d: other(d, n_layer=10**9), "n_layer=1000000000 in .*, and there are 28 arrays"),
+        (lambda d: other(d, n_head=0), "n_head=0 in .*; restore"),
+        (lambda d: other(d, n_inner=1.5), "n_inner=1.5 in .* is not a whole number"),
+        (lambda d: other(d, hidden_size=8), "n_embd=16 in .*; restore the file .hidden_size may differ"),
+        (lambda d: other(d, tie_word_embeddings="false"), "tie_word_embeddings='false' in .* is not true or"),
+        (lambda d: other(d, scale_attn_weights=1), "scale_attn_weights=1 in .*; only True"),
+        (lambda d: other(d, resid_pdrop="0.1"), "resid_pdrop='0.1' in .* is not a number"),
+        (lambda d: other(d, attn_pdrop=[]), r"attn_pdrop=\[\] in .* is not a number"),
+        (lambda d: other(d, resid_pdrop=2), "model.dropout=2.0, by .*config.json"),
+        (lambda d: other(d, layer_norm_epsilon=0), "model.layer_norm_epsilon=0.0, by .*config.json"),
+        (lambda d: other(d, activation_function=None, use_cache="yes"), "use_cache='yes' in .* is not true"),
+        (lambda d: other(d, quantization_config={"bits": 4}), "has a quantization_config; give the weights"),
+        (lambda d: other(d, pruned_heads={"0": [1]}), "pruned_heads=.*; only {} is supported"),
+        (lambda d: other(d, model_type=["gpt2"]), r"describes a model of type \['gpt2'\]"),
+        (lambda d: with_arrays(d, {"lm_head.weight": WTE + 1}), "lm_head.weight in .* differs from wte"),
+        (lambda d: with_arrays(d, {"transformer.wte.weight": WTE}), "have wte.weight twice"),
+        (lambda d: with_arrays(d, {"wte.weight": WTE.astype(np.int8)}), "wte.weight .* has the type I8"),
+        (lambda d: indexed(d, []), "index.json has no object 'weight_map'"),
+        (lambda d: indexed(d, {"weight_map": {}}), "index.json has no object 'weight_map'"),
+        (lambda d: indexed(d, {"weight_map": {"wte.weight": 1}}), "wte.weight lies in 1, which is no file"),
+        (lambda d: indexed(d, {"weight_map": {"wte.weight": "../x.safetensors"}}), "which is no file name"),
+        (in_two_shards, "has wte.weight, as another shard does"),
         (lambda d: other(d, n_layer=3), r"lack h.2.attn.c_attn.bias, .* and 7 more; give weights"),
         (lambda d: other(d, n_layer=1), r"have h.1.attn.c_attn.bias, .*, which the architecture does not"),
         (lambda d: other(d, n_inner=100), r"h.0.mlp.c_fc.weight .* has the shape \[16, 64\], .* \[16, 100\]"),
@@ -166,6 +208,48 @@ def test_a_wrong_directory_is_a_one_line_error(tmp_path, spoil, line):
     with pytest.raises(UserError, match=line) as error:
         lm_jax.load(directory)
     assert "\n" not in str(error.value)
+
+
+GOOD = {
+    "a config of 2019": lambda d: (d / "config.json").write_text(
+        json.dumps({k: CONFIG[k] for k in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")})
+    ),
+    "null for defaults": lambda d: other(d, layer_norm_epsilon=None, activation_function=None),
+    "other names of sizes": lambda d: (d / "config.json").write_text(
+        json.dumps({"model_type": "gpt2", "vocab_size": 37, "max_position_embeddings": 24, "hidden_size": 16,
+                    "num_hidden_layers": 2, "num_attention_heads": 2})
+    ),
+    "buffers": lambda d: with_arrays(
+        d, {"h.0.attn.bias": np.ones((1, 1, 24, 24)), "h.1.attn.masked_bias": np.array(-1e4),
+            "position_ids": np.arange(24)}
+    ),
+    "a head that is the embedding": lambda d: with_arrays(d, {"lm_head.weight": WTE.copy()}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", GOOD)
+def test_a_good_directory_that_differs_in_form_is_opened(tmp_path, change):
+    directory = write_golden(tmp_path / "model")
+    GOOD[change](directory)
+    assert huggingface.is_directory(directory)
+    made = huggingface.read(directory)
+    assert made.config == huggingface.read(write_golden(tmp_path / "plain")).config
+    np.testing.assert_array_equal(made.params["params"]["token_embedding"]["embedding"], GOLDEN["wte.weight"])
+
+
+def test_rows_that_pad_the_vocabulary_have_probability_0(tmp_path):
+    """As nanoGPT, which has 50,304 rows for 50,257 tokens."""
+    directory = write_golden(tmp_path / "model")
+    other(directory, vocab_size=40)
+    rows = np.concatenate([GOLDEN["wte.weight"], np.full((3, 16), 9, np.float32)])
+    with_arrays(directory, {"wte.weight": rows})
+    lm, plain = lm_jax.load(directory), lm_jax.load(write_golden(tmp_path / "plain"))
+    text = lm.tokenizer.decode(RESULTS["tokens"][0][1:10])
+    np.testing.assert_allclose(lm.score([text])[0].log_probs, plain.score([text])[0].log_probs, atol=1e-5)
+    for rows, said in ((43, "has 37 tokens, its model 43"), (36, "has 37 tokens, its model 36")):
+        other(directory, vocab_size=rows)
+        with pytest.raises(UserError, match=said):
+            huggingface.read(directory)
 
 
 def test_an_unknown_hub_name_fails_immediately(monkeypatch):

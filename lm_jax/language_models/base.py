@@ -12,7 +12,7 @@ from lm_jax.decoding.decoder import Decoder
 from lm_jax.decoding.text import Generated
 from lm_jax.errors import UserError
 from lm_jax.language_models.options import Options, Request
-from lm_jax.text.base import END, Encoding, Tokenizer
+from lm_jax.text.base import Encoding, Tokenizer
 
 Capability = TypeVar("Capability")
 
@@ -280,7 +280,7 @@ class LeftToRight(abc.ABC):
         unknown_id = no_id if self.tokenizer.unknown_id is None else self.tokenizer.unknown_id
         unknown = np.append(encoding.ids == unknown_id, False)
         complete = self.tokenizer.lossless and not unknown.any()
-        return ScoredText(data, spans, log_probs, unknown, END, complete)
+        return ScoredText(data, spans, log_probs, unknown, self.tokenizer.begin_text, complete)
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]

@@ -54,7 +54,7 @@ class CausalLanguageModel(LeftToRight):
         return {**self.config.describe_context(), **strides}
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
-        """Log-probabilities of each text after an end-of-text token, each token scored once.
+        """Log-probabilities of each text after the token that texts begin with, each token scored once.
 
         A text longer than the context is read in windows that overlap: each starts `stride` tokens after the
         one before and scores the tokens that it did not reach, so that a token has at least context − stride
@@ -75,8 +75,8 @@ class CausalLanguageModel(LeftToRight):
         texts = as_texts(texts, "texts")
         check_stride(stride, self.context)
         encodings = self.tokenizer.encode_batch(texts)
-        end = np.array([self.tokenizer.end_id], np.int32)
-        streams = [np.concatenate([end, e.ids, end]) for e in encodings]
+        begin, end = (np.array([i], np.int32) for i in (self.tokenizer.begin_id, self.tokenizer.end_id))
+        streams = [np.concatenate([begin, e.ids, end]) for e in encodings]
         if self.context is None:
             score = self._score_carried
         else:

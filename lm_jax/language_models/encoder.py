@@ -13,6 +13,7 @@ from lm_jax import runtime
 from lm_jax.data.examples import pad
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import EmbeddedText
+from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import Trained
 from lm_jax.models.heads import pool
 from lm_jax.parallel.sharding import by_rows
@@ -71,7 +72,8 @@ class EncoderLanguageModel:
         """
         if pooling not in POOLINGS:
             raise UserError(f"pooling={pooling!r}", f"choose one of {', '.join(POOLINGS)}")
-        rows = self._rows([e.ids for e in self.tokenizer.encode_batch(list(texts))], max_tokens)
+        encodings = self.tokenizer.encode_batch(as_texts(texts, "texts"))
+        rows = self._rows([e.ids for e in encodings], max_tokens)
         vectors: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
         for group, tokens_BT, segments_BT in self._batches(rows):
             made_BD = self._pooled(self.params, tokens_BT, segments_BT, pooling, normalize)
@@ -84,7 +86,8 @@ class EncoderLanguageModel:
 
         The arguments and errors are those of `embed`.
         """
-        encodings = self.tokenizer.encode_batch(list(texts))
+        texts = as_texts(texts, "texts")
+        encodings = self.tokenizer.encode_batch(texts)
         rows = self._rows([e.ids for e in encodings], max_tokens)
         made: list[EmbeddedText] = [None] * len(rows)  # type: ignore[list-item]
         for group, tokens_BT, segments_BT in self._batches(rows):

@@ -15,6 +15,7 @@ from lm_jax.data.store import TokenStream
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import Candidate
 from lm_jax.language_models.encoder import EXTRA, EncoderLanguageModel
+from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import Trained
 from lm_jax.metrics.likelihood import token_log_probs
 
@@ -70,7 +71,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
         """
         if not 1 <= top_k <= self.config.known_tokens:
             raise UserError(f"top_k={top_k}", f"choose 1..{self.config.known_tokens}")
-        rows = self._rows([self._encode_masks(text) for text in texts])
+        rows = self._rows([self._encode_masks(text) for text in as_texts(texts, "texts")])
         places = [np.flatnonzero(row == self._mask) for row in rows]
         log_probs = self._log_probs(rows, places)
         return [[self._candidates(log_probs_V, top_k) for log_probs_V in of_text] for of_text in log_probs]
@@ -86,7 +87,8 @@ class MaskedLanguageModel(EncoderLanguageModel):
         Raises:
             UserError: a text longer than the context.
         """
-        encodings = self.tokenizer.encode_batch(list(texts))
+        texts = as_texts(texts, "texts")
+        encodings = self.tokenizer.encode_batch(texts)
         for text, encoding in zip(texts, encodings, strict=True):
             if len(encoding.ids) + EXTRA > self.context:
                 raise UserError(

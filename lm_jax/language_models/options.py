@@ -63,7 +63,7 @@ _SAMPLING = (
 
 
 class Request:
-    """The checked arguments of decoders for one call of `generate`. Each prompt follows an end token.
+    """The checked arguments of decoders for one call of `generate`. Each prompt follows a beginning token.
 
     Attributes:
         prompts: the prompts' tokens.
@@ -95,7 +95,7 @@ class Request:
             max_tokens,
             options.get("num_samples", 1),
             tokenizer.end_id,
-            self._keep if self.stop else None,
+            self._keep if self.stop or tokenizer.other_end_ids else None,
         )
         self.sampling = self._sampling(options)
         self.beams = _beam_settings(options, self.sampling)
@@ -117,7 +117,11 @@ class Request:
         return min((place for s in self.stop if (place := text.find(s)) >= 0), default=None)
 
     def _keep(self, row: int, tokens: np.ndarray) -> int | None:
-        """A `Stop`: keeps the tokens up to the one that completes a stop text."""
+        """A `Stop`: keeps the tokens up to the first further end token, or to the end of a stop text."""
+        others = np.flatnonzero(np.isin(tokens, self._tokenizer.other_end_ids))
+        if others.size:
+            kept = tokens[: others[0] + 1]
+            return self._keep(row, kept[:-1]) or len(kept)
         if self.stops_at(self.text(row, tokens)) is None:
             return None
         return next(
@@ -158,7 +162,7 @@ class Request:
 
     def _prompts(self, seeds: Sequence[int]) -> Prompts:
         lengths = np.array([1 + len(ids) for ids in self._ids])
-        rows = np.full((len(lengths), lengths.max()), self._tokenizer.end_id, np.int32)
+        rows = np.full((len(lengths), lengths.max()), self._tokenizer.begin_id, np.int32)
         for row, ids in zip(rows, self._ids, strict=True):
             row[1 : 1 + len(ids)] = ids
         return Prompts(rows, lengths, seeds)
@@ -171,7 +175,10 @@ class Request:
                 f"draft is a {type(self.draft).__name__}, not a model that continues text",
                 "open it with lm_jax.load first",
             )
-        if self.draft.tokenizer.fingerprint() != self._tokenizer.fingerprint():
+        ours, theirs = (
+            (t.fingerprint(), t.begin_id, t.end_id) for t in (self._tokenizer, self.draft.tokenizer)
+        )
+        if ours != theirs:
             raise UserError(
                 "the drafting model has other tokens", "train it with data.tokenizer=PATH of this one's"
             )

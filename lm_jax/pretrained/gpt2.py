@@ -7,6 +7,7 @@ from typing import Any
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.pretrained.base import Form
+from lm_jax.pretrained.values import Values
 from lm_jax.tasks.base import Task
 from lm_jax.tasks.causal import Causal
 from lm_jax.text.base import Tokenizer
@@ -33,15 +34,28 @@ RULES = {
     "final_norm/bias": "ln_f.bias",
 }
 HEAD = {"head/embedding": "lm_head.weight"}
-BUFFERS = ("h.{}.attn.bias", "h.{}.attn.masked_bias")  # causal masks, in older files
+# Causal masks and numbers of positions, in older files.
+BUFFERS = ("h.{}.attn.bias", "h.{}.attn.masked_bias", "position_ids", "wpe.position_ids")
+# By these fields a config.json of 2019, which has no model_type, is known.
+FIELDS = frozenset({"n_embd", "n_layer", "n_head", "vocab_size"})
 
-_TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh")
+_TANH_GELUS = dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), "gelu")
 # Fields that change what is computed, with the only supported values, which are their defaults.
 _FIXED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
+    "pruned_heads": {},
 }
+# Other names of sizes, which transformers reads, too.
+_ALIASES = {
+    "n_positions": "max_position_embeddings",
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+}
+_UNUSED_NUMBERS = ("embd_pdrop", "attn_pdrop", "initializer_range")
+_UNUSED_FLAGS = ("reorder_and_upcast_attn", "use_cache")
 
 
 def rules(config: GPTConfig, task: Task | None = None) -> dict[str, tuple[str, ...]]:
@@ -73,33 +87,46 @@ def read_config(
     Raises:
         UserError: a field is missing or malformed, or has a value that is not supported.
     """
-    activation = values.get("activation_function", "gelu_new")
-    if activation not in _TANH_GELUS:
-        raise UserError(
-            f"activation_function={activation!r} in {source}", f"only {' and '.join(_TANH_GELUS)} are known"
-        )
+    read = Values(values, source)
     for name, wanted in _FIXED.items():
-        if values.get(name, wanted) != wanted:
-            raise UserError(f"{name}={values[name]} in {source}", f"only {wanted} is known")
-    try:
-        config = GPTConfig(
-            vocab_size=int(values["vocab_size"]),
-            max_length=int(values["n_positions"]),
-            num_layers=int(values["n_layer"]),
-            num_heads=int(values["n_head"]),
-            d_model=int(values["n_embd"]),
-            d_ff=int(values.get("n_inner") or 0),
-            tied_head=bool(values.get("tie_word_embeddings", True)),
-            dropout=float(values.get("resid_pdrop", 0.1)),  # ours is one rate for all three
-            layer_norm_epsilon=float(values.get("layer_norm_epsilon", 1e-5)),
+        read.require(name, wanted)
+    for name in _UNUSED_NUMBERS:
+        read.number(name, 0.0)
+    for name in _UNUSED_FLAGS:
+        read.boolean(name, False)
+    read.choice("activation_function", _TANH_GELUS, "gelu_new")
+    num_layers = _size(read, values, "n_layer")
+    if names and num_layers > len(names):
+        raise UserError(
+            f"n_layer={num_layers} in {source}, and there are {len(names)} arrays of weights",
+            "restore the file",
         )
-    except KeyError as error:
-        raise UserError(f"{source} has no field {error}", "restore the file") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{source} has a field of a wrong type ({error})", "restore the file") from None
-    config.check()
-    config.check_resolved()
+    config = GPTConfig(
+        vocab_size=_size(read, values, "vocab_size"),
+        max_length=_size(read, values, "n_positions"),
+        num_layers=num_layers,
+        num_heads=_size(read, values, "n_head"),
+        d_model=_size(read, values, "n_embd"),
+        d_ff=0 if values.get("n_inner") is None else _size(read, values, "n_inner"),
+        tied_head=read.boolean("tie_word_embeddings", True),
+        dropout=read.number("resid_pdrop", 0.1),  # ours is one rate for all three
+        layer_norm_epsilon=read.number("layer_norm_epsilon", 1e-5),
+    )
+    try:
+        config.check()
+        config.check_resolved()
+    except UserError as error:
+        raise UserError(f"{error.cause}, by {source}", "restore the file") from None
     return config, Causal()
+
+
+def _size(read: Values, values: dict[str, Any], name: str) -> int:
+    """A whole number of 1 or more that 32 bits hold, under its name or the other one."""
+    other = _ALIASES.get(name, name)
+    size = read.integer(other if values.get(name) is None and values.get(other) is not None else name)
+    if not 1 <= size < 2**31 or read.integer(other, size) != size:
+        raise UserError(f"{name}={size} in {read.source}", f"restore the file ({other} may differ)")
+    return size
 
 
 def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -134,7 +161,7 @@ def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> 
         "layer_norm_epsilon": config.layer_norm_epsilon,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
         "tie_word_embeddings": config.tied_head,
-        "bos_token_id": tokenizer.end_id,
+        "bos_token_id": tokenizer.begin_id,
         "eos_token_id": tokenizer.end_id,
     }
 

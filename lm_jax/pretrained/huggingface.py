@@ -14,7 +14,7 @@ import numpy as np
 
 from lm_jax import files
 from lm_jax.errors import UserError
-from lm_jax.pretrained import weights
+from lm_jax.pretrained import gpt2, marks, weights
 from lm_jax.pretrained.base import FORMS, Form
 from lm_jax.tasks.base import Task
 from lm_jax.text import load as tokenizers
@@ -24,6 +24,7 @@ from lm_jax.text.wordpiece import WordPiece
 # Kinds of tokenizers that transformers reads -> its classes. BERT's adds [CLS] and [SEP].
 _TOKENIZER_CLASSES = {"bpe": "PreTrainedTokenizerFast", "wordpiece": "BertTokenizer"}
 _BACKBONE = "backbone/"  # before the names of parameters of a model with a head
+_PADDED_TO = [8 << k for k in range(8)]  # multiples to which vocabularies are padded, such as 50,304
 HUB = "hf:"  # before the name of a model on the hub
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
@@ -48,7 +49,8 @@ class Pretrained(NamedTuple):
 def is_directory(path: pathlib.Path) -> bool:
     """Whether a directory's config.json is in Hugging Face's form."""
     config = path / "config.json"
-    return config.is_file() and "model_type" in files.read_json(config)
+    values = files.read_json(config) if config.is_file() else None
+    return isinstance(values, dict) and ("model_type" in values or values.keys() >= gpt2.FIELDS)
 
 
 def find(name: str) -> pathlib.Path:
@@ -76,18 +78,36 @@ def find(name: str) -> pathlib.Path:
 def read(directory: pathlib.Path) -> Pretrained:
     """Opens a directory: config.json, safetensors, and tokenizer.json or vocab.json with merges.txt.
 
+    A text of a left-to-right model begins and ends with the tokens that the files name (see `marks`). Rows of
+    the vocabulary that only pad it to a multiple of a power of two have probability 0.
+
     Raises:
         UserError: another architecture, missing or damaged files, weights that config.json does not
             describe, or a tokenizer of another vocabulary.
     """
     config, task = read_config(directory)
-    tokenizer = tokenizers.load(directory)
-    if tokenizer.vocab_size != config.vocab_size:
+    tokenizer = _read_tokenizer(directory, is_causal=task is not None and task.adapter == "causal")
+    size, rows = tokenizer.vocab_size, config.vocab_size
+    if rows != size and rows not in [-(-size // multiple) * multiple for multiple in _PADDED_TO]:
         raise UserError(
-            f"the tokenizer in {directory} has {tokenizer.vocab_size} tokens, its model {config.vocab_size}",
+            f"the tokenizer in {directory} has {size} tokens, its model {rows}",
             "restore the tokenizer that the model was trained with",
         )
     return Pretrained(config, read_params(directory), tokenizer, task)
+
+
+def _read_tokenizer(directory: pathlib.Path, is_causal: bool) -> Tokenizer:
+    """The tokenizer; texts of a left-to-right model begin and end with the tokens that its files name."""
+    vocabulary = marks.vocabulary(directory)
+    if not is_causal or not vocabulary:
+        return tokenizers.load(directory)
+    begin, ends = found = marks.read(directory, vocabulary)
+    tokenizer = tokenizers.load(directory, found.special)
+    if begin is not None or ends:
+        end_ids = [vocabulary[text] for text in ends] or [tokenizer.end_id]
+        begin = ends[0] if begin is None else begin
+        tokenizer.set_marks(vocabulary[begin], begin, end_ids)
+    return tokenizer
 
 
 def read_params(directory: pathlib.Path) -> Any:
@@ -114,18 +134,27 @@ def read_config(directory: pathlib.Path) -> tuple[Any, Task | None]:
     Raises:
         UserError: another architecture, or a damaged file.
     """
-    path, form = directory / "config.json", _form(directory)
-    return form.read_config(files.read_json(path), weights.names(directory, form.bare_name), str(path))
+    path, form, values = directory / "config.json", _form(directory), _values(directory)
+    if values.get("quantization_config") is not None:
+        raise UserError(f"{path} has a quantization_config", "give the weights before they were quantized")
+    return form.read_config(values, weights.names(directory, form.bare_name), str(path))
 
 
 def _form(directory: pathlib.Path) -> Form:
-    path = directory / "config.json"
-    kind = files.read_json(path).get("model_type")
-    try:
+    kind = _values(directory).get("model_type", "gpt2")  # there was no other type when the field was not
+    if isinstance(kind, str) and kind in FORMS.names():
         return FORMS.get(kind)
-    except UserError:
-        known = " or ".join(map(repr, FORMS.names()))
-        raise UserError(f"{path} describes a model of type {kind!r}", f"give one of type {known}") from None
+    known = " or ".join(map(repr, FORMS.names()))
+    raise UserError(
+        f"{directory / 'config.json'} describes a model of type {kind!r}", f"give one of type {known}"
+    )
+
+
+def _values(directory: pathlib.Path) -> dict[str, Any]:
+    values = files.read_json(directory / "config.json")
+    if not isinstance(values, dict):
+        raise UserError(f"{directory / 'config.json'} is not an object", "restore the file")
+    return values
 
 
 def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int = 5 * 10**9) -> None:

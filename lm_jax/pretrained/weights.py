@@ -14,6 +14,7 @@ from lm_jax import files
 from lm_jax.errors import UserError
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = ("F64", "F32", "F16", "BF16")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
@@ -59,12 +60,23 @@ def read(
     """
     with _opened(directory) as tensors:
         there = {bare_name(name): name for name in tensors}
+        if len(there) < len(tensors):
+            twice = sorted(bare_name(name) for name in tensors if there[bare_name(name)] != name)
+            raise UserError(
+                f"the weights in {directory} have {_few(twice)} twice, with and without a prefix",
+                "leave one of each",
+            )
         every = [name for theirs in wanted.values() for name in theirs]
         copied = {name: same for name, same in (copies or {}).items() if name in there}
         _check_names(directory, there.keys() - ignored - copied.keys(), set(every))
         expected = dict(zip(every, (shape for ours in wanted for shape in shapes[ours]), strict=True))
         for name, shape in expected.items():
-            found = tensors[there[name]].get_slice(there[name]).get_shape()
+            piece = tensors[there[name]].get_slice(there[name])
+            found, dtype = piece.get_shape(), piece.get_dtype()
+            if dtype not in _DTYPES:
+                raise UserError(
+                    f"{name} in {directory} has the type {dtype}", f"only {', '.join(_DTYPES)} are read"
+                )
             if tuple(found) != tuple(shape):
                 raise UserError(
                     f"{name} in {directory} has the shape {list(found)}, and by config.json {list(shape)}",
@@ -119,6 +131,8 @@ def _opened(directory: pathlib.Path) -> Iterator[dict[str, Any]]:
                 raise UserError(
                     f"{path} is damaged ({error})", "copy it again: it may be incomplete"
                 ) from None
+            if twice := sorted(tensors.keys() & set(file.keys())):
+                raise UserError(f"{path} has {_few(twice)}, as another shard does", "copy its files again")
             tensors |= dict.fromkeys(file.keys(), file)
         yield tensors
 
@@ -127,8 +141,7 @@ def _shards(directory: pathlib.Path) -> list[pathlib.Path]:
     if (directory / FILE).is_file():
         return [directory / FILE]
     if (directory / INDEX).is_file():
-        index = files.read_json(directory / INDEX)
-        paths = [directory / name for name in sorted(set(index["weight_map"].values()))]
+        paths = [directory / name for name in _shard_names(directory / INDEX)]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise UserError(
@@ -142,6 +155,18 @@ def _shards(directory: pathlib.Path) -> list[pathlib.Path]:
             "open it once with transformers and write it again with save_pretrained()",
         )
     raise UserError(f"no {FILE} in {directory}", f"give a directory with {FILE}, or with {INDEX}")
+
+
+def _shard_names(path: pathlib.Path) -> list[str]:
+    """The names of the files that an index names."""
+    index = files.read_json(path)
+    where = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(where, dict) or not where:
+        raise UserError(f"{path} has no object 'weight_map' from weights to files", "restore the file")
+    for name, file in where.items():
+        if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+            raise UserError(f"{path}: {name} lies in {file!r}, which is no file name", "restore the file")
+    return sorted(set(where.values()))
 
 
 def _check_names(directory: pathlib.Path, there: set[str], wanted: set[str]) -> None:

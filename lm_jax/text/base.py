@@ -49,7 +49,10 @@ class Tokenizer(abc.ABC):
 
     Attributes:
         kind: byte, char, word, bpe or wordpiece.
-        end_id: the token after each document, and before the first one as the beginning of a text.
+        end_id: the token after each document.
+        begin_id: the token before a text; the end token unless a published model names another.
+        begin_text: how the token before a text is written.
+        other_end_ids: further tokens that end a generated text; published models may name several.
         unknown_id: the token for words or characters outside the vocabulary; None where every text can be
             encoded.
         lossless: a text whose ids hold no `unknown_id` is decoded to the same bytes, and its spans tile it.
@@ -61,10 +64,26 @@ class Tokenizer(abc.ABC):
     end_id: int
     unknown_id: int | None = None
     lossless: bool = True
+    begin_text: str = END
+    other_end_ids: tuple[int, ...] = ()
+    _begin_id: int | None = None
 
     def __init__(self, token_bytes: Sequence[bytes], special_ids: Mapping[str, int]):
         self._token_bytes = list(token_bytes)
         self.special_ids = dict(special_ids)
+
+    @property
+    def begin_id(self) -> int:
+        """See the attributes of the class."""
+        return self.end_id if self._begin_id is None else self._begin_id
+
+    def set_marks(self, begin_id: int, begin_text: str, end_ids: Sequence[int]) -> None:
+        """Texts begin after one token and end with any of others, the first of which a score pays for."""
+        self._begin_id, self.begin_text = begin_id, begin_text
+        self.end_id, self.other_end_ids = end_ids[0], tuple(end_ids[1:])
+        self.special_ids |= {"bos": begin_id, "eos": self.end_id}
+        for token_id in (begin_id, *end_ids):
+            self._token_bytes[token_id] = b""
 
     def require_special(self, name: str) -> int:
         """The id of a special token, by one of the names of `special_ids`.

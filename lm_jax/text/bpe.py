@@ -8,14 +8,15 @@ ends inside a character.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers as huggingface
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.text.base import END, RunCutter, Tokenizer, cut_where, encode_pieces, tile, utf8
 from lm_jax.text.library import read_bpe, read_tokenizer, reported
@@ -41,6 +42,8 @@ class ByteLevelBPE(Tokenizer):
     Args:
         library: the library's tokenizer. It is kept, and some of its settings are changed.
         source: the file that it is from, for errors.
+        special: special tokens by Hugging Face's names for them, where they are not those of GPT-2, RoBERTa,
+            BART or Llama 3.
 
     Raises:
         UserError: another kind of tokenizer, or one that does not keep every byte.
@@ -48,12 +51,19 @@ class ByteLevelBPE(Tokenizer):
 
     kind = "bpe"
 
-    def __init__(self, library: huggingface.Tokenizer, source: str = "the tokenizer"):
+    def __init__(
+        self,
+        library: huggingface.Tokenizer,
+        source: str = "the tokenizer",
+        special: Mapping[str, str] | None = None,
+    ):
         definition = json.loads(library.to_str())
         _check_keeps_bytes(definition, source)
         vocabulary = library.get_vocab()
         found = {name: [t for t in tokens if t in vocabulary] for name, tokens in _SPECIAL.items()}
-        special = {"eos": END} | {name: tokens[0] for name, tokens in found.items() if tokens}
+        special = {
+            "eos": END, **{name: tokens[0] for name, tokens in found.items() if tokens}, **(special or {})
+        }  # fmt: skip
         library.add_special_tokens(sorted(set(special.values())))  # a new id only for an END that is missing
         library.encode_special_tokens = True
         library.no_truncation()
@@ -95,8 +105,8 @@ class ByteLevelBPE(Tokenizer):
         return cls(library)
 
     @classmethod
-    def load(cls, path: Path) -> "ByteLevelBPE":
-        """Reads `tokenizer.json`, or `vocab.json` with `merges.txt` beside it.
+    def load(cls, path: Path, special: Mapping[str, str] | None = None) -> "ByteLevelBPE":
+        """Reads `tokenizer.json`; or `vocab.json` with `merges.txt` and perhaps `added_tokens.json`.
 
         Raises:
             UserError: a file that the library cannot read, or a tokenizer that is not byte-level BPE.
@@ -106,8 +116,9 @@ class ByteLevelBPE(Tokenizer):
         else:
             library = huggingface.Tokenizer(read_bpe(path, path.with_name("merges.txt")))
             _make_gpt2_like(library)
+            _add_tokens(library, path.with_name("added_tokens.json"), set((special or {}).values()))
         with reported(path):
-            return cls(library, str(path))
+            return cls(library, str(path), special)
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         sizes = [len(utf8(text)) for text in texts]
@@ -129,6 +140,24 @@ class ByteLevelBPE(Tokenizer):
 
     def _spans(self, ids: np.ndarray, data: bytes) -> np.ndarray:
         return tile(np.append(0, np.cumsum(self._lengths[ids])))
+
+
+def _add_tokens(library: huggingface.Tokenizer, path: Path, special: set[str]) -> None:
+    """Adds the tokens of an added_tokens.json; those that look like marks are special."""
+    if not path.is_file():
+        return
+    added = files.read_json(path)
+    if not isinstance(added, dict) or not all(type(token_id) is int for token_id in added.values()):
+        raise UserError(f"{path} is not an object from tokens to ids", "restore the file")
+    for text, token_id in sorted(added.items(), key=lambda item: item[1]):
+        is_special = text in special or re.fullmatch(r"<.+>|\[.+\]", text) is not None
+        library.add_tokens([AddedToken(text, special=is_special, normalized=False)])
+        if library.token_to_id(text) != token_id:
+            raise UserError(
+                f"{path}: {text!r} has the id {token_id}, and {library.token_to_id(text)} follows the "
+                "vocabulary",
+                "restore vocab.json and added_tokens.json of one model",
+            )
 
 
 def _make_gpt2_like(library: huggingface.Tokenizer) -> None:

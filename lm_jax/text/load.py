@@ -2,7 +2,7 @@
 
 import collections
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,13 @@ def named_file(spec: str) -> Path:
     return path
 
 
-def load(path: str | Path) -> Tokenizer:
+def load(path: str | Path, special: Mapping[str, str] | None = None) -> Tokenizer:
     """Reads a tokenizer.
 
     Args:
         path: a directory with `tokenizer.json` (what `save` writes, or Hugging Face's), with GPT-2's
             `vocab.json` and `merges.txt`, or with BERT's `vocab.txt`; or such a file itself.
+        special: special tokens of a byte-level BPE, as for `ByteLevelBPE`.
 
     Raises:
         UserError: no such file, a damaged one, or a kind that is not offered here.
@@ -91,7 +92,7 @@ def load(path: str | Path) -> Tokenizer:
     if not isinstance(definition, dict):
         raise UserError(f"{path} is not a tokenizer", "restore the file")
     if path.name == "vocab.json":
-        return ByteLevelBPE.load(path)
+        return ByteLevelBPE.load(path, special)
     kind = definition.get("kind")
     if kind == "byte":
         return ByteTokenizer()
@@ -103,7 +104,7 @@ def load(path: str | Path) -> Tokenizer:
     if model_kind in ("Unigram", "WordLevel"):
         is_piece = " (SentencePiece's)" if model_kind == "Unigram" else ""
         raise UserError(f"{path} is a {model_kind} tokenizer{is_piece}, which is not offered", _INSTEAD)
-    return WordPiece.load(path) if model_kind == "WordPiece" else ByteLevelBPE.load(path)
+    return WordPiece.load(path) if model_kind == "WordPiece" else ByteLevelBPE.load(path, special)
 
 
 def _strings(definition: dict[str, Any], name: str, path: Path, is_character: bool = False) -> list[str]:
