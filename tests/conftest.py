@@ -56,6 +56,18 @@ def _forget_programs():
 
 
 @pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A finished run of the tiny recipe: its config, directory and rows. Tests read it, and change copies."""
+    import tiny  # behind the variables
+
+    from lm_jax import experiment
+
+    directory = tmp_path_factory.mktemp("tiny_run")
+    config = tiny.config(tiny.write_text(directory / "text.txt"))
+    return config, directory / "run", experiment.run(config, directory / "run")
+
+
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of corpora and golden files, which is not part of the repository."""
     if not SHARED.is_dir():

@@ -15,14 +15,6 @@ from lm_jax.config import Config
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("finished")
-    config = tiny.config(tiny.write_text(directory / "text.txt"), num_steps=4)
-    experiment.run(config, directory / "run")
-    return config, directory / "run"
-
-
 def assert_refused(capsys, message, function, *arguments):
     """Runs as a command does, and looks at what a user would see."""
     with pytest.raises(SystemExit) as stop, errors.reported():
@@ -77,14 +69,14 @@ def test_a_wrong_field(tmp_path, capsys, values, message):
 
 
 def test_a_mistake_leaves_the_work_directory_free(tmp_path, capsys):
-    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=4)
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=1, sample_tokens=0)
     for values in ({"data__corpus": "text:typo.txt"}, {"mesh__data": "99"}, {"model__num_heads": "3"}):
         assert_refused(capsys, "", lambda: experiment.run(changed(config, **values), tmp_path / "run"))  # noqa: B023
     assert experiment.run(config, tmp_path / "run")
 
 
-def test_a_work_directory_of_another_run(finished, capsys):
-    config, workdir = finished
+def test_a_work_directory_of_another_run(tiny_run, capsys):
+    config, workdir, _ = tiny_run
     assert_refused(
         capsys,
         "model.d_model (16 there, 32 here)",
@@ -104,19 +96,19 @@ def test_a_work_directory_that_cannot_be_written(tmp_path, capsys):
     assert_refused(capsys, f"{text}", experiment.run, tiny.config(text), text / "run")
 
 
-def test_a_corrupt_checkpoint(finished, tmp_path, capsys):
+def test_a_corrupt_checkpoint(tiny_run, tmp_path, capsys):
     import shutil
 
-    moved = shutil.copytree(finished[1], tmp_path / "run")
+    moved = shutil.copytree(tiny_run[1], tmp_path / "run")
     for path in (moved / "checkpoints").rglob("ocdbt.process_0/d/*"):
         path.write_bytes(path.read_bytes()[:-3])
     assert_refused(capsys, "is damaged", lm_jax.load, moved)
 
 
-def test_a_tokenizer_of_another_model(finished, tmp_path, capsys):
+def test_a_tokenizer_of_another_model(tiny_run, tmp_path, capsys):
     import shutil
 
-    moved = shutil.copytree(finished[1], tmp_path / "run")
+    moved = shutil.copytree(tiny_run[1], tmp_path / "run")
     path = moved / "data.json"
     facts = json.loads(path.read_text())
     facts["tokenizer"]["sha256"] = "0"
@@ -124,8 +116,8 @@ def test_a_tokenizer_of_another_model(finished, tmp_path, capsys):
     assert_refused(capsys, "is not the tokenizer", lm_jax.load, moved)
 
 
-def test_a_prompt_longer_than_the_context(finished, capsys):
-    model = lm_jax.load(finished[1])
+def test_a_prompt_longer_than_the_context(tiny_run, capsys):
+    model = lm_jax.load(tiny_run[1])
     assert_refused(capsys, "longer than the context of 32", model.generate, ["much too long " * 10])
 
 
@@ -137,8 +129,8 @@ def test_a_prompt_longer_than_the_context(finished, capsys):
         ({"num_samples": 0}, "num_samples=0"),
     ],
 )
-def test_a_wrong_way_to_sample(finished, capsys, options, message):
-    model = lm_jax.load(finished[1])
+def test_a_wrong_way_to_sample(tiny_run, capsys, options, message):
+    model = lm_jax.load(tiny_run[1])
     assert_refused(capsys, message, lambda: model.generate(["a"], **options))
 
 

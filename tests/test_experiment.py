@@ -25,14 +25,6 @@ from lm_jax.evaluation.texts import read_held_out
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An uninterrupted run: its config, directory and rows."""
-    directory = tmp_path_factory.mktemp("finished")
-    config = tiny.config(tiny.write_text(directory / "text.txt"))
-    return config, directory / "run", experiment.run(config, directory / "run")
-
-
 def results(workdir):
     rows = json.loads((workdir / "results.json").read_text())
     return [{k: v for k, v in row.items() if k != "model"} for row in rows]
@@ -43,8 +35,8 @@ def losses(workdir):
     return [{k: v for k, v in line.items() if "second" not in k and "wait" not in k} for line in lines]
 
 
-def test_a_run_writes_and_prints_its_results(finished):
-    _, workdir, rows = finished
+def test_a_run_writes_and_prints_its_results(tiny_run):
+    _, workdir, rows = tiny_run
     assert [row.split for row in rows] == ["valid", "test"]
     for row in rows:
         documents = read_held_out(workdir, row.split).documents
@@ -58,22 +50,22 @@ def test_a_run_writes_and_prints_its_results(finished):
     assert rows == read_rows(workdir / "results.json")
 
 
-def test_a_finished_run_is_not_trained_again(finished):
-    config, workdir, rows = finished
+def test_a_finished_run_is_not_trained_again(tiny_run):
+    config, workdir, rows = tiny_run
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
     assert experiment.run(config, workdir) == rows
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
 
 
-def test_another_config_is_refused(finished):
-    config, workdir, _ = finished
+def test_another_config_is_refused(tiny_run):
+    config, workdir, _ = tiny_run
     other = fields.override(config, {"model.num_layers": "2"})
     with pytest.raises(UserError, match=r"model.num_layers \(1 there, 2 here\).*--workdir"):
         experiment.run(other, workdir)
 
 
-def test_an_interrupted_run_gives_the_numbers_of_an_uninterrupted_one(finished, tmp_path):
-    config, workdir, _ = finished
+def test_an_interrupted_run_gives_the_numbers_of_an_uninterrupted_one(tiny_run, tmp_path):
+    config, workdir, _ = tiny_run
     with stopped_after(7):  # between two checkpoints
         assert experiment.run(config, tmp_path / "again") == []
     assert not (tmp_path / "again" / "results.json").exists()
@@ -101,8 +93,8 @@ def test_a_changed_text_is_refused(tmp_path):
         experiment.run(tiny.config(text), tmp_path / "run")
 
 
-def test_training_starts_from_another_runs_parameters(finished, tmp_path):
-    config, workdir, _ = finished
+def test_training_starts_from_another_runs_parameters(tiny_run, tmp_path):
+    config, workdir, _ = tiny_run
     tuned = fields.override(config, {"init_from": str(workdir), "train.num_steps": "4"})
     experiment.run(tuned, tmp_path / "tuned")
     first = next(line["valid_loss"] for line in losses(tmp_path / "tuned") if "valid_loss" in line)
@@ -174,8 +166,8 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, number):
     assert f"stopped at step {saved}" in output
 
 
-def test_a_moved_run_directory_gives_the_same_scores(finished, tmp_path):
-    _, workdir, rows = finished
+def test_a_moved_run_directory_gives_the_same_scores(tiny_run, tmp_path):
+    _, workdir, rows = tiny_run
     moved = shutil.copytree(workdir, tmp_path / "elsewhere")
     model = lm_jax.load(moved)
     texts = [d.text for d in read_held_out(moved, "test").documents]
@@ -183,8 +175,8 @@ def test_a_moved_run_directory_gives_the_same_scores(finished, tmp_path):
     assert nats == pytest.approx(rows[1].sums["nats"], rel=1e-9)
 
 
-def test_two_processes_do_not_train_in_one_directory(finished, tmp_path):
-    config, *_ = finished
+def test_two_processes_do_not_train_in_one_directory(tiny_run, tmp_path):
+    config, *_ = tiny_run
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process trains"):

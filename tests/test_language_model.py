@@ -18,10 +18,8 @@ from lm_jax.text.base import END
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    experiment.run(tiny.config(tiny.write_text(directory / "text.txt")), directory / "run")
-    return lm_jax.load(directory / "run")
+def model(tiny_run):
+    return lm_jax.load(tiny_run[1])
 
 
 @pytest.fixture(scope="module")

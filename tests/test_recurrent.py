@@ -99,12 +99,17 @@ def test_the_gradient_is_what_jax_derives(cell, layer_norm):
     """From the forward pass alone, with states that are forgotten here and there, and a projection."""
     T, B, H, P = 6, 3, 5, 2 if cell == "lstm" else 0
     layer = RecurrentLayer(cell, H, P, layer_norm)
-    keys = jax.random.split(jax.random.key(0), 4)
-    x_TBI, state = jax.random.normal(keys[0], (T, B, 4)), first_state(cell, B, H, P)
-    state = jax.tree.map(lambda s: s + jax.random.normal(keys[1], s.shape), state)
-    keep_TB1 = jax.random.bernoulli(keys[2], 0.7, (T, B, 1)).astype(jnp.float32)
-    params = layer.init(keys[3], x_TBI, state, keep_TB1, False)
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(keys[3], p.shape), params)
+    rng = np.random.default_rng(0)
+
+    def random(like, scale=1.0):
+        return np.float32(rng.normal(scale=scale, size=like.shape))
+
+    x_TBI = np.float32(rng.normal(size=(T, B, 4)))
+    state = jax.tree.map(random, jax.eval_shape(lambda: first_state(cell, B, H, P)))
+    keep_TB1 = np.float32(rng.random((T, B, 1)) < 0.7)
+    keep_TB1[0] = 1  # so that the first state has a gradient
+    params = jax.jit(layer.init, static_argnums=4)(jax.random.key(0), x_TBI, state, keep_TB1, False)
+    params = jax.tree.map(lambda p: p + random(p, 0.1), jax.device_get(params))
 
     def gradient():
         def total(params, x_TBI, state):
@@ -124,16 +129,21 @@ def test_the_gradient_is_what_jax_derives(cell, layer_norm):
 
 def test_layer_norm_is_invariant_to_the_scale_of_weights():
     layer = RecurrentLayer("lstm", 5, layer_norm=True)
-    x_TBI, state = jax.random.normal(jax.random.key(0), (4, 2, 3)), first_state("lstm", 2, 5)
-    params = layer.init(jax.random.key(1), x_TBI, state, None, False)["params"]
+    x_TBI, state = np.float32(np.random.default_rng(0).normal(size=(4, 2, 3))), first_state("lstm", 2, 5)
+
+    def init(key):
+        return layer.init(key, x_TBI, state, None, False)["params"]
+
+    def outputs(layer, params):
+        apply = jax.jit(lambda params: layer.apply({"params": params}, x_TBI, state, None, False)[0])
+        return np.asarray(apply(params))
+
+    params = jax.device_get(jax.jit(init)(jax.random.key(1)))
     larger = params | {name: 50 * params[name] for name in ("input", "recurrent")}
-    (a, _), (b, _) = (layer.apply({"params": p}, x_TBI, state, None, False) for p in (params, larger))
-    np.testing.assert_allclose(a, b, atol=2e-2)  # the epsilon counts for small ones
-    unnormalised = RecurrentLayer("lstm", 5)
-    (a, _), (b, _) = (
-        unnormalised.apply(
-            {"params": {n: p[n] for n in ("input", "recurrent", "bias")}}, x_TBI, state, None, False
-        )
+    # The epsilon counts for small ones.
+    np.testing.assert_allclose(outputs(layer, params), outputs(layer, larger), atol=2e-2)
+    a, b = (
+        outputs(RecurrentLayer("lstm", 5), {n: p[n] for n in ("input", "recurrent", "bias")})
         for p in (params, larger)
     )
     assert abs(a - b).max() > 0.2
@@ -151,15 +161,20 @@ def adaptive_params(arrays):
 def test_adaptive_softmax_equals_the_golden_file():
     arrays = golden("adaptive")
     model = AdaptiveSoftmax(23, (5, 11), ratio=2.0)
-    log_probs = model.apply(adaptive_params(arrays), arrays["hidden"])
+    log_probs = jax.jit(model.apply)(adaptive_params(arrays), arrays["hidden"])
     np.testing.assert_allclose(log_probs, arrays["log_probs"], atol=1e-5)
 
 
 @pytest.mark.parametrize("cutoffs", [(1,), (22,), (5, 11), (2, 3, 4)])
 def test_adaptive_softmax_sums_to_one(cutoffs):
-    model, hidden = AdaptiveSoftmax(23, cutoffs), 3 * jax.random.normal(jax.random.key(0), (6, 32))
-    params = jax.tree.map(lambda p: 5 * p, model.init(jax.random.key(1), hidden))
-    log_probs = model.apply(params, hidden)
-    assert log_probs.shape == (6, 23)
-    np.testing.assert_allclose(jnp.exp(log_probs).sum(axis=-1), 1, rtol=1e-5)
-    assert jnp.exp(log_probs).std() > 0.01
+    model = AdaptiveSoftmax(23, cutoffs)
+    hidden = 3 * np.float32(np.random.default_rng(0).normal(size=(6, 32)))
+
+    @jax.jit
+    def log_probs_of(key):
+        return model.apply(jax.tree.map(lambda p: 5 * p, model.init(key, hidden)), hidden)
+
+    probabilities = np.exp(log_probs_of(jax.random.key(1)))
+    assert probabilities.shape == (6, 23)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-5)
+    assert probabilities.std() > 0.01

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +48,13 @@ def batch_of(weights_B, seed=0, length=6):
     return Batch(tokens[:, :-1], tokens[:, 1:], weights)
 
 
+@cache
+def first_params():
+    return jax.jit(lambda key: Causal().init(MODULE, key, 6))(jax.random.key(0))
+
+
 def start(train=TrainConfig(), optimizer=SGD):  # noqa: B008 (frozen)
-    task = Causal()
-    params = task.init(MODULE, jax.random.key(0), 6)
+    task, params = Causal(), first_params()
     return first_state(params, optimizer, task.init_carry(MODULE, CONFIG, STREAMS, 8), train)
 
 
@@ -93,7 +97,8 @@ def test_a_mean_of_means_gives_a_different_update():
     """With the batch of the test above, weighting by tokens and by parts differ."""
     batch, params = batch_of([6, 1, 1, 1, 0, 0, 3, 6]), start().params
     halves = [Batch(*(x[i::2] for x in batch[:3])) for i in range(2)]
-    losses = [float(Causal().losses(MODULE, params, b)[0]["nats"].mean) for b in (batch, *halves)]
+    losses_of = jax.jit(partial(Causal().losses, MODULE))
+    losses = [float(losses_of(params, b)[0]["nats"].mean) for b in (batch, *halves)]
     assert abs(losses[0] - np.mean(losses[1:])) > 1e-3
 
 
@@ -153,15 +158,16 @@ def test_the_trigger_is_the_published_rule(patience):
 def test_z_loss_is_its_formula_also_in_chunks_and_only_in_training():
     logits = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32) * 3
     targets, weights = np.zeros((2, 5), int), np.array([[1, 1, 0, 1, 0]] * 2, np.float32)
-    plain = cross_entropy(logits, targets, weights)
+    row = logits, targets, weights
+    plain = jax.jit(cross_entropy)(*row)
     expected = plain.total + 0.1 * (weights * np.log(np.exp(logits).sum(-1)) ** 2).sum()
-    got = cross_entropy(logits, targets, weights, z_loss=0.1)
+    got = jax.jit(partial(cross_entropy, z_loss=0.1))(*row)
     assert float(got.total) == pytest.approx(float(expected), rel=1e-5)
-    chunked = chunked_cross_entropy(lambda p, h: h, {}, logits, targets, weights, chunk_length=2, z_loss=0.1)
-    assert float(chunked.total) == pytest.approx(float(expected), rel=1e-5)
+    in_chunks = partial(chunked_cross_entropy, lambda p, h: h, {}, chunk_length=2, z_loss=0.1)
+    assert float(jax.jit(in_chunks)(*row).total) == pytest.approx(float(expected), rel=1e-5)
     params, batch = start().params, batch_of([6, 2])
     values = [
-        float(Causal(z_loss=z).losses(MODULE, params, batch, rngs=rngs)[0]["nats"].total)
+        float(jax.jit(partial(Causal(z_loss=z).losses, MODULE, rngs=rngs))(params, batch)[0]["nats"].total)
         for z in (0.0, 0.1)
         for rngs in (None, {})
     ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -88,30 +89,31 @@ def test_padding_changes_neither_loss_nor_gradient(small):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, with_padding)
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tmp_path):
-    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=8)
-    constant = dataclasses.replace(config.optimizer, schedule="constant")
-    config = dataclasses.replace(config, optimizer=constant)
-    experiment.run(config, tmp_path / "run")
-    wild = dataclasses.replace(
-        config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e38, clip_norm=0.0)
-    )
-    # The same directory with a rate that overflows: as if the run had diverged after step 8.
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tiny_run, tmp_path):
+    config, workdir, _ = tiny_run
+    changes = {"schedule": "constant", "learning_rate": 1e38, "clip_norm": 0.0}
+    wild = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **changes))
+    # The same directory with a rate that overflows: as if the run had diverged after step 12.
+    shutil.copytree(workdir, tmp_path / "run")
     text = json.loads((tmp_path / "run" / "config.json").read_text())
-    text["optimizer"] |= {"learning_rate": 1e38, "clip_norm": 0.0}
+    text["optimizer"] |= changes
     (tmp_path / "run" / "config.json").write_text(json.dumps(text))
     wild = dataclasses.replace(wild, train=dataclasses.replace(wild.train, num_steps=20))
     with pytest.raises(
-        UserError, match=r"the param_norm at step 9 is inf; the last good checkpoint is step 8"
+        UserError, match=r"the param_norm at step 13 is inf; the last good checkpoint is step 12"
     ):
         experiment.run(wild, tmp_path / "run")
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "word"])
-def test_bits_per_byte_need_complete_scores(tmp_path, tokenizer):
-    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=1, sample_tokens=0)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
+def test_bits_per_byte_need_complete_scores(tiny_run, tmp_path):
+    config, of_bytes, _ = tiny_run
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, tokenizer="word"),
+        train=dataclasses.replace(config.train, num_steps=1, sample_tokens=0),
+    )
     experiment.run(config, tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert any("valid_loss" in json.loads(line) for line in lines)
-    assert any("valid_bits_per_byte" in json.loads(line) for line in lines) == (tokenizer == "byte")
+    for workdir, complete in ((of_bytes, True), (tmp_path / "run", False)):
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        assert any("valid_loss" in line for line in lines)
+        assert any("valid_bits_per_byte" in line for line in lines) == complete

@@ -20,9 +20,13 @@ EVERYTHING = {
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("method", "train", "capacity"))
-def apply(model, params, *args, **kwargs):
-    """Compiled, and once for all tests of a model and shapes."""
+def _apply(model, params, *args, **kwargs):
     return model.apply(params, *args, **kwargs)
+
+
+def apply(*args, **kwargs):
+    """Compiled once for all tests of a model and shapes; numpy arrays, to compute with without compiling."""
+    return jax.device_get(_apply(*args, **kwargs))
 
 
 @cache
@@ -32,7 +36,7 @@ def tiny(**fields):
     model = GPT(GPTConfig(**(shape | fields)))
     model.config.check()
     rng = np.random.default_rng(0)
-    return model, jax.tree.map(lambda x: jnp.float32(rng.normal(scale=0.3, size=x.shape)), shapes(model))
+    return model, jax.tree.map(lambda x: np.float32(rng.normal(scale=0.3, size=x.shape)), shapes(model))
 
 
 def shapes(model):
