@@ -75,6 +75,33 @@ def test_token_vectors_are_those_of_every_layer(pretrained):
     np.testing.assert_allclose(made.layers_LTD[-1], apply(pretrained, ids)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model", "architecture", "logits"),
+    [
+        ("sequence", "BertForSequenceClassification", "class_logits"),
+        ("token", "BertForTokenClassification", "tag_logits"),
+    ],
+)
+def test_models_with_labels_are_the_golden_ones(tmp_path, model, architecture, logits):
+    names = {"0": "NO", "1": "maybe", "2": "yes"}
+    fields = {"architectures": [architecture], "id2label": names}
+    lm = lm_jax.load(write(tmp_path / "model", weights_of(model), **fields))
+    made = np.asarray(lm.module.apply(lm.params, *INPUTS))
+    is_token = SEGMENTS >= 0 if model == "token" else slice(None)
+    np.testing.assert_allclose(made[is_token], GOLDEN[logits][is_token], atol=1e-4)
+    [labelled] = lm.label(["abc dab"])
+    assert labelled.names == ("NO", "maybe", "yes")
+    np.testing.assert_allclose(labelled.probabilities.sum(axis=-1), 1, rtol=1e-5)
+    export(lm, tmp_path / "out")
+    there = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    wanted = weights_of(model)
+    assert there.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(there[name], array)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["architectures"], config["id2label"]) == ([architecture], names)
+
+
 @pytest.mark.parametrize("prefix", ["", "bert."])
 def test_a_bare_encoder_with_and_without_a_prefix(tmp_path, prefix):
     arrays = {
