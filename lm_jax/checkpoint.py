@@ -2,21 +2,25 @@
 
 import contextlib
 import functools
-import hashlib
 import math
 import pathlib
 import re
+import time
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 import numpy as np
 
-from lm_jax import files
+from lm_jax import seal
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.parallel.distributed import is_writer, together
+from lm_jax.progress import say
+from lm_jax.seal import Seal
 
-_SEAL = "seal.json"  # in a checkpoint's directory: digests of its files, dtypes and shapes of its arrays
+_METRICS = "metrics"  # Orbax's item with the validation loss
+_UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")  # the directory of a checkpoint before its rename
 
 
 class Checkpoints:
@@ -48,12 +52,13 @@ class Checkpoints:
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
         # A policy, not max_to_keep: with best_fn that would delete the newest checkpoint.
-        policy = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(1),
-                preservation_policy.BestN(get_metric_fn=_loss, reverse=True, n=1),
-            ]
+        best = preservation_policy.BestN(
+            get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
+        policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(1), best])
+        for path in self._paths():  # Orbax would take a damaged loss for another one, or for none
+            self._check_loss(path)
+        unfinished = [] if self._read_only else self._unfinished()
         alone: dict[str, Any] = {}
         if self._read_only:  # each process reads by itself
             me = jax.process_index()
@@ -68,7 +73,23 @@ class Checkpoints:
             multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        manager = ocp.CheckpointManager(self.directory, options=options)
+        if unfinished and is_writer():
+            step = max(manager.all_steps(), default=None)
+            where = "from the beginning" if step is None else f"from step {step}"
+            names = " and ".join(map(str, unfinished))
+            say(f"the run was stopped while it wrote checkpoint {names}: it continues {where}")
+        return manager
+
+    def _paths(self) -> list[pathlib.Path]:
+        """The directories of the saved steps."""
+        found = self.directory.iterdir() if self.directory.is_dir() else ()
+        return sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
+
+    def _unfinished(self) -> list[int]:
+        """The steps that a killed process was writing."""
+        found = self.directory.iterdir() if self.directory.is_dir() else ()
+        return sorted(int(match[1]) for path in found if (match := _UNFINISHED.fullmatch(path.name)))
 
     def save(self, step: int, params: Any, rest: Any, valid_loss: float | None = None) -> None:
         """Saves in the background; the arrays may be donated after the call.
@@ -115,7 +136,7 @@ class Checkpoints:
             )
         named = {"best": self.best_step(), "latest": self.latest_step()}.get(which)
         if named is None:
-            named = int(which) if which.isdigit() else -1
+            named = int(which) if which.isdecimal() else -1
         if named not in steps:
             raise UserError(
                 f"no checkpoint {which} in {self.directory}", f"choose best, latest or one of {steps}"
@@ -143,8 +164,8 @@ class Checkpoints:
 
     def read_params(self, step: int) -> Any:
         """The parameters alone, with the shapes that were saved, on one device."""
-        forms = files.read_json(self.directory / str(step) / _SEAL)["forms"]["params"]
-        return self.restore_params(step, _tree(forms))
+        path = self.directory / str(step)
+        return self.restore_params(step, _tree(_forms(self._seal_of(path), path)["params"]))
 
     def close(self) -> None:
         """Waits until all writes are finished."""
@@ -162,19 +183,43 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         path = self.directory / str(step)
-        remedy = f"remove {path} to resume from an earlier checkpoint, or start again in another directory"
         # Orbax does not detect changed bytes, and its own errors are longer than one line.
         first, stride = self._share
         # Before Orbax waits for all processes: a process that finds damage must not leave the others waiting.
         with together() if stride > 1 else contextlib.nullcontext():
-            seal = files.read_json(path / _SEAL)
-            for name, digest in sorted(seal["files"].items())[first::stride]:
-                if not (path / name).is_file() or _digest(path / name) != digest:
-                    raise UserError(f"checkpoint {path} is damaged: {name} is not what was written", remedy)
+            names = sorted(self._seal_of(path).states)[first::stride]
+            found = self._seal_of(path, *names) if names else self._seal_of(path)
+            forms = _forms(found, path)
             for item, tree in like.items():
-                _check_form(path, seal["forms"][item], _form(tree))
+                _check_form(path, forms[item], _form(tree))
         args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
         return self._manager.restore(step, args=ocp.args.Composite(**args))
+
+    def _check_loss(self, path: pathlib.Path) -> None:
+        try:
+            found = self._seal_of(path, _METRICS)
+            file = path / _METRICS / _METRICS
+            if not any(name.startswith(_METRICS) for name in found.states) and file.is_file():
+                JsonObject.read(file).take("valid_loss", float)  # sealed by an earlier version, without it
+        except UserError:
+            if self._read_only:
+                time.sleep(0.3)  # a process that trains may be deleting it
+                if not path.is_dir():
+                    return
+            raise
+
+    def _seal_of(self, path: pathlib.Path, *names: str) -> Seal:
+        """The seal of a checkpoint, after a check of these files, which is of all bytes."""
+        remedy = f"remove {path} to use an earlier checkpoint, or start again in another directory"
+        try:
+            found = seal.read(path)
+            if found is not None and names:
+                found = seal.check(path, *names, remedy=remedy, whole=True)
+        except UserError as error:
+            raise UserError(f"checkpoint {error.cause}", remedy) from None
+        if found is None:
+            raise UserError(f"checkpoint {path} is damaged: {seal.FILE} is missing", remedy)
+        return found
 
     def _seal(self) -> None:
         """Writes the seal; Orbax calls it when all files are written, just before the final rename."""
@@ -182,9 +227,19 @@ class Checkpoints:
             return
         step, forms = self._saving
         [path] = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
-        found = [p for item in forms for p in sorted((path / item).rglob("*")) if p.is_file()]
-        digests = {str(p.relative_to(path)): _digest(p) for p in found}
-        files.write_json(path / _SEAL, {"files": digests, "forms": forms})
+        items = {*forms, _METRICS}  # Orbax still changes files of its own beside them
+        names = [name for name in seal.files_in(path) if name.partition("/")[0] in items]
+        seal.write_whole(path, names, {"forms": forms})
+
+
+def _forms(found: Seal, path: pathlib.Path) -> dict[str, dict[str, str]]:
+    """The dtypes and shapes of a checkpoint's arrays, by its items."""
+    items = JsonObject(found.facts, str(path / seal.FILE)).inner("forms")
+    forms = {}
+    for item in ("params", "rest"):
+        inner = items.inner(item)
+        forms[item] = {name: inner.take(name, str) for name in inner.values}
+    return forms
 
 
 def _form(tree: Any) -> dict[str, str]:
@@ -216,11 +271,6 @@ def _check_form(path: pathlib.Path, there: dict[str, str], here: dict[str, str])
                 f"and {here.get(name, 'absent')} here",
                 "use the config that it was trained with",
             )
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _loss(metrics: dict[str, float]) -> float:

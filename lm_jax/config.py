@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,11 +217,21 @@ def unknown_variant(variant: str, known: list[str]) -> UserError:
 
 
 def to_json(config: AnyConfig) -> str:
-    """The config as JSON text, with its format version; `model` and `task` are tagged by their names."""
+    """The config as JSON text, with its format version; `model` and `task` are tagged by their names.
+
+    Raises:
+        UserError: a number that is NaN or infinite, which JSON does not have.
+    """
     values = fields.as_values(config)
     if isinstance(config, CountConfig):
         values["model"] = {"name": config.model.family, **values["model"]}
-    return json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2) + "\n"
+    try:
+        return json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2, allow_nan=False) + "\n"
+    except ValueError:
+        named = [
+            f"{n}={v}" for n, v in fields.flatten(config) if isinstance(v, float) and not math.isfinite(v)
+        ]
+        raise UserError(f"{', '.join(named)} is not a finite number", "give a finite number") from None
 
 
 def from_json(text: str, source: str = FILE) -> AnyConfig:
@@ -271,6 +282,15 @@ class RunParts:
         self.task: Task | None = (
             None if is_counted else fields.tagged(TASKS, values.get("task"), "task", path)
         )
+        try:
+            self.data.check()
+            self.mesh.check()
+            if self.task is not None:
+                model: Any = self.model
+                model.check()
+                self.task.check(model, self.data)
+        except UserError as error:
+            raise UserError(f"{path}: {error.cause}", error.remedy) from None
 
 
 def _current(values: Any, source: str) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from lm_jax import config as config_module
-from lm_jax import fields, files
+from lm_jax import fields, files, seal
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import FILE, AnyConfig, Config, CountConfig
-from lm_jax.data import pipeline
+from lm_jax.data import pipeline, provenance
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation.row import Row, read_rows, write_rows
@@ -88,22 +88,34 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
         A row for each held-out part; no rows if a signal stopped the training early.
 
     Raises:
-        UserError: a recipe or a directory that cannot be used, or a run that failed.
+        UserError: a recipe or a directory that cannot be used, a damaged file in it, or a run that failed.
     """
     workdir = pathlib.Path(workdir)
     with together():
         check(config)
+        seal.check(workdir)
         _check_same_recipe(config, workdir)
         if rows := read_rows(workdir / "results.json") if is_finished(config, workdir) else []:
+            _tidy(workdir)
             return rows
         _check_can_resume(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
+        if is_writer():
+            files.tidy(workdir)
         if isinstance(config, CountConfig):
             _count(config, workdir)
         elif not _train(config, workdir):
             return []
         return _evaluate(config, workdir)
+
+
+def _tidy(workdir: pathlib.Path) -> None:
+    """Removes what a killed process left in a finished run, unless another process is there."""
+    if is_writer() and any(workdir.glob(f".*{files.TEMPORARY}")):
+        with contextlib.suppress(UserError, OSError), (workdir / ".lock").open("w") as file:
+            _lock(file, workdir)
+            files.tidy(workdir)
 
 
 def is_finished(config: AnyConfig, workdir: pathlib.Path) -> bool:
@@ -124,8 +136,13 @@ def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
                 f"{workdir} holds a run of another config: {'; '.join(changed)}",
                 "give another --workdir, or the same config to resume",
             )
-    elif workdir.exists() and any(not p.name.startswith(".") for p in workdir.iterdir()):
+    elif workdir.exists() and any(_is_foreign(path.name) for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run", "give another --workdir")
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a file without a config.json beside it is not of a run that was killed at its start."""
+    return not name.startswith(".") and name != seal.FILE
 
 
 def _check_can_resume(workdir: pathlib.Path) -> None:
@@ -192,7 +209,8 @@ def _count(config: CountConfig, workdir: pathlib.Path) -> None:
             model = ngram.fit(config.model, data, report)
         _write_facts(config, data, workdir)
         if is_writer():
-            model.save(workdir / language_model.NGRAM_FILE)
+            with seal.staged(workdir) as stage:
+                model.save(stage / language_model.NGRAM_FILE)
 
 
 def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) -> None:
@@ -202,7 +220,7 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
     Raises:
         UserError: the directory's run was trained on another text.
     """
-    path = workdir / "data.json"
+    path = workdir / provenance.FILE
     if path.exists() and files.read_json(path) != data.provenance:
         raise UserError(
             f"the text of {config.data.corpus} is no longer what {workdir} was trained on",
@@ -210,13 +228,14 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
         )
     if not is_writer():
         return
-    files.write_text(workdir / FILE, config_module.to_json(config))
-    data.tokenizer.save(workdir / _TOKENIZER)
-    for name, split in data.splits.items():
-        if name != "train":
-            lines = [files.dump_json(d._asdict()) + "\n" for d in split.documents()]
-            files.write_text(workdir / f"{name}.jsonl", "".join(lines))
-    files.write_json(path, data.provenance)
+    with seal.staged(workdir) as stage:
+        files.write_text(stage / FILE, config_module.to_json(config))
+        data.tokenizer.save(stage / _TOKENIZER)
+        for name, split in data.splits.items():
+            if name != "train":
+                lines = [files.dump_json(d._asdict()) + "\n" for d in split.documents()]
+                files.write_text(stage / f"{name}.jsonl", "".join(lines))
+        files.write_json(stage / provenance.FILE, data.provenance)
 
 
 def _is_new(workdir: pathlib.Path) -> bool:
@@ -259,17 +278,21 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     Of several processes each scores a share of the documents; one writes.
     """
     with together():
+        if config.is_trained and is_writer():
+            seal.update(workdir / loop.METRICS)  # nothing is appended any more
         model = language_model.load(workdir)
-        parts = [split for split in ("valid", "test") if (workdir / f"{split}.jsonl").exists()]
+        parts = [split for split in ("valid", "test") if seal.exists(workdir / f"{split}.jsonl")]
         texts = [read_held_out(workdir, split) for split in parts]
     with Reporter() as report:
         rows = [evaluation.evaluate(model, text, str(workdir), report=report).row for text in texts]
     if config.sample_tokens and isinstance(model, Generates):
         sample = _sample(model, config)
         if is_writer():
-            files.write_text(workdir / "sample.txt", sample + "\n")
+            with seal.staged(workdir, optional=["sample.txt"]) as stage:
+                files.write_text(stage / "sample.txt", sample + "\n")
     if is_writer():
-        write_rows(workdir / "results.json", rows)
+        with seal.staged(workdir, optional=["results.json"]) as stage:
+            write_rows(stage / "results.json", rows)
     return rows
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import sys
 import tokenize
 import types
 import typing
@@ -192,7 +193,7 @@ def _typed(value: Any, wanted: Any, name: str, source: str) -> Any:
         return None
     if isinstance(wanted, types.UnionType):
         wanted = typing.get_args(wanted)[0]
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not wanted:
         raise UserError(f"{name}={value!r} is not {_in_words(wanted)}, in {source}", f"restore {source}")

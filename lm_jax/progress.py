@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -9,9 +10,16 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lm_jax import files, seal
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 
 _SECONDS_BETWEEN_LINES = 10.0  # in a log, where a live line would print too much
+
+
+def say(line: str) -> None:
+    """Prints a line to standard error, while no live line is shown."""
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
 
 
 class LiveLine:
@@ -126,8 +134,10 @@ class MetricWriter:
 
     def __init__(self, path: pathlib.Path, step: int, tensorboard: pathlib.Path | None = None):
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._path = path
+        kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
+        with seal.staged(path.parent, grows=[path.name]) as stage:
+            files.write_text(stage / path.name, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
         self._events = None if tensorboard is None else _open_events(tensorboard, step)
 
@@ -138,6 +148,11 @@ class MetricWriter:
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
+
+    def seal(self) -> None:
+        """Seals what has been written: a checkpoint of the last step may follow."""
+        files.flush(self._file)
+        seal.update(self._path, grows=True)
 
     def close(self) -> None:
         """Closes the files."""
@@ -158,15 +173,22 @@ def _open_events(directory: pathlib.Path, step: int) -> Any:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
-    """The complete lines of a metrics.jsonl; an empty list if there is no file."""
-    lines = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:  # incomplete after a crash
-                break
-    return lines
+    """The complete lines of a metrics.jsonl; an empty list if there is no file.
+
+    Raises:
+        UserError: the file is damaged: it is not what its run's seal says, or a line is not an object of a
+            step and numbers.
+    """
+    if not seal.exists(path):
+        return []
+    *lines, _ = files.read_text(path).split("\n")  # behind the last newline: incomplete after a crash
+    return [_metrics_of(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _metrics_of(line: str, where: str) -> dict[str, float]:
+    values = JsonObject(files.parse_json(line, where), where)
+    values.take("step", int)
+    return {name: values.take(name, float) for name in values.values}
 
 
 def _clock(seconds: float) -> str:

@@ -18,7 +18,7 @@ def cache_dir() -> pathlib.Path:
 
 
 def prepare() -> None:
-    """Sets the process up for jax: the allocator, the cache of compiled programs, quiet logs.
+    """Sets the process up for jax and imports it: the allocator, the cache of compiled programs, quiet logs.
 
     Commands call it under `if __name__ == "__main__"`, before they import jax: importing a command changes
     nothing in the importing program. It changes the start time and the memory of a program, never its
@@ -39,6 +39,9 @@ def prepare() -> None:
     from absl import logging  # after the restart
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns about requested behaviour
+    from lm_jax import compiled  # imports jax, which reads the variables above
+
+    compiled.seal_cache()
 
 
 _traced_platform: contextvars.ContextVar[str] = contextvars.ContextVar("traced_platform", default="")

@@ -113,6 +113,7 @@ def test_a_tokenizer_of_another_model(tiny_run, tmp_path, capsys):
     facts = json.loads(path.read_text())
     facts["tokenizer"]["sha256"] = "0"
     path.write_text(json.dumps(facts))
+    (moved / "seal.json").unlink()  # which would tell that the file is not what was written
     assert_refused(capsys, "is not the tokenizer", lm_jax.load, moved)
 
 

@@ -34,6 +34,11 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
         assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
 
 
+def test_of_checkpoints_without_a_loss_only_the_latest_is_kept(tmp_path):
+    save_all(tmp_path, {10: None, 20: 1.0, 30: None, 40: None})
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
+
+
 def test_no_directory_is_made_before_the_first_save(tmp_path):
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest_step() is None

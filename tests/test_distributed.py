@@ -105,14 +105,14 @@ def test_a_signal_to_any_process_stops_all_and_they_go_on_on_another_mesh(recipe
     # One process finds a damaged file: the other must not wait for it.
     checkpoint = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
     names = sorted(json.loads((checkpoint / "seal.json").read_text())["files"])
-    damaged = checkpoint / names[1]
-    damaged.write_bytes(b"damaged")
+    damaged = next(name for name in names[1::2] if name.startswith("params"))  # of the share of process 1
+    (checkpoint / damaged).write_bytes(b"damaged")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=steps + 9))
     running = start(config, tmp_path / "run", tmp_path / "recipe.py", 2)
     outputs = [process.communicate(timeout=200)[0] for process in running]
     assert [process.returncode for process in running] == [2, 2], outputs
-    assert f"process 1 stopped: checkpoint {checkpoint} is damaged: {names[1]}" in outputs[0]
-    assert f"error: checkpoint {checkpoint} is damaged: {names[1]}" in outputs[1]
+    assert f"process 1 stopped: checkpoint {checkpoint} is damaged: {damaged}" in outputs[0]
+    assert f"error: checkpoint {checkpoint} is damaged: {damaged}" in outputs[1]
 
 
 def test_a_process_reads_the_rows_of_its_devices():

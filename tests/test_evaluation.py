@@ -450,7 +450,7 @@ def test_held_out_documents_keep_their_fields_and_ignore_unknown_keys(runs, tmp_
         ("a", "x", {"label": "good"}),
         ("b", "y", {}),
     ]
-    for line, message in (("{", "is not JSON"), ('{"name": "a"}', "no text in the field 'text'")):
+    for line, message in (("{", "is not JSON"), ('{"name": "a"}', "no field 'text'")):
         path.write_text(json.dumps(lines[0]) + "\n" + line + "\n")
         with pytest.raises(UserError, match=rf"test.jsonl, line 2.*{message}"):
             texts_module.read_held_out(tmp_path, "test")

@@ -98,6 +98,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(t
     text = json.loads((tmp_path / "run" / "config.json").read_text())
     text["optimizer"] |= changes
     (tmp_path / "run" / "config.json").write_text(json.dumps(text))
+    (tmp_path / "run" / "seal.json").unlink()
     wild = dataclasses.replace(wild, train=dataclasses.replace(wild.train, num_steps=20))
     with pytest.raises(
         UserError, match=r"the param_norm at step 13 is inf; the last good checkpoint is step 12"

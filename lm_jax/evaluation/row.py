@@ -5,17 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lm_jax import files
+from lm_jax import files, seal
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 
 FORMAT_VERSION = 2
 
 _NULL = type(None)
-_MISSING = object()  # for fields without a default
-_IN_WORDS = {
-    int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list",
-    dict: "an object", _NULL: "null",
-}  # fmt: skip
 _NO_INTERVAL = "no interval: the file was written in format 1"
 
 
@@ -140,23 +136,25 @@ def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> None:
     Raises:
         OSError: no permission, or a full disk.
     """
-    files.write_json(path, [row.as_json() for row in rows])
+    values = [row.as_json() for row in rows]
+    seal.replace_text(path, files.dump_json(values, indent=2, allow_nan=False) + "\n")
 
 
 def read_rows(path: pathlib.Path) -> list[Row]:
     """The rows of a results.json of format 1 or 2. Unknown keys are ignored.
 
     Raises:
-        UserError: no such file, not a list of rows, a newer format, or a field that is missing or of another
-            type.
+        UserError: no such file, a damaged one, not a list of rows, a newer format, or a field that is
+            missing or of another type.
     """
+    seal.exists(path)
     values = files.read_json(path)
     if not isinstance(values, list):
         raise UserError(f"{path} is not a list of rows", "give a results.json of train.py or eval.py")
-    return [_read_row(_Fields(value, f"{path}, row {i}")) for i, value in enumerate(values)]
+    return [_read_row(JsonObject(value, f"{path}, row {i}")) for i, value in enumerate(values)]
 
 
-def _read_row(fields: "_Fields") -> Row:
+def _read_row(fields: JsonObject) -> Row:
     version = fields.take("format_version", int, default=1)
     if version not in (1, FORMAT_VERSION):
         raise UserError(
@@ -184,7 +182,7 @@ def _read_row(fields: "_Fields") -> Row:
 _Parts = tuple[dict[str, int], dict[str, float | None], dict[str, Metric]]
 
 
-def _read_parts(fields: "_Fields") -> _Parts:
+def _read_parts(fields: JsonObject) -> _Parts:
     """Counts, sums and metrics."""
     counts, sums, metrics = (fields.inner(name) for name in ("counts", "sums", "metrics"))
     read = {name: _read_metric(metrics.inner(name)) for name in metrics.values}
@@ -197,17 +195,17 @@ def _read_parts(fields: "_Fields") -> _Parts:
     )
 
 
-def _read_version_1(fields: "_Fields") -> _Parts:
+def _read_version_1(fields: JsonObject) -> _Parts:
     """Counts, sums and metrics of a causal row of format 1, which had an interval for bits per byte alone."""
     counts = {name: fields.take(name, int) for name in ("tokens", "words", "bytes", "oov")}
     nats = fields.take("nats", float, _NULL)
     why = fields.take("why", str)
     metrics = {
         "bits_per_byte": Metric(
-            fields.take("bits_per_byte", float, _NULL), fields.interval("bits_per_byte_ci"), why
+            fields.take("bits_per_byte", float, _NULL), _interval(fields, "bits_per_byte_ci"), why
         )
     }
-    others = {"nats_per_token": None if nats is None else nats / counts["tokens"]}
+    others = {"nats_per_token": None if nats is None or not counts["tokens"] else nats / counts["tokens"]}
     for name in ("perplexity", "word_perplexity", "perplexity_without_oov"):
         others[name] = fields.take(name, float, _NULL)
     for name, value in others.items():
@@ -215,16 +213,16 @@ def _read_version_1(fields: "_Fields") -> _Parts:
     return counts, {"nats": nats}, metrics
 
 
-def _read_metric(fields: "_Fields") -> Metric:
+def _read_metric(fields: JsonObject) -> Metric:
     return Metric(
         value=fields.take("value", float, _NULL),
-        interval=fields.interval("interval"),
+        interval=_interval(fields, "interval"),
         why=fields.take("why", str),
         less_is_better=fields.take("less_is_better", bool),
     )
 
 
-def _read_difference(fields: "_Fields") -> Difference | None:
+def _read_difference(fields: JsonObject) -> Difference | None:
     if fields.take("difference", dict, _NULL, default=None) is None:
         return None
     inner = fields.inner("difference")
@@ -238,33 +236,11 @@ def _read_difference(fields: "_Fields") -> Difference | None:
     )
 
 
-class _Fields:
-    """The fields of a JSON object, taken with their types checked."""
-
-    def __init__(self, values: Any, where: str):
-        if not isinstance(values, dict):
-            raise UserError(f"{where} is not an object", "restore the file")
-        self.values, self.where = values, where
-
-    def take(self, name: str, *types: type, default: Any = _MISSING) -> Any:
-        """The value of a field, of one of the types; an int is a float too."""
-        value = self.values.get(name, default)
-        if value is _MISSING:
-            raise UserError(f"{self.where} has no field {name!r}", "restore the file")
-        if type(value) not in types and not (type(value) is int and float in types):
-            wanted = " or ".join(_IN_WORDS[one] for one in types)
-            raise UserError(f"{self.where}: {name}={value!r} is not {wanted}", "restore the file")
-        return value
-
-    def inner(self, name: str) -> "_Fields":
-        """The fields of the object in a field."""
-        return _Fields(self.take(name, dict), f"{self.where}, {name}")
-
-    def interval(self, name: str) -> tuple[float, float] | None:
-        """The two numbers in a field, or None."""
-        ends = self.take(name, list, _NULL)
-        if ends is None:
-            return None
-        if len(ends) != 2 or any(type(end) not in (int, float) for end in ends):
-            raise UserError(f"{self.where}: {name}={ends!r} is not two numbers", "restore the file")
-        return ends[0], ends[1]
+def _interval(fields: JsonObject, name: str) -> tuple[float, float] | None:
+    """The two numbers in a field, or None."""
+    ends = fields.take(name, list, _NULL)
+    if ends is None:
+        return None
+    if len(ends) != 2 or any(type(end) not in (int, float) for end in ends):
+        raise UserError(f"{fields.where}: {name} is not two numbers", "restore the file")
+    return ends[0], ends[1]

@@ -2,16 +2,17 @@
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from lm_jax import files
-from lm_jax.data import corpora
+from lm_jax import files, seal
+from lm_jax.data import corpora, provenance
 from lm_jax.data.documents import Document, cut
 from lm_jax.data.text_files import read_text
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
+from lm_jax.text.base import utf8
 
 
 class Text(NamedTuple):
@@ -54,7 +55,7 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
         parts = cut(read_text(pathlib.Path(text)), documents)
         named = [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
         return Text(text, named, {"corpus": f"text:{text}", "documents": documents})
-    split = "test" if (pathlib.Path(path) / "test.jsonl").exists() else "valid"
+    split = "test" if seal.exists(pathlib.Path(path) / "test.jsonl") else "valid"
     return read_held_out(pathlib.Path(path), split)
 
 
@@ -62,25 +63,29 @@ def read_held_out(workdir: pathlib.Path, split: str) -> Text:
     """The text that a run held out and keeps in its directory, "valid" or "test".
 
     Raises:
-        UserError: the run held none out, or a line that is not a document.
+        UserError: the run held none out, its file is damaged, or a line is not a document.
     """
     path = workdir / f"{split}.jsonl"
-    if not path.exists():
+    if not seal.exists(path):
         raise UserError(f"no held-out text {path}", "give a text with --text=FILE")
     lines = read_text(path).split("\n")
     documents = [_document(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line]
-    return Text(split, documents, files.read_json(workdir / "data.json"))
+    return Text(split, documents, provenance.read(workdir))
 
 
 def _document(line: str, where: str) -> Document:
+    values = JsonObject(files.parse_json(line, where, allow_nan=True), where)  # in the fields of records
+    name, text = values.take("name", str), values.take("text", str)
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error})", "restore the file") from None
-    for name in ("name", "text"):
-        if not isinstance(values, dict) or not isinstance(values.get(name), str):
-            raise UserError(f"{where} has no text in the field {name!r}", "restore the file")
-    fields = values.get("fields", {})
-    if not isinstance(fields, dict):
-        raise UserError(f"{where} has no object in the field 'fields'", "restore the file")
-    return Document(values["name"], values["text"], fields)
+        utf8(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error.cause}", "restore the file") from None
+    if "fields" not in values.values:  # format 1 had none
+        return Document(name, text)
+    fields = values.inner("fields")
+    for key, value in fields.values.items():
+        if not isinstance(value, (str, int, float, list)):
+            raise UserError(
+                f"{fields.where}: {key} is neither a text, a number nor a list", "restore the file"
+            )
+    return Document(name, text, fields.values)

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 
-from lm_jax import files
+from lm_jax import seal
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import FILE, RunParts
+from lm_jax.data import provenance
 from lm_jax.data.pipeline import classes_of
 from lm_jax.errors import UserError
+from lm_jax.language_models import finite
 from lm_jax.language_models.base import LanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.language_models.trained import Trained
@@ -19,10 +21,12 @@ from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.vocabulary import SPECIALS
 from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh
 from lm_jax.pretrained import huggingface
+from lm_jax.progress import say
 from lm_jax.registry import Registry
 from lm_jax.text import load as tokenizers
 from lm_jax.text.simple import WordTokenizer
 
+_TOKENIZER = "tokenizer"  # in a run directory
 NGRAM_FILE = "model.ngram"  # an n-gram model in its run directory
 
 # A task's `adapter` -> what makes a language model of a `Trained`.
@@ -61,8 +65,8 @@ def load(
         eos: False: an n-gram model does not score `</s>`, which an ARPA file may then lack.
 
     Raises:
-        UserError: not a model, a damaged model, no such checkpoint, too few devices for the mesh, or `bos` or
-            `eos` of a model that is not of n-grams.
+        UserError: not a model, a damaged model or one with a parameter that is not finite, no such
+            checkpoint, too few devices for the mesh, or `bos` or `eos` of a model that is not of n-grams.
     """
     model = _load_arpa(pathlib.Path(path), bos, eos) if _is_file(path) else _load(path, step, mesh)
     if isinstance(model, NGramLanguageModel):
@@ -100,14 +104,14 @@ def read_model_config(path: str | pathlib.Path) -> Any:
 def tokenizer_path(path: str | pathlib.Path) -> pathlib.Path:
     """The path of the tokenizer of a run or of a published model. Errors as for `load`."""
     directory = find(path)
-    return directory if huggingface.is_directory(directory) else directory / "tokenizer"
+    return directory if huggingface.is_directory(directory) else directory / _TOKENIZER
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
     """The directory that a path or `hf:NAME` names.
 
     Raises:
-        UserError: it does not exist, or holds no model.
+        UserError: it does not exist, holds no model, or a run's config, tokenizer or data.json is damaged.
     """
     directory = huggingface.find(str(path))
     if not (directory / FILE).is_file():
@@ -116,22 +120,28 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
             "give the --workdir of a train.py run, an ARPA file, a directory in Hugging Face's "
             "form, or hf:NAME",
         )
+    seal.check(directory, FILE, _TOKENIZER, provenance.FILE)
     return directory
 
 
 def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> LanguageModel:
+    if not (path / seal.FILE).is_file():
+        say(f"{path} has no {seal.FILE}, as runs of earlier versions: damaged files in it are not noticed")
     run = RunParts(path)
-    tokenizer = tokenizers.load(path / "tokenizer")
-    provenance = files.read_json(path / "data.json")
-    if tokenizer.fingerprint() != provenance["tokenizer"]["sha256"]:
+    tokenizer = tokenizers.load(path / _TOKENIZER)
+    data_facts = provenance.read(path)
+    if tokenizer.fingerprint() != data_facts["tokenizer"]["sha256"]:
         raise UserError(
-            f"{path / 'tokenizer'} is not the tokenizer that the model was trained with",
+            f"{path / _TOKENIZER} is not the tokenizer that the model was trained with",
             "restore it; its vocabulary must match the model's",
         )
     if run.task is None:
-        return NGramLanguageModel(NGramModel.load(path / NGRAM_FILE), tokenizer, run.data.documents)
+        is_sealed = seal.check(path, NGRAM_FILE) is not None
+        return NGramLanguageModel(
+            NGramModel.load(path / NGRAM_FILE, checked=is_sealed), tokenizer, run.data.documents
+        )
     config: ModelConfig = run.model.resolved(tokenizer.vocab_size, run.data.sequence_length)
-    task = run.task.resolved(classes_of(provenance))
+    task = run.task.resolved(classes_of(data_facts))
     devices = fit_mesh(run.mesh if mesh is None else mesh, exact=mesh is not None)
     with Checkpoints(path, read_only=True) as checkpoints:
         chosen = checkpoints.choose(step)
@@ -140,6 +150,7 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
         else:
             shapes = _abstract_params(task, config, run.data.sequence_length)
             params = checkpoints.restore_params(chosen, _placed(shapes, devices))
+    finite.check(params, str(path))
     fast = config.for_inference()
     params = fast.convert(params)
     params = jax.device_put(params, by_name(devices, params))
@@ -152,6 +163,7 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
 
 def _load_pretrained(directory: pathlib.Path, mesh: MeshConfig | None) -> LanguageModel:
     model, params, tokenizer, task = huggingface.read(directory)
+    finite.check(params, str(directory))
     model = model.resolved(tokenizer.vocab_size, model.context_length)
     devices = fit_mesh(mesh or MeshConfig(), exact=True)
     params = jax.device_put(params, by_name(devices, params))

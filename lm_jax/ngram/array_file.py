@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import pathlib
@@ -11,6 +12,7 @@ import struct
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject, parse_json
 
 _DTYPES = {"U8": "u1", "U16": "<u2", "I32": "<i4", "I64": "<i8", "F32": "<f4"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -51,15 +53,24 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         raise UserError(f"cannot read {os.fspath(path)}: {error}", "check the path") from None
     try:
         (size,) = struct.unpack_from("<Q", data)
-        header = json.loads(data[8 : 8 + size])
-        metadata = header.pop("__metadata__")
-        arrays = {name: _view(data, 8 + size, **entry) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error):
+        header = JsonObject(parse_json(data[8 : 8 + size].decode(), os.fspath(path)), os.fspath(path))
+        texts = header.inner("__metadata__")
+        metadata = {name: texts.take(name, str) for name in texts.values}
+        names = [name for name in header.values if name != "__metadata__"]
+        arrays = {name: _view(data, 8 + size, header.inner(name)) for name in names}
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError, struct.error):
         raise UserError(
-            f"{os.fspath(path)} is not a model file, or is truncated", "save the model again"
+            f"{os.fspath(path)} is not a model file, or is damaged", "restore it, or save the model again"
         ) from None
     return arrays, metadata
 
 
-def _view(data: mmap.mmap, base: int, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
-    return np.ndarray(shape, _DTYPES[dtype], data, base + data_offsets[0])
+def _view(data: mmap.mmap, base: int, entry: JsonObject) -> np.ndarray:
+    """An array in a file; numpy raises an error where it would extend beyond the end."""
+    dtype = np.dtype(_DTYPES[entry.take("dtype", str)])
+    shape, (start, end) = entry.take("shape", list), entry.take("data_offsets", list)
+    if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+        raise ValueError("a size that is not one")
+    if math.prod(shape) * dtype.itemsize != end - start:
+        raise ValueError("a size that does not fit the shape")
+    return np.ndarray(shape, dtype, data, base + start)

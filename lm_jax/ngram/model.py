@@ -12,6 +12,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.ngram import array_file
+from lm_jax.ngram.checks import Checks
 from lm_jax.ngram.query import OUTSIDE, UNSEEN, Matcher
 from lm_jax.ngram.trie import Trie
 from lm_jax.ngram.vocabulary import BOS, Vocabulary
@@ -154,18 +155,25 @@ class NGramModel:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> NGramModel:
+    def load(cls, path: str | os.PathLike, checked: bool = False) -> NGramModel:
         """Maps a saved model into memory.
 
+        Args:
+            path: a file that `save` wrote.
+            checked: whether its bytes are known to be what was written; otherwise all values are checked.
+
         Raises:
-            UserError: the file cannot be read, is truncated or holds no n-gram model of this version.
+            UserError: the file cannot be read, is damaged or holds no n-gram model of this version.
         """
         arrays, metadata = array_file.read(path)
         if metadata.get("format") != _FORMAT:
             raise UserError(
                 f"{os.fspath(path)} holds no n-gram model, or one of another version", "train it again"
             )
-        order = int(metadata["order"])
+        checks = Checks(path, arrays, metadata)
+        order, log10_unseen = checks.order(), checks.number("log10_unseen")
+        if not checked:
+            _check_arrays(checks, order)
         text, ends = arrays["vocabulary.text"].tobytes(), [0, *arrays["vocabulary.ends"].tolist()]
         words = [text[start:end] for start, end in itertools.pairwise(ends)]
         return cls(
@@ -176,8 +184,8 @@ class NGramModel:
             ),
             [arrays[f"log10_probs.{n}"] for n in range(1, order + 1)],
             [arrays[f"log10_backoffs.{n}"] for n in range(1, order)],
-            log10_unseen=float(metadata["log10_unseen"]),
-            normalised=metadata["normalised"] == "1",
+            log10_unseen=log10_unseen,
+            normalised=bool(checks.number("normalised")),
         )
 
     def _check(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -188,3 +196,15 @@ class NGramModel:
                 "encode the text by the model's own vocabulary",
             )
         return ids
+
+
+def _check_arrays(checks: Checks, order: int) -> None:
+    """Raises UserError unless all arrays of a model fit each other."""
+    checks.vocabulary()
+    size = contexts = len(checks.array("vocabulary.ends", "i"))
+    for n in range(1, order + 1):
+        if n > 1:
+            size, contexts = len(checks.array(f"words.{n}", "i")), size
+        checks.level(n, size, contexts)
+        if n < order:
+            checks.backoffs(n, size)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lm_jax import seal
 from lm_jax.evaluation.row import Row
 
 _UNLIMITED = 10_000  # characters in a line where the output is not a terminal
@@ -81,10 +82,12 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str]
     console = make_console()
     print_rows(rows, console)
     sample = workdir / "sample.txt"
-    if sample.exists():
+    if seal.exists(sample):
         width = min(console.width, _SAMPLE_WIDTH)
         console.print(f"a sample {'·' * (width - len('a sample '))}", highlight=False)
-        console.print(sample.read_text(encoding="utf-8").rstrip(), highlight=False, markup=False)
+        console.print(
+            sample.read_text(encoding="utf-8", errors="replace").rstrip(), highlight=False, markup=False
+        )
         console.print("·" * width, highlight=False)
     told = "".join(f" --import={path}" for path in imports)
     written = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))

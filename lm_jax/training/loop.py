@@ -24,6 +24,8 @@ from lm_jax.tasks.base import Figure, Process
 from lm_jax.training.program import Program
 from lm_jax.training.step import TrainState
 
+METRICS = "metrics.jsonl"  # in a run directory
+
 
 class Trainer:
     """A resolved recipe's program on the devices of this machine, or of all processes that have joined.
@@ -105,9 +107,11 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
                     loss = monitor.validated(step, trainer.validate(state.evaluated_params, data))
                     if train.average == "triggered":
                         state = trainer.program.observe(state, loss)
+                    monitor.seal()
                     _save(checkpoints, state, loss)
                 elif step % train.checkpoint_every == 0 or stop:
                     monitor.settle()
+                    monitor.seal()
                     _save(checkpoints, state)
                 if stop and not last:
                     line.say(f"stopped at step {step}, saved; run the same command again to resume")
@@ -168,7 +172,7 @@ class Monitor:
     ):
         self._config, self._checkpoints, self._line = config, checkpoints, line
         tensorboard = workdir / "tensorboard" if config.train.tensorboard else None
-        self._writer = MetricWriter(workdir / "metrics.jsonl", first, tensorboard) if is_writer() else None
+        self._writer = MetricWriter(workdir / METRICS, first, tensorboard) if is_writer() else None
         self._pending: tuple[int, Mapping[str, Any], float] | None = None
         self._tokens_per_step = config.task.num_tokens(config.data, config.train.batch_size)
         self._mark = (first, time.monotonic(), 0.0)  # step, time and seconds waited at the last line
@@ -211,6 +215,11 @@ class Monitor:
                 raise self._not_finite(name, value, step)
         if step % self._config.train.log_every == 0 or step == self._config.train.num_steps:
             self._report(step, values, waited)
+
+    def seal(self) -> None:
+        """Seals metrics.jsonl before a checkpoint: a resumed run then lacks no line."""
+        if self._writer is not None:
+            self._writer.seal()
 
     def _report(self, step: int, values: dict[str, float], waited: float) -> None:
         now = time.monotonic()

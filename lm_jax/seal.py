@@ -1,0 +1,356 @@
+"""Seals: digests of a directory's files, which tell whether they are what was written.
+
+`seal.json` lists for each sealed file its size and SHA-256, one for each 16 MiB. A run directory, each of its
+checkpoints and each directory of the cache has one. It is checked where a directory is opened. SHA-256 is the
+fastest digest in the standard library on processors that have instructions for it (1.7 GiB/s on one core of
+a Xeon of 2023; BLAKE2b 0.6, CRC-32 3.3), and on others a cryptographic digest costs no more than the reading.
+
+A file is replaced in three steps, each atomic: the seal permits the old file and the new one; the new one is
+moved into place; the seal permits the new one alone. A process that is killed between them leaves a directory
+that opens. A file that grows, such as metrics.jsonl, is sealed up to its length at the last checkpoint.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lm_jax import files
+from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
+
+FILE = "seal.json"
+_CHECKED = ".checked"  # of a large directory: the sizes and times that its files had when all was checked
+_FORMAT = 1
+_BLOCK = 16 << 20
+_ANY = -1
+WHOLE = 1 << 30  # bytes that are checked at each opening (a third of a second on two cores); see `check`
+
+
+class State(NamedTuple):
+    """What a file's content may be.
+
+    Attributes:
+        size: bytes; `_ANY` in the seals that checkpoints had before this form.
+        digests: SHA-256 of each block of 16 MiB, hexadecimal; with `_ANY`, of the whole file.
+        grows: whether further bytes may follow.
+    """
+
+    size: int
+    digests: tuple[str, ...]
+    grows: bool = False
+
+
+class Seal(NamedTuple):
+    """The content of a seal.json.
+
+    Attributes:
+        states: for each sealed file, by its path in the directory, the states it may have; None: it may be
+            absent.
+        facts: what else the directory's writer wants to have sealed.
+    """
+
+    states: Mapping[str, list[State | None]]
+    facts: Mapping[str, Any]
+
+
+def state_of(path: pathlib.Path, grows: bool = False) -> State:
+    """The present state of a file."""
+    with path.open("rb") as file:
+        digests = [hashlib.sha256(block).hexdigest() for block in iter(lambda: file.read(_BLOCK), b"")]
+        return State(file.tell(), tuple(digests), grows)
+
+
+def read(directory: pathlib.Path) -> Seal | None:
+    """The seal of a directory; None if it has none, as directories of earlier versions.
+
+    Raises:
+        UserError: the seal itself is damaged.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    try:
+        return _parse(JsonObject.read(path))
+    except UserError as error:
+        raise UserError(
+            f"{path} is damaged ({error.cause})", "restore it, or remove it to open the directory unchecked"
+        ) from None
+
+
+def write(directory: pathlib.Path, seal: Seal) -> None:
+    """Replaces a directory's seal."""
+    states = {
+        name: [None if state is None else _as_json(state) for state in permitted]
+        for name, permitted in seal.states.items()
+    }
+    values = {"format_version": _FORMAT, "files": states, "facts": dict(seal.facts)}
+    files.write_json(directory / FILE, {**values, "sha256": _own_digest(values)})
+
+
+def write_whole(directory: pathlib.Path, names: Iterable[str], facts: Mapping[str, Any]) -> None:
+    """Seals files of a directory as they are."""
+    states: dict[str, list[State | None]] = {name: [state_of(directory / name)] for name in names}
+    write(directory, Seal(states, facts))
+
+
+def files_in(directory: pathlib.Path) -> list[str]:
+    """The names of all files in a directory and below, but not of its seal."""
+    found = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+    return sorted(name for name in found if name not in (FILE, _CHECKED))
+
+
+def check(directory: pathlib.Path, *names: str, remedy: str = "", whole: bool = False) -> Seal | None:
+    """Checks files of a directory against its seal.
+
+    Up to `WHOLE` bytes are read whole. Of more, all is read once: the first time, and again if a size or a
+    time of change differs. After that only the sizes and as many bytes in random blocks are checked.
+
+    Args:
+        directory: a directory; without a seal nothing is checked.
+        names: of files, or of directories of files; none: all that are sealed.
+        remedy: what to do about a damaged file; by default to restore it.
+        whole: read all in any case.
+
+    Returns:
+        The seal; None without one.
+
+    Raises:
+        UserError: a file is missing or is not what was written, or the seal is damaged.
+    """
+    while True:
+        seal = read(directory)
+        if seal is None:
+            return None
+        chosen = {name: states for name, states in seal.states.items() if not names or _is_in(name, names)}
+        problem = _first_problem(directory, chosen, whole)
+        if problem is None:
+            return seal
+        if read(directory) == seal:  # otherwise a process that trains has replaced files meanwhile
+            break
+    remedy = remedy or f"restore the file, or remove {directory / FILE} to open the directory unchecked"
+    raise UserError(f"{directory} is damaged: {problem}", remedy)
+
+
+def exists(path: pathlib.Path) -> bool:
+    """Whether a file of a directory exists; its content is checked.
+
+    Raises:
+        UserError: it is missing although the directory's seal has it, or it is not what was written.
+    """
+    check(path.parent, path.name)
+    return path.is_file()
+
+
+@contextlib.contextmanager
+def staged(
+    directory: pathlib.Path, grows: Sequence[str] = (), optional: Sequence[str] = ()
+) -> Iterator[pathlib.Path]:
+    """Replaces files of a directory together with its seal: `with staged(run) as stage: write into stage`.
+
+    Args:
+        directory: made if it does not exist.
+        grows: names of files to which lines will be appended.
+        optional: names of files that a user may delete: they can be made again from the others.
+
+    Raises:
+        OSError: no permission, or a full disk.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    made = tempfile.mkdtemp(dir=directory, prefix=".staged.", suffix=files.TEMPORARY)
+    try:
+        stage = pathlib.Path(made)
+        yield stage
+        _replace(directory, stage, grows, optional)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+    """`files.write_text` of an optional file, together with the seal of a directory that has one."""
+    if (path.parent / FILE).is_file():
+        with staged(path.parent, optional=[path.name]) as stage:
+            files.write_text(stage / path.name, text)
+    else:
+        files.write_text(path, text)
+
+
+def update(path: pathlib.Path, grows: bool = False) -> None:
+    """Seals the present content of a file that has grown, on disk when it returns."""
+    seal = read(path.parent) or Seal({}, {})
+    states: list[State | None] = [state_of(path, grows)]
+    if list(seal.states.get(path.name, [])) != states:
+        write(path.parent, Seal({**seal.states, path.name: states}, seal.facts))
+
+
+def _replace(
+    directory: pathlib.Path, stage: pathlib.Path, grows: Sequence[str], optional: Sequence[str]
+) -> None:
+    seal = read(directory) or Seal({}, {})
+    # In order of their names: config.json, without which a directory holds no run, is the first.
+    new: dict[str, list[State | None]] = {}
+    for name in files_in(stage):
+        new[name] = [state_of(stage / name, name in grows), *([None] if name in optional else [])]
+    for name in new:
+        with (stage / name).open("rb+") as file:
+            files.flush(file)
+    final = Seal({**seal.states, **new}, seal.facts)
+    if final != seal:
+        both = {name: [*_permitted(directory, seal, name), *states] for name, states in new.items()}
+        write(directory, Seal({**seal.states, **both}, seal.facts))
+    for name in new:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        os.chmod(stage / name, 0o644)
+        os.replace(stage / name, directory / name)
+    if final != seal:
+        write(directory, final)
+
+
+def _permitted(directory: pathlib.Path, seal: Seal, name: str) -> list[State | None]:
+    """What a file may be before it is replaced; if it is not sealed, what it is."""
+    if name in seal.states:
+        return seal.states[name]
+    return [state_of(directory / name) if (directory / name).is_file() else None]
+
+
+def _first_problem(
+    directory: pathlib.Path, chosen: Mapping[str, Sequence[State | None]], whole: bool
+) -> str | None:
+    """What is wrong with the first damaged file."""
+    found: dict[str, tuple[int, Sequence[State]]] = {}
+    for name, permitted in chosen.items():
+        path = directory / name
+        if not path.is_file():
+            if None not in permitted:
+                return f"{name} is missing"
+            continue
+        size = path.stat().st_size
+        fitting = [state for state in permitted if state is not None and _has_size(size, state)]
+        if not fitting:
+            sizes = " or ".join(str(state.size) for state in permitted if state)
+            return f"{name} has {size} bytes, and was written with {sizes}"
+        found[name] = (size, fitting)
+    total = sum(size for size, _ in found.values())
+    stamp = {name: _stamp(directory / name) for name in found}
+    known = total <= WHOLE or whole or _read_stamp(directory) == stamp
+    blocks = [(name, start) for name, (size, states) in found.items() for start in _starts(size, states)]
+    if total > WHOLE and known and not whole:
+        blocks = random.SystemRandom().sample(blocks, WHOLE // _BLOCK)  # not from the seed of the program
+
+    def is_good(block: tuple[str, int]) -> bool:
+        name, start = block
+        return any(_is_same(directory / name, start, state) for state in found[name][1])
+
+    with _executor(total) as executor:
+        for (name, start), good in zip(blocks, executor(is_good, blocks)):
+            if not good:
+                end = min(start + _BLOCK, found[name][0])
+                return f"{name} is not what was written, in bytes {start} to {end}"
+    if not known:
+        with contextlib.suppress(OSError):  # a directory that cannot be written is read whole each time
+            files.write_json(directory / _CHECKED, stamp)
+    return None
+
+
+@contextlib.contextmanager
+def _executor(total: int) -> Iterator[Any]:
+    """`map`, on all cores if there is much to do."""
+    if total < _BLOCK:
+        yield map
+        return
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _has_size(size: int, state: State) -> bool:
+    return state.size in (size, _ANY) or (state.grows and state.size < size)
+
+
+def _starts(size: int, states: Sequence[State]) -> range:
+    """Where the blocks of a file begin that are checked one by one."""
+    return range(1) if any(state.size == _ANY for state in states) else range(0, max(size, 1), _BLOCK)
+
+
+def _is_same(path: pathlib.Path, start: int, state: State) -> bool:
+    """Whether the block of a file that begins at `start` has the digest that a state gives it."""
+    if start >= state.size != _ANY:
+        return True  # it is empty, or has grown
+    with path.open("rb") as file:
+        if state.size == _ANY:
+            return hashlib.file_digest(file, "sha256").hexdigest() == state.digests[0]
+        file.seek(start)
+        data = file.read(min(_BLOCK, state.size - start))
+    return hashlib.sha256(data).hexdigest() == state.digests[start // _BLOCK]
+
+
+def _stamp(path: pathlib.Path) -> list[int]:
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+
+
+def _read_stamp(directory: pathlib.Path) -> Any:
+    try:
+        return json.loads((directory / _CHECKED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _is_in(name: str, names: Sequence[str]) -> bool:
+    return any(name == wanted or name.startswith(f"{wanted}/") for wanted in names)
+
+
+def _as_json(state: State) -> dict[str, Any]:
+    values = {"size": state.size, "sha256": state.digests}
+    return {**values, "grows": True} if state.grows else values
+
+
+def _own_digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _parse(values: JsonObject) -> Seal:
+    if "forms" in values.values and "format_version" not in values.values:
+        return _parse_first_form(values)
+    version = values.take("format_version", int)
+    if version != _FORMAT:
+        raise UserError(f"{values.where} is of format {version}", f"this version of lm_jax reads {_FORMAT}")
+    content = {name: value for name, value in values.values.items() if name != "sha256"}
+    facts = values.take("facts", dict)
+    listed = values.inner("files")
+    states = {name: _parse_states(listed, name) for name in listed.values}
+    if values.take("sha256", str) != _own_digest(content):
+        raise UserError(f"{values.where} is not what was written", "restore the file")
+    return Seal(states, facts)
+
+
+def _parse_first_form(values: JsonObject) -> Seal:
+    """A checkpoint's seal before this form: a digest of each file, and no digest of its own."""
+    listed = values.inner("files")
+    states: dict[str, list[State | None]] = {
+        name: [State(_ANY, (listed.take(name, str),))] for name in listed.values
+    }
+    return Seal(states, {"forms": values.take("forms", dict)})
+
+
+def _parse_states(listed: JsonObject, name: str) -> list[State | None]:
+    states: list[State | None] = []
+    for value in listed.take(name, list):
+        if value is None:
+            states.append(None)
+            continue
+        state = JsonObject(value, f"{listed.where}, {name}")
+        size, digests = state.take("size", int), state.take("sha256", list)
+        if len(digests) != -(-size // _BLOCK) or not all(isinstance(digest, str) for digest in digests):
+            raise UserError(f"{state.where} has {len(digests)} digests of {size} bytes", "restore the file")
+        states.append(State(size, tuple(digests), state.take("grows", bool, default=False)))
+    return states
