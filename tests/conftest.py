@@ -39,6 +39,11 @@ gc.set_threshold(100_000, 50)  # tracing makes many objects and little garbage
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_make_parametrize_id(val, argname):
+    """No bytes in the names of tests: gzip's hold the time, of which the workers of a run would disagree."""
+    return argname if isinstance(val, bytes) else None
+
+
 _MAPPINGS = pathlib.Path("/proc/self/maps")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from interrupt import stopped_after
+from tiny_gpt import apply
 
 from lm_jax import experiment, generate, user_code
 from lm_jax.data import pipeline
@@ -67,16 +68,16 @@ def test_an_example_trains_resumes_and_opens_in_another_process(example, tmp_pat
 def test_alibi_scores_alike_by_full_reading_and_from_a_cache(tmp_path):
     config = dataclasses.replace(small("alibi", tmp_path).model, vocab_size=17, max_length=12, num_layers=2)
     module = config.make()
-    tokens = jnp.asarray(np.random.default_rng(0).integers(17, size=(2, 9)), jnp.int32)
-    params = module.init(jax.random.key(0), tokens)
-    whole = module.apply(params, tokens)[0]
-    logits, state = module.apply(params, tokens[:, :4], jnp.full(2, 4), 12, method="prefill")
+    tokens = np.random.default_rng(0).integers(17, size=(2, 9)).astype(np.int32)
+    params = jax.jit(module.init)(jax.random.key(0), tokens)
+    whole = apply(module, params, tokens)[0]
+    logits, state = apply(module, params, tokens[:, :4], np.full(2, 4), capacity=12, method="prefill")
     np.testing.assert_allclose(logits, whole[:, 3], atol=1e-5)
     for t in range(4, 9):
-        logits, state = module.apply(params, state, tokens[:, t], method="step")
+        logits, state = apply(module, params, state, tokens[:, t], method="step")
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
     plain = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    assert np.abs(GPTConfig(**plain).make().apply(params, tokens)[0] - whole).max() > 1e-3
+    assert np.abs(apply(GPTConfig(**plain).make(), params, tokens)[0] - whole).max() > 1e-3
 
 
 def test_alibi_adds_its_slope_times_the_distance_to_the_scores():
