@@ -31,6 +31,7 @@ from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.pretrained import huggingface
 from lm_jax.progress import read_metrics
+from lm_jax.tasks.causal import Causal
 from lm_jax.training.loop import METRICS
 
 
@@ -252,7 +253,7 @@ def test_models_with_parameters_that_are_not_finite_are_refused(golden, tmp_path
         lm_jax.load(golden, "latest")
 
     huggingface.write(
-        tmp_path / "published", huggingface.Pretrained(model.config, model.params, model.tokenizer)
+        tmp_path / "published", huggingface.Pretrained(model.config, model.params, model.tokenizer, Causal())
     )
     lm_jax.load(tmp_path / "published")
     path = tmp_path / "published" / "model.safetensors"
