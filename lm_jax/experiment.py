@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -93,6 +94,7 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
     workdir = pathlib.Path(workdir)
     with together():
         check(config)
+        _check_name(config, workdir)
         seal.check(workdir)
         _check_same_recipe(config, workdir)
         if rows := read_rows(workdir / "results.json") if is_finished(config, workdir) else []:
@@ -126,6 +128,18 @@ def is_finished(config: AnyConfig, workdir: pathlib.Path) -> bool:
         return True
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return (checkpoints.latest_step() or 0) >= config.train.num_steps
+
+
+def _check_name(config: AnyConfig, workdir: pathlib.Path) -> None:
+    """Raises UserError for a name that checkpoints cannot have: Orbax passes it on as UTF-8."""
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError:
+        if isinstance(config, Config):
+            name = os.fsencode(workdir).decode(errors="backslashreplace")
+            raise UserError(
+                f"{name} is not UTF-8, as the directory of a trained model must be", "give another --workdir"
+            ) from None
 
 
 def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:

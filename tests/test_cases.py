@@ -10,6 +10,7 @@ import pytest
 import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment, fields, files
+from lm_jax.config import Config
 from lm_jax.data import corpora
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
@@ -254,3 +255,7 @@ def test_names_of_files_that_are_not_utf_8(tmp_path):
     assert r"caf\\xe9.txt" in (workdir / "valid.jsonl").read_text() + (workdir / "test.jsonl").read_text()
     files.write_text(tmp_path / "report", spec)
     assert "\\udce9" in (tmp_path / "report").read_text()
+    with pytest.raises(
+        UserError, match=r"d\\xe9/gpt is not UTF-8, as the directory of a trained model must be"
+    ):
+        experiment.run(Config(), workdir.with_name("gpt"))

@@ -127,9 +127,9 @@ def _documents(
     for number, cells in rows:
         if not width:
             index, width = _place(cells, column, path, kind), len(cells)
-            names = [str(n) for n in range(1, width + 1)] if column.isdecimal() else cells
+            names = [str(n) for n in range(1, width + 1)] if _is_number(column) else cells
             others = [(n, place) for place, n in enumerate(names) if n and place != index]
-            if not column.isdecimal():
+            if not _is_number(column):
                 continue
         if len(cells) != width:
             cause = f"{path}, line {number}, has {len(cells)} columns where the first line has {width}"
@@ -137,11 +137,16 @@ def _documents(
         yield Document(f"{name}:{number}", cells[index], {n: cells[place] for n, place in others})
 
 
+def _is_number(column: str) -> bool:
+    """Whether a column is named by its number."""
+    return column.isdecimal() and len(column) < 10  # Python refuses to read thousands of digits
+
+
 def _place(header: list[str], column: str, path: Path, kind: str) -> int:
     """The index of a column from 0."""
-    if column.isdecimal() and 0 < int(column) <= len(header):
+    if _is_number(column) and 0 < int(column) <= len(header):
         return int(column) - 1
-    if column.isdecimal() or column not in header:
+    if _is_number(column) or column not in header:
         shown = ", ".join(map(repr, header)) if len(header) < 20 else f"{len(header)} columns"
         raise UserError(
             f"{path} has no column {column!r} (its first line is {shown})",
@@ -178,7 +183,7 @@ def parse_conll(path: Path, name: str, column: str) -> Iterator[Document]:
     Raises:
         UserError: no such column, or a line with more or fewer columns than the first.
     """
-    if column and not (column.isdecimal() and int(column) > 1):
+    if column and not (_is_number(column) and int(column) > 1):
         raise UserError(f"conll:{path}#{column}", "name the column of the tag by its number, from 2 on")
     words: list[str] = []
     tags: list[str] = []

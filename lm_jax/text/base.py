@@ -15,6 +15,7 @@ import numpy as np
 
 from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.text.words import SPACE_BYTES
 
 END = "<|endoftext|>"
 FILE = "tokenizer.json"
@@ -124,8 +125,8 @@ class Tokenizer(abc.ABC):
         return np.array([self._starts_word(token_id) for token_id in range(self.vocab_size)], bool)
 
     def _starts_word(self, token_id: int) -> bool:
-        text = self._token_bytes[token_id].decode("utf-8", errors="replace")
-        return not text or text[0].isspace()
+        token = self._token_bytes[token_id]
+        return not token or token[0] in SPACE_BYTES
 
     def encode(self, text: str) -> Encoding:
         """Ids and byte spans.
