@@ -53,6 +53,8 @@ class OptimizerConfig:
     initial_accumulator: float = 0.1  # adagrad: the sum of squares before the first step
     weight_decay: float = 0.1  # of matrices and embeddings; never of biases and norms
     clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
+    backbone_rate: float = 1.0  # of the rate, for the backbone below a task's own head; 0: it is not trained
+    layer_decay: float = 1.0  # of the rate, from each layer of the backbone to the one below; 0.8 in ELECTRA
 
     def check(self) -> None:
         """Raises UserError for an invalid number."""
@@ -65,8 +67,11 @@ class OptimizerConfig:
         for name in ("b1", "b2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must lie in [0, 1)")
-        if not 0 < self.decay_ratio <= 1:
-            raise UserError(f"optimizer.decay_ratio={self.decay_ratio}", "it must lie in (0, 1]")
+        for name in ("decay_ratio", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"optimizer.{name}={getattr(self, name)}", "it must lie in (0, 1]")
+        if not 0 <= self.backbone_rate <= 1:
+            raise UserError(f"optimizer.backbone_rate={self.backbone_rate}", "it must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -156,12 +161,13 @@ class Config:
 
 @dataclass(frozen=True)
 class CountConfig:
-    """A recipe for an n-gram model, which is counted and not trained."""
+    """A recipe for an n-gram model, or one for each class of texts; they are counted and not trained."""
 
     is_trained: ClassVar[bool] = False
 
     data: DataConfig = field(default_factory=DataConfig)
     model: NGramConfig = field(default_factory=NGramConfig)
+    label: str = ""  # the field with the class of a text, to classify by a model of each class; "": one model
     seed: int = 0  # of the text shown at the end
     sample_tokens: int = 80  # tokens of that text; 0: none
 
@@ -265,6 +271,7 @@ class RunParts:
         data: how its text was read.
         model: the model's config, not resolved.
         task: the training task; None for an n-gram model.
+        label: the field with the class of a text, of n-gram models of classes; "" for others.
         mesh: the devices it was trained on.
     """
 
@@ -278,6 +285,7 @@ class RunParts:
         self.model: Any = (
             NGramConfig() if is_counted else fields.tagged(MODELS, values["model"], "model", path)
         )
+        self.label: str = str(values.get("label", "")) if is_counted else ""
         self.mesh: MeshConfig = fields.from_values(MeshConfig(), values.get("mesh", {}), "mesh.", path)
         self.task: Task | None = (
             None if is_counted else fields.tagged(TASKS, values.get("task"), "task", path)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax.config import OptimizerConfig
+from lm_jax.errors import UserError
 from lm_jax.registry import Registry
 
 # (config, warm-up steps, steps after these) -> the rate at each step after the warm-up.
@@ -73,14 +74,86 @@ def _wsd(config: OptimizerConfig, warmup: int, num_steps: int) -> optax.Schedule
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, scale, add the weight decay, and multiply by the schedule's rate."""
+    """Clip by global norm, scale, add the weight decay, and multiply by the schedule's rate.
+
+    With `backbone_rate` or `layer_decay` below 1 the rate of each layer of the backbone is another; see
+    `_layer_rates`. A backbone with the rate 0 has no part in the norm, and no moments are kept for it.
+    """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(
+    whole = optax.chain(
         *clip,
         OPTIMIZERS.get(config.name)(config),
         optax.add_decayed_weights(config.weight_decay, _matrices),
         optax.scale_by_learning_rate(make_schedule(config, num_steps)),
     )
+    if not config.backbone_rate:
+        return optax.partition({"trained": whole, "frozen": optax.set_to_zero()}, _trained_or_frozen)
+    if config.backbone_rate == config.layer_decay == 1:
+        return whole
+
+    def by_layer(updates: Any, params: Any) -> Any:
+        return jax.tree.map(jnp.multiply, updates, _layer_rates(config, params))
+
+    return optax.chain(whole, optax.stateless(by_layer))
+
+
+def _layer_rates(config: OptimizerConfig, params: Any) -> Any:
+    """The factor of each parameter's rate: a number, or one for each of the layers that it stacks.
+
+    1 for the head; `backbone_rate` times `layer_decay` to the power of the distance from the head for the
+    backbone, which is 1 for its last layer, pooler and final norm, and one more than that of its first layer
+    for its embeddings (Howard and Ruder 2018, section 3.2; Clark et al. 2020).
+    """
+    names = jax.tree_util.tree_map_with_path(lambda path, _: _in_backbone(path), params)
+    if not any(jax.tree.leaves(names)):
+        raise UserError(
+            "optimizer.backbone_rate or layer_decay with a task whose model has no head of its own",
+            "set both to 1",
+        )
+    num_layers = _num_layers(params)
+
+    def rate(path: tuple[Any, ...], x: jax.Array) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not _in_backbone(path):
+            return 1.0
+        distance: Any = 1
+        if match := re.search(r"/layer_(\d+)/", name):
+            distance = num_layers - int(match[1])
+        elif "/layers/" in name:
+            distance = num_layers - jnp.arange(x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))
+        elif "embedding" in name:
+            distance = num_layers + 1
+        return config.backbone_rate * config.layer_decay**distance
+
+    return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def _num_layers(params: Any) -> int:
+    """The number of layers in parameters whose names have `layer_i`, or `layers` where they are stacked."""
+    found = [0]
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if match := re.search(r"/layer_(\d+)/", name):
+            found.append(int(match[1]) + 1)
+        elif "/layers/" in name:
+            found.append(x.shape[0])
+    return max(found)
+
+
+def _in_backbone(path: tuple[Any, ...]) -> bool:
+    return "backbone" in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+
+def _trained_or_frozen(params: Any) -> Any:
+    """Labels of the parameters for `backbone_rate=0`."""
+    labels = jax.tree_util.tree_map_with_path(
+        lambda path, _: "frozen" if _in_backbone(path) else "trained", params
+    )
+    if "frozen" not in jax.tree.leaves(labels):
+        raise UserError(
+            "optimizer.backbone_rate=0 with a task whose model has no head of its own", "set it to 1"
+        )
+    return labels
 
 
 @OPTIMIZERS.register("adamw")
