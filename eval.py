@@ -72,7 +72,9 @@ def main(argv: list[str]) -> None:
     rows, out = [e.row for e in evaluations], pathlib.Path(arguments.out)
     curves = {path: read_metrics(pathlib.Path(path) / "metrics.jsonl") for path in arguments.model}
     write_rows(out / "results.json", rows)
-    files.write_text(out / "report.html", html.render(rows, curves, shlex.join(["python", "eval.py", *argv])))
+    predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
+    report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions)
+    files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
     print(f"written: {out / 'results.json'}, {out / 'report.html'}")
 

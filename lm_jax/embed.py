@@ -18,8 +18,8 @@ if __name__ == "__main__":
 import numpy as np
 
 from lm_jax import errors, flags
-from lm_jax.data import corpora
 from lm_jax.data.documents import Document
+from lm_jax.evaluation.texts import lines_or_corpus
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Embeds, require
 from lm_jax.language_models.encoder import POOLINGS
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     model = require(
         language_model.load(arguments.model, arguments.step, mesh), Embeds, "make vectors of texts"
     )
-    documents = _documents(arguments.text)
+    documents = lines_or_corpus(arguments.text)
 
     def embed(texts: list[str]) -> np.ndarray:
         made = []
@@ -73,17 +73,6 @@ def main(argv: list[str]) -> None:
     if arguments.second:
         others_ND = embed([document.text_field(arguments.second) for document in documents])
         _compare(_cosines(vectors_ND, others_ND), documents, arguments.score)
-
-
-def _documents(text: str) -> list[Document]:
-    """The texts of a corpus, or the lines of a file."""
-    is_corpus = text.partition(":")[0] in ("jsonl", "tsv", "csv", "text", "tfds", "nltk")
-    documents = list(corpora.read(text if is_corpus else f"text:{text}", "file" if is_corpus else "line"))
-    if not documents:
-        raise errors.UserError(f"no text in {text}", "give a file with at least one")
-    if is_corpus:
-        return documents
-    return [document._replace(text=document.text.removesuffix("\n")) for document in documents]
 
 
 def _cosines(a_ND: np.ndarray, b_ND: np.ndarray) -> np.ndarray:

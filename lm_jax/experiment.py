@@ -14,12 +14,13 @@ from lm_jax import fields, files, seal
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import FILE, AnyConfig, Config, CountConfig
 from lm_jax.data import pipeline, provenance
+from lm_jax.data.documents import NO_FIELDS, Fields
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation.row import Row, read_rows, write_rows
 from lm_jax.evaluation.texts import read_held_out
 from lm_jax.language_models import load as language_model
-from lm_jax.language_models import ngram
+from lm_jax.language_models import ngram, ngram_classes
 from lm_jax.language_models.base import Generates
 from lm_jax.language_models.options import Options
 from lm_jax.models.base import MODELS, ModelConfig
@@ -216,15 +217,22 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
-    """Counts n-grams and smooths them."""
+    """Counts n-grams and smooths them; of each class where the recipe names a label."""
     with together():
         with Reporter() as report:
-            data = pipeline.prepare(config.data, progress=report)
-            model = ngram.fit(config.model, data, report)
+            read = Fields(labels=(config.label,)) if config.label else NO_FIELDS
+            data = pipeline.prepare(config.data, read, progress=report)
+            if config.label:
+                classes = ngram_classes.fit(config.model, data, config.label, report)
+            else:
+                model = ngram.fit(config.model, data, report)
         _write_facts(config, data, workdir)
         if is_writer():
             with seal.staged(workdir) as stage:
-                model.save(stage / language_model.NGRAM_FILE)
+                if config.label:
+                    classes.save(stage)
+                else:
+                    model.save(stage / language_model.NGRAM_FILE)
 
 
 def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,21 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lm_jax
-from lm_jax import experiment, fields
+from lm_jax import experiment, fields, predict
+from lm_jax.config import CountConfig, OptimizerConfig
 from lm_jax.data import pipeline
-from lm_jax.data.documents import Document
+from lm_jax.data.documents import Document, Fields
+from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation.texts import Text, choose
 from lm_jax.language_models.base import Generates, Labels, Predicts, require
+from lm_jax.language_models.ngram import NGramLanguageModel
+from lm_jax.language_models.ngram_classes import ClassModels
 from lm_jax.models.bert import BERTConfig
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.nnlm import NNLMConfig
 from lm_jax.models.rnn import RNNConfig
+from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.tasks.base import Process
 from lm_jax.tasks.classification import Classification, Regression
 from lm_jax.tasks.frames import Frame, fit, windows
 from lm_jax.tasks.tagging import Tagging
+from lm_jax.training.optimizers import make_optimizer
 
 FRAME = Frame(begin=90, end=91, padding=92)
 
@@ -229,6 +236,103 @@ def test_a_finished_tagger_has_rows_and_opens(tagger):
     assert unread.probabilities[1].tolist() == [0.25] * 4
     with pytest.raises(UserError, match="text 1 is a pair"):
         lm.label([("a", "b")])
+
+
+def test_class_conditional_ngrams_follow_bayes_rule(directory, corpus):
+    data = DataConfig(corpus=corpus, split="tail:0.2,0.2", tokenizer="word")
+    config = CountConfig(data, NGramConfig(order=2, smoothing="witten_bell"), label="label")
+    rows = experiment.run(config, directory / "ngrams")
+    assert (rows[1].task, rows[1].family, rows[1].context) == ("classification", "ngram", {"order": 2})
+    assert rows[1].metrics["accuracy"].value == 1
+    lm = require(lm_jax.load(directory / "ngrams"), Labels, "classify")
+    split = pipeline.prepare(data, Fields(labels=("label",))).splits["train"]
+    priors = np.bincount(split.labels("label")) / split.num_documents
+    models = ClassModels.load(directory / "ngrams").models
+    scores = [NGramLanguageModel(model, lm.tokenizer).score(["ann hates"])[0] for model in models]
+    joint = np.log(priors) + [one.log_probs.sum() for one in scores]
+    [labelled] = lm.label(["ann hates"])
+    np.testing.assert_allclose(labelled.probabilities, np.exp(joint) / np.exp(joint).sum(), rtol=1e-9)
+    assert lm.classify(["ann hates"])[0] == ("bad", labelled.probabilities.max())
+    with pytest.raises(UserError, match="text 1 is empty"):
+        lm.label([" "])
+
+
+def with_layers(scan_layers):
+    """Parameters of a tagger with two layers, all 1."""
+    model = BERTConfig(num_layers=2, num_heads=2, d_model=8, pooler=True, scan_layers=scan_layers)
+    task, model = Tagging(classes=("a", "b")), model.resolved(9, 16)
+    shapes = jax.eval_shape(lambda: task.init(task.make(model), jax.random.key(0), 16))
+    return jax.tree.map(lambda x: jnp.ones(x.shape), shapes)
+
+
+def updates(config, params):
+    """Each parameter's first update by a gradient of 1, by name; and the optimizer's first state."""
+    optimizer = make_optimizer(config, num_steps=4)
+    state = optimizer.init(params)
+    made, _ = jax.jit(optimizer.update)(params, state, params)
+    return flax.traverse_util.flatten_dict(made["params"], sep="/"), state
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_rates_fall_from_layer_to_layer(scan_layers):
+    plain = OptimizerConfig(
+        "sgd", learning_rate=1.0, warmup_steps=0, momentum=0.0, weight_decay=0.5, clip_norm=0.0
+    )
+    params = with_layers(scan_layers)
+    whole, _ = updates(plain, params)
+    scaled, _ = updates(dataclasses.replace(plain, backbone_rate=0.5, layer_decay=0.1), params)
+    seen = set()
+    for name, update in scaled.items():
+        first = name.partition("backbone/")[2].split("/")[0]
+        wanted = {"layer_0": 0.005, "layer_1": 0.05, "pooler": 0.05, "": 1.0}.get(first, 0.0005)
+        if first == "layers":
+            wanted = np.array([0.005, 0.05]).reshape(-1, *[1] * (update.ndim - 1))
+        np.testing.assert_allclose(update, np.broadcast_to(wanted, update.shape) * whole[name], rtol=1e-6)
+        seen.add(first)
+    layers = {"layers"} if scan_layers else {"layer_0", "layer_1"}
+    assert seen == {
+        *layers,
+        "pooler",
+        "",
+        "token_embedding",
+        "position_embedding",
+        "type_embedding",
+        "embedding_norm",
+    }
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_backbone_of_rate_0_stays_and_has_no_moments(name):
+    params = with_layers(False)
+    head = jax.tree.leaves(params["params"]["head"])
+    found, state = updates(OptimizerConfig(name, backbone_rate=0.0), params)
+    for parameter, update in found.items():
+        assert (np.abs(update).max() > 0) == parameter.startswith("head/")
+    moments = sum(x.size for x in jax.tree.leaves(state))
+    assert moments <= 2 * sum(x.size for x in head) + 3
+    alone, _ = updates(OptimizerConfig(name), {"params": {"head": params["params"]["head"]}})
+    for parameter, update in alone.items():  # the norm that is clipped is that of the head
+        np.testing.assert_allclose(update, found[parameter], rtol=1e-6)
+    for rates in ({"backbone_rate": 0.0}, {"layer_decay": 0.5}):
+        with pytest.raises(UserError, match="has no head of its own; set"):
+            updates(OptimizerConfig(name, **rates), {"params": {"head": params["params"]["head"]}})
+
+
+def test_predict_writes_a_line_for_each_text(classifier, tagger, directory, capsys):
+    (directory / "lines.txt").write_text("ann hates tea jam\nbob likes jam tea\n")
+    out = directory / "out" / "labels.tsv"
+    predict.main([f"--model={classifier[1]}", f"--text={directory / 'lines.txt'}", f"--out={out}"])
+    lines = [line.split("\t") for line in out.read_text().splitlines()]
+    assert lines[0] == ["name", "label", "probability", "bad", "good"]
+    assert [line[:2] for line in lines[1:]] == [["lines.txt:1", "bad"], ["lines.txt:2", "good"]]
+    assert lines[1][2] == lines[1][3]
+    assert float(lines[1][3]) + float(lines[1][4]) == pytest.approx(1, abs=2e-6)
+    capsys.readouterr()
+    predict.main([f"--model={tagger[1]}", f"--text={directory / 'lines.txt'}"])
+    lines = capsys.readouterr().out.split("\n")
+    assert [line.split("\t")[:2] for line in lines[:5]] == [
+        ["ann", "B-PER"], ["hates", "O"], ["tea", "B-OBJ"], ["jam", "I-OBJ"], [""],
+    ]  # fmt: skip
 
 
 def test_wrong_fields_raise_user_error(corpus):

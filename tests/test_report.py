@@ -5,9 +5,12 @@ import io
 import json
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
+import sklearn.metrics
 from rich.console import Console
 
+from lm_jax.evaluation.base import Predictions
 from lm_jax.evaluation.row import Difference, Metric, Row
 from lm_jax.progress import LiveLine, MetricWriter, Reporter, read_metrics
 from lm_jax.report import html, sweep, table
@@ -61,7 +64,7 @@ def test_rows_of_another_task_show_their_own_headline(tmp_path):
         "accuracy",
         "0.8750",
         "0.8000–0.9500",
-        "macro f1",
+        "macro F1",
         "0.8125",
     ):
         assert shown in text
@@ -114,6 +117,20 @@ def test_the_html_report_is_self_contained():
         assert shown in page
     for part in page.split("<svg")[1:]:
         xml.etree.ElementTree.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
+
+
+def test_figures_of_classifiers():
+    random = np.random.default_rng(0)
+    labels, scores = random.integers(2, size=40), random.random(40)
+    two = Predictions(("no", "yes"), labels, np.stack([1 - scores, scores], axis=1))
+    many = Predictions(tuple(map(str, range(41))), labels, np.eye(41)[labels])
+    page = html.render(
+        [ROW], {}, "c", {"a<b": two, "three": two._replace(names=("x", "y", "z")), "many": many}
+    )
+    assert page.count("<svg") == 4  # the row's bar, the curves of one model, two confusion matrices
+    assert "a&lt;b: how often each class was predicted" in page
+    assert "many: how often" not in page
+    assert f"AUC {sklearn.metrics.roc_auc_score(labels, scores):.4f}" in page.replace("&#160;", " ")
 
 
 def test_progress_is_lines_in_a_log_and_a_live_line_on_a_terminal():

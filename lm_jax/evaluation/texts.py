@@ -59,6 +59,22 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
     return read_held_out(pathlib.Path(path), split)
 
 
+def lines_or_corpus(text: str) -> list[Document]:
+    """The documents of a corpus such as tsv:FILE#COLUMN, or the lines of a file, without their ends.
+
+    Raises:
+        UserError: no such file, or one without text.
+    """
+    if corpora.is_spec(text):
+        documents = list(corpora.read(text))
+    else:
+        lines = corpora.read(f"text:{text}", "line")
+        documents = [line._replace(text=line.text.removesuffix("\n")) for line in lines]
+    if not documents:
+        raise UserError(f"no text in {text}", "give a file with at least one")
+    return documents
+
+
 def read_held_out(workdir: pathlib.Path, split: str) -> Text:
     """The text that a run held out and keeps in its directory, "valid" or "test".
 

@@ -14,6 +14,7 @@ from lm_jax.errors import UserError
 from lm_jax.language_models import finite
 from lm_jax.language_models.base import LanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
+from lm_jax.language_models.ngram_classes import ClassModels, NGramClassifier
 from lm_jax.language_models.trained import Trained
 from lm_jax.models.base import ModelConfig
 from lm_jax.ngram import arpa
@@ -135,6 +136,8 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
             f"{path / _TOKENIZER} is not the tokenizer that the model was trained with",
             "restore it; its vocabulary must match the model's",
         )
+    if run.label:
+        return NGramClassifier(ClassModels.load(path), tokenizer, run.data.documents)
     if run.task is None:
         is_sealed = seal.check(path, NGRAM_FILE) is not None
         return NGramLanguageModel(

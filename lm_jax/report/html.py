@@ -1,11 +1,11 @@
 """A report as one HTML file that needs no other file, no network and no script."""
 
 import html
-import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
+from lm_jax.evaluation.base import Predictions
 from lm_jax.evaluation.row import Row
+from lm_jax.report.figures import axes, confusion, operating_curves, svg
 from lm_jax.report.table import difference, grouped, interval, label, value
 
 _STYLE = """
@@ -18,19 +18,26 @@ figure { margin: 1.5em 0 } figcaption, .note { color: #555 } code { background: 
 """
 
 
-def render(rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, float]]], command: str) -> str:
+def render(
+    rows: Sequence[Row],
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    command: str,
+    predictions: Mapping[str, Predictions] | None = None,
+) -> str:
     """The report's HTML.
 
     Args:
         rows: one for each model. Rows with different metrics are in separate tables.
         curves: the lines of metrics.jsonl, by the model's name; models may be missing.
         command: the command line.
+        predictions: of models of labels, by the model's name.
     """
     parts = []
     for group in grouped(rows):
         parts.append(_table(group))
         if any(row.metrics[row.headline].value is not None for row in group):
             parts.append(_figure(_bars(group), _caption(group[0])))
+    parts.extend(_classifiers(predictions or {}))
     if any(curves.values()):
         parts.append(
             _figure(_learning(curves), "Loss in training (thin) and on the validation part (thick).")
@@ -42,6 +49,15 @@ def render(rows: Sequence[Row], curves: Mapping[str, Sequence[Mapping[str, float
         f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>lm_jax evaluation</title>"
         f"<style>{_STYLE}</style>\n<h1>Evaluation</h1>\n{body}\n</html>\n"
     )
+
+
+def _classifiers(predictions: Mapping[str, Predictions]) -> Iterator[str]:
+    """Figures of models of labels."""
+    if picture := operating_curves(predictions):
+        yield _figure(picture, "ROC and precision-recall curves; the second class is the positive one.")
+    for name, one in predictions.items():
+        if picture := confusion(one):
+            yield _figure(picture, f"{name}: how often each class was predicted for each label.")
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -106,7 +122,7 @@ def _bars(rows: Sequence[Row]) -> str:
     picture.set_yticks(range(len(bars)), [name for name, _ in reversed(bars)])
     picture.set_xlabel(headline.replace("_", " "))
     picture.margins(x=0.15)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -117,23 +133,6 @@ def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             if points:
                 picture.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=width, label=legend)
     picture.set_xlabel("step")
-    picture.set_ylabel("nats per token")
+    picture.set_ylabel("loss")
     picture.legend(frameon=False)
-    return _svg(figure)
-
-
-def axes(width: float, height: float) -> Any:
-    """A figure of this size in inches, and its axes without the right and the upper frame line."""
-    from matplotlib.figure import Figure  # a heavy import; Figure needs no display
-
-    figure = Figure((width, height), layout="constrained")
-    picture = figure.subplots()
-    picture.spines[["top", "right"]].set_visible(False)
-    return figure, picture
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return svg(figure)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lm_jax.evaluation.row import Row
 from lm_jax.metrics.significance import Mean, mean_interval
-from lm_jax.report.html import axes
+from lm_jax.report.figures import axes
 from lm_jax.report.table import label, make_console
 
 
@@ -131,7 +131,7 @@ def plot(cells: Sequence[Cell], path: pathlib.Path) -> None:
         picture.plot(steps, values.mean(axis=0), color=f"C{number}", marker="o", ms=3, label=cell.name)
         picture.fill_between(steps, values.min(axis=0), values.max(axis=0), color=f"C{number}", alpha=0.2)
     picture.set_xlabel("step")
-    picture.set_ylabel("validation loss, nats per token")
+    picture.set_ylabel("validation loss")
     if picture.lines:
         picture.legend(frameon=False, fontsize="small")
         figure.savefig(path, dpi=150)

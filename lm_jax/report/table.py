@@ -15,7 +15,26 @@ _SAMPLE_WIDTH = 80  # of the lines around a sample
 _OTHER_METRICS = 2  # metrics beside the headline that fit a terminal of 80 characters
 
 # Shorter names of metrics and counts, and formats other than four decimals.
-_LABELS = {"bits_per_byte": "bits/byte", "nats_per_token": "nats/token", "oov": "OOV"}
+_LABELS = {
+    "bits_per_byte": "bits/byte",
+    "nats_per_token": "nats/token",
+    "oov": "OOV",
+    "macro_f1": "macro F1",
+    "span_f1": "span F1",
+    "mcc": "MCC",
+    "auc": "AUC",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
+_PREDICT = "python -m lm_jax.predict --model={} --text=FILE"
+# What a model of each task is for.
+_COMMANDS = {
+    "causal": "python -m lm_jax.generate --model={} --prompt='The '",
+    "masked": "python -m lm_jax.embed --model={} --text=FILE --out=FILE.npy",
+    "classification": _PREDICT,
+    "regression": _PREDICT,
+    "tagging": _PREDICT,
+}
 _FORMATS = {"perplexity": ".2f", "word_perplexity": ".2f", "perplexity_without_oov": ".2f"}
 
 
@@ -90,10 +109,11 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str]
         )
         console.print("·" * width, highlight=False)
     told = "".join(f" --import={path}" for path in imports)
+    command = _COMMANDS.get(rows[0].task, _COMMANDS["causal"]).format(f"{workdir}{told}")
     written = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
     for line in (
         f"everything is in {workdir}: {', '.join(written)}",
-        f"next: python -m lm_jax.generate --model={workdir}{told} --prompt='The '",
+        f"next: {command}",
         f"      python eval.py --model={workdir}{told} --text=FILE",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

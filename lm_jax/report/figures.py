@@ -1,0 +1,88 @@
+"""Figures: axes to draw in, and how well classifiers tell classes apart."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lm_jax.evaluation.base import Predictions
+from lm_jax.metrics.classification import confusion_matrix
+from lm_jax.metrics.curves import precision_recall_curve, roc_auc, roc_curve
+
+_MOST_CLASSES = 40  # in a figure of a confusion matrix
+_MOST_NUMBERS = 15  # classes whose counts are written in its cells
+
+
+def axes(width: float, height: float, columns: int = 1) -> Any:
+    """A figure of this size in inches, and its axes without the right and the upper frame line.
+
+    With several columns there are that many axes, side by side.
+    """
+    from matplotlib.figure import Figure  # a heavy import; Figure needs no display
+
+    figure = Figure((width, height), layout="constrained")
+    pictures = figure.subplots(1, columns)
+    for picture in np.ravel(pictures):
+        picture.spines[["top", "right"]].set_visible(False)
+    return figure, pictures
+
+
+def svg(figure: Any) -> str:
+    """The figure as an SVG element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def confusion(predictions: Predictions) -> str:
+    """How many texts or words of each class (row) were given each class (column); "" for too many classes.
+
+    The colour is the share of the row.
+    """
+    names = predictions.names
+    if len(names) > _MOST_CLASSES:
+        return ""
+    guesses = predictions.probabilities.argmax(axis=1)
+    counts = confusion_matrix(predictions.labels, guesses, num_classes=len(names))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2 + 0.35 * len(names)
+    figure, picture = axes(size + 0.5, size)
+    picture.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= _MOST_NUMBERS:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            picture.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize="small")
+    picture.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
+    picture.set_yticks(range(len(names)), names)
+    picture.set_xlabel("predicted")
+    picture.set_ylabel("label")
+    return svg(figure)
+
+
+def operating_curves(predictions: Mapping[str, Predictions]) -> str:
+    """The ROC and the precision-recall curve of each model with two classes, by its name; "" if none has two.
+
+    The second class is the positive one.
+    """
+    figure, (roc, recall) = axes(9, 4, columns=2)
+    for name, one in predictions.items():
+        if len(one.names) != 2 or len(np.unique(one.labels)) < 2:
+            continue
+        scores = one.probabilities[:, 1]
+        rates, precisions = roc_curve(one.labels, scores), precision_recall_curve(one.labels, scores)
+        area = f"{name}, AUC {float(roc_auc(one.labels, scores)):.4f}"
+        roc.plot(rates.false_positive_rates, rates.true_positive_rates, label=area)
+        recall.step(precisions.recall, precisions.precision, where="post", label=name)
+    if not roc.lines:
+        return ""
+    roc.plot((0, 1), (0, 1), color="grey", linewidth=0.7)
+    for picture, x, y in (
+        (roc, "false positive rate", "true positive rate"),
+        (recall, "recall", "precision"),
+    ):
+        picture.set_xlabel(x)
+        picture.set_ylabel(y)
+    roc.legend(frameon=False, fontsize="small", loc="lower right")
+    return svg(figure)
