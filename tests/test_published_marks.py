@@ -11,7 +11,9 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 import lm_jax
+from lm_jax.decoding.settings import History, edit
 from lm_jax.errors import UserError
+from lm_jax.export import export
 from lm_jax.language_models.options import Request
 from lm_jax.metrics import likelihood
 from lm_jax.pretrained import huggingface, marks
@@ -130,6 +132,15 @@ def test_each_token_of_a_list_ends_a_text(published, tmp_path):
     assert request.limits.stop(0, np.array([5, 6])) is None
     assert request.limits.stop(0, np.array([5, OTHER, 7])) == 2
     assert request.text(0, np.array([5, OTHER])) == tokenizer.decode_bytes([5])
+    logits = np.zeros((1, 6), np.float32)
+    none = np.zeros((1, 0), np.int32)
+    edited = edit(
+        logits,
+        Request(tokenizer, ["a"], 9, {"min_tokens": 1}).sampling,
+        History(none, *[np.ones(1)] * 2),
+        EOS,
+    )
+    assert np.isneginf(edited[0]).tolist() == [True, False, True, False, False, False], "neither may be first"
     stopping = Request(tokenizer, ["a"], 9, {"stop": [tokenizer.decode([5])]})
     assert stopping.limits.stop(0, np.array([5, OTHER, 7])) == 1
 
@@ -149,6 +160,16 @@ def test_tokens_that_were_added_have_their_ids(published, tmp_path):
         (directory / "added_tokens.json").write_text(json.dumps(added))
         with pytest.raises(UserError, match=r"added_tokens\.json"):
             huggingface._read_tokenizer(directory, is_causal=True)
+
+
+def test_export_keeps_the_marks(published, tmp_path):
+    config = {"bos_token_id": BOS, "eos_token_id": [OTHER, EOS]}
+    lm = lm_jax.load(copy(published, tmp_path / "model", config=config))
+    export(lm, tmp_path / "exported")
+    written = json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())
+    assert (written["bos_token"], written["eos_token"]) == ("<s>", "<|im_end|>")
+    back = huggingface._read_tokenizer(tmp_path / "exported", is_causal=True)
+    assert (back.begin_id, back.end_id, back.other_end_ids) == (BOS, OTHER, (EOS,))
 
 
 @pytest.mark.parametrize(

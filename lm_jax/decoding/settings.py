@@ -37,7 +37,8 @@ class Sampling:
     no_repeat_ngram: int = 0  # no sequence of this many tokens occurs twice; 0: off
     banned: tuple[tuple[int, ...], ...] = ()  # sequences whose last token never follows those before it
     forced: tuple[int, ...] = ()  # the tokens that the continuation begins with
-    min_tokens: int = 0  # how many tokens precede the end token at least
+    min_tokens: int = 0  # how many tokens precede an end token at least
+    other_ends: tuple[int, ...] = ()  # tokens that `min_tokens` keeps off, too: the caller ends texts there
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -64,7 +65,8 @@ class Sampling:
         self._check_tokens()
 
     def _check_tokens(self) -> None:
-        sequences = (self.forced, *self.banned) if isinstance(self.banned, tuple) else (None,)
+        fixed = (self.forced, self.other_ends)
+        sequences = (*fixed, *self.banned) if isinstance(self.banned, tuple) else (None,)
         if not all(isinstance(ids, tuple) for ids in sequences) or () in self.banned:
             raise UserError(f"banned={self.banned}, forced={self.forced}", "give sequences of token ids")
         if not all(is_whole(token) and 0 <= token <= LARGEST for ids in sequences for token in ids):
@@ -145,7 +147,11 @@ def edit(
     if len(s.banned):
         edited_BV = processors.ban(edited_BV, _padded(s.banned), tokens_BS, length_B)
     if _in_use(s.min_tokens, 0):
-        edited_BV = jnp.where(is_end_1V & (number_B < s.min_tokens)[:, None], -jnp.inf, edited_BV)
+        ends_1V = is_end_1V
+        if len(s.other_ends):
+            others_E1 = jnp.asarray(s.other_ends)[:, None]
+            ends_1V |= (others_E1 == jnp.arange(logits_BV.shape[1])[None]).any(axis=0, keepdims=True)
+        edited_BV = jnp.where(ends_1V & (number_B < s.min_tokens)[:, None], -jnp.inf, edited_BV)
     if len(s.forced):
         token_B = jnp.asarray(s.forced)[jnp.minimum(number_B, len(s.forced) - 1)]
         edited_BV = processors.only(edited_BV, jnp.where(number_B < len(s.forced), token_B, -1))

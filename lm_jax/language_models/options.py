@@ -137,7 +137,10 @@ class Request:
             raise UserError(f"banned={list(banned)} has an entry without tokens", "leave it out")
         values = {name: options[name] for name in _SAMPLING if name in options}
         made = Sampling(
-            **values, banned=sequences, forced=self._token_ids("forced", options.get("forced", ()))
+            **values,
+            banned=sequences,
+            forced=self._token_ids("forced", options.get("forced", ())),
+            other_ends=self._tokenizer.other_end_ids,
         )
         made.check()
         return made

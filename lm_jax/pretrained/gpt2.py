@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import pathlib
 from typing import Any
 
 from lm_jax.errors import UserError
 from lm_jax.models.gpt import GPTConfig
+from lm_jax.pretrained import marks
 from lm_jax.pretrained.base import Form
 from lm_jax.pretrained.values import Values
 from lm_jax.tasks.base import Task
@@ -91,7 +93,12 @@ def read_config(
     for name, wanted in _FIXED.items():
         read.require(name, wanted)
     for name in _UNUSED_NUMBERS:
-        read.number(name, 0.0)
+        if not 0 <= read.number(name, 0.0) < math.inf:
+            raise UserError(f"{name}={values[name]} in {source}", "restore the file")
+    read.integer("n_ctx", 1)
+    read.texts("architectures")
+    for name in ("bos_token_id", "eos_token_id"):
+        marks.token_ids(values, pathlib.Path(source), name)
     for name in _UNUSED_FLAGS:
         read.boolean(name, False)
     read.choice("activation_function", _TANH_GELUS, "gelu_new")
@@ -147,6 +154,7 @@ def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> 
             f"a GPT with model.num_kv_heads={config.num_kv_heads} is not a GPT-2",
             "only as many as model.num_heads can be exported",
         )
+    end_ids = [tokenizer.end_id, *tokenizer.other_end_ids]
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -162,7 +170,7 @@ def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> 
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
         "tie_word_embeddings": config.tied_head,
         "bos_token_id": tokenizer.begin_id,
-        "eos_token_id": tokenizer.end_id,
+        "eos_token_id": end_ids if len(end_ids) > 1 else tokenizer.end_id,
     }
 
 

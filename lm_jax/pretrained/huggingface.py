@@ -137,6 +137,8 @@ def read_config(directory: pathlib.Path) -> tuple[Any, Task | None]:
     path, form, values = directory / "config.json", _form(directory), _values(directory)
     if values.get("quantization_config") is not None:
         raise UserError(f"{path} has a quantization_config", "give the weights before they were quantized")
+    if values.get("auto_map"):
+        raise UserError(f"{path} has an auto_map, which names code of its own", "give another model")
     return form.read_config(values, weights.names(directory, form.bare_name), str(path))
 
 

@@ -56,7 +56,7 @@ def read(directory: pathlib.Path, vocabulary: Mapping[str, int]) -> Marks:
     def find(name: str) -> tuple[str, ...]:
         lists = []
         for file in ("generation_config.json", "config.json"):
-            ids = _ids(*_object(directory / file), f"{name}_token_id")
+            ids = token_ids(*_object(directory / file), f"{name}_token_id")
             found = [by_id[i] for i in ids if i in by_id]
             lists.append([text for text in found if text in known or _LOOKS_SPECIAL.fullmatch(text)])
         generation, config = lists
@@ -78,7 +78,12 @@ def _object(path: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
     return values, path
 
 
-def _ids(values: dict[str, Any], path: pathlib.Path, name: str) -> list[int]:
+def token_ids(values: dict[str, Any], path: pathlib.Path, name: str) -> list[int]:
+    """The ids in a field of an object: a whole number, a list of them, or null.
+
+    Raises:
+        UserError: another type.
+    """
     value = values.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(one) is int for one in ids):
