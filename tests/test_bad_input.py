@@ -148,7 +148,7 @@ def test_a_path_without_a_model(tmp_path, capsys, name, message):
     [
         (
             ["train.py", "--config=configs/gtp.py"],
-            "no recipe configs/gtp.py; there are: configs/finetune.py, ",
+            "no recipe configs/gtp.py; there are: configs/",
         ),
         (["train.py", "--config.model.num_layer=2"], "did you mean model.num_layers?"),
         (["train.py", "--wrkdir=x"], "unrecognized arguments: --wrkdir=x; see train.py --help"),
