@@ -1,9 +1,7 @@
 """Seals: digests of a directory's files, which tell whether they are what was written.
 
-`seal.json` lists for each sealed file its size and SHA-256, one for each 16 MiB. A run directory, each of its
-checkpoints and each directory of the cache has one. It is checked where a directory is opened. SHA-256 is the
-fastest digest in the standard library on processors that have instructions for it (1.7 GiB/s on one core of
-a Xeon of 2023; BLAKE2b 0.6, CRC-32 3.3), and on others a cryptographic digest costs no more than the reading.
+`seal.json` lists the states that each sealed file may have. A run directory, each of its checkpoints and each
+directory of the cache has one. It is checked where a directory is opened.
 
 A file is replaced in three steps, each atomic: the seal permits the old file and the new one; the new one is
 moved into place; the seal permits the new one alone. A process that is killed between them leaves a directory
@@ -22,30 +20,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lm_jax import files
+from lm_jax import digests, files
+from lm_jax.digests import ANY_SIZE, BLOCK, State, state_of
 from lm_jax.errors import UserError
 from lm_jax.files import JsonObject
 
 FILE = "seal.json"
 _CHECKED = ".checked"  # of a large directory: the sizes and times that its files had when all was checked
 _FORMAT = 1
-_BLOCK = 16 << 20
-_ANY = -1
 WHOLE = 1 << 30  # bytes that are checked at each opening (a third of a second on two cores); see `check`
-
-
-class State(NamedTuple):
-    """What a file's content may be.
-
-    Attributes:
-        size: bytes; `_ANY` in the seals that checkpoints had before this form.
-        digests: SHA-256 of each block of 16 MiB, hexadecimal; with `_ANY`, of the whole file.
-        grows: whether further bytes may follow.
-    """
-
-    size: int
-    digests: tuple[str, ...]
-    grows: bool = False
 
 
 class Seal(NamedTuple):
@@ -59,13 +42,6 @@ class Seal(NamedTuple):
 
     states: Mapping[str, list[State | None]]
     facts: Mapping[str, Any]
-
-
-def state_of(path: pathlib.Path, grows: bool = False) -> State:
-    """The present state of a file."""
-    with path.open("rb") as file:
-        digests = [hashlib.sha256(block).hexdigest() for block in iter(lambda: file.read(_BLOCK), b"")]
-        return State(file.tell(), tuple(digests), grows)
 
 
 def read(directory: pathlib.Path) -> Seal | None:
@@ -88,7 +64,7 @@ def read(directory: pathlib.Path) -> Seal | None:
 def write(directory: pathlib.Path, seal: Seal) -> None:
     """Replaces a directory's seal."""
     states = {
-        name: [None if state is None else _as_json(state) for state in permitted]
+        name: [None if state is None else state.as_json() for state in permitted]
         for name, permitted in seal.states.items()
     }
     values = {"format_version": _FORMAT, "files": states, "facts": dict(seal.facts)}
@@ -232,37 +208,48 @@ def _first_problem(
                 return f"{name} is missing"
             continue
         size = path.stat().st_size
-        fitting = [state for state in permitted if state is not None and _has_size(size, state)]
+        fitting = [state for state in permitted if state is not None and state.has_size(size)]
         if not fitting:
             sizes = " or ".join(str(state.size) for state in permitted if state)
             return f"{name} has {size} bytes, and was written with {sizes}"
         found[name] = (size, fitting)
+    return _first_changed_block(directory, found, whole)
+
+
+def _first_changed_block(
+    directory: pathlib.Path, found: Mapping[str, tuple[int, Sequence[State]]], whole: bool
+) -> str | None:
     total = sum(size for size, _ in found.values())
-    stamp = {name: _stamp(directory / name) for name in found}
-    known = total <= WHOLE or whole or _read_stamp(directory) == stamp
-    blocks = [(name, start) for name, (size, states) in found.items() for start in _starts(size, states)]
-    if total > WHOLE and known and not whole:
-        blocks = random.SystemRandom().sample(blocks, WHOLE // _BLOCK)  # not from the seed of the program
+    stamps = {name: _stamp(directory / name) for name in found} if total > WHOLE else {}
+    earlier = _read_stamps(directory) if stamps else {}
+    known = all(earlier.get(name) == stamp for name, stamp in stamps.items())
+    starts = {name: max((state.starts() for state in states), key=len) for name, (_, states) in found.items()}
+    blocks = [(name, start) for name in found for start in starts[name]]
+    if stamps and known and not whole and len(blocks) > WHOLE // BLOCK:
+        blocks = random.SystemRandom().sample(blocks, WHOLE // BLOCK)  # not from the seed of the program
 
     def is_good(block: tuple[str, int]) -> bool:
         name, start = block
-        return any(_is_same(directory / name, start, state) for state in found[name][1])
+        states = found[name][1]
+        return any(
+            start not in state.starts() or state.has_block(directory / name, start) for state in states
+        )
 
     with _executor(total) as executor:
         for (name, start), good in zip(blocks, executor(is_good, blocks)):
             if not good:
-                end = min(start + _BLOCK, found[name][0])
+                end = min(start + BLOCK, found[name][0])
                 return f"{name} is not what was written, in bytes {start} to {end}"
     if not known:
         with contextlib.suppress(OSError):  # a directory that cannot be written is read whole each time
-            files.write_json(directory / _CHECKED, stamp)
+            files.write_json(directory / _CHECKED, earlier | stamps)
     return None
 
 
 @contextlib.contextmanager
 def _executor(total: int) -> Iterator[Any]:
     """`map`, on all cores if there is much to do."""
-    if total < _BLOCK:
+    if total < BLOCK:
         yield map
         return
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
@@ -272,46 +259,21 @@ def _executor(total: int) -> Iterator[Any]:
         pool.shutdown(cancel_futures=True)
 
 
-def _has_size(size: int, state: State) -> bool:
-    return state.size in (size, _ANY) or (state.grows and state.size < size)
-
-
-def _starts(size: int, states: Sequence[State]) -> range:
-    """Where the blocks of a file begin that are checked one by one."""
-    return range(1) if any(state.size == _ANY for state in states) else range(0, max(size, 1), _BLOCK)
-
-
-def _is_same(path: pathlib.Path, start: int, state: State) -> bool:
-    """Whether the block of a file that begins at `start` has the digest that a state gives it."""
-    if start >= state.size != _ANY:
-        return True  # it is empty, or has grown
-    with path.open("rb") as file:
-        if state.size == _ANY:
-            return hashlib.file_digest(file, "sha256").hexdigest() == state.digests[0]
-        file.seek(start)
-        data = file.read(min(_BLOCK, state.size - start))
-    return hashlib.sha256(data).hexdigest() == state.digests[start // _BLOCK]
-
-
 def _stamp(path: pathlib.Path) -> list[int]:
     facts = path.stat()
     return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
 
 
-def _read_stamp(directory: pathlib.Path) -> Any:
+def _read_stamps(directory: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads((directory / _CHECKED).read_bytes())
+        stamps = json.loads((directory / _CHECKED).read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
 
 
 def _is_in(name: str, names: Sequence[str]) -> bool:
     return any(name == wanted or name.startswith(f"{wanted}/") for wanted in names)
-
-
-def _as_json(state: State) -> dict[str, Any]:
-    values = {"size": state.size, "sha256": state.digests}
-    return {**values, "grows": True} if state.grows else values
 
 
 def _own_digest(values: Mapping[str, Any]) -> str:
@@ -337,20 +299,14 @@ def _parse_first_form(values: JsonObject) -> Seal:
     """A checkpoint's seal before this form: a digest of each file, and no digest of its own."""
     listed = values.inner("files")
     states: dict[str, list[State | None]] = {
-        name: [State(_ANY, (listed.take(name, str),))] for name in listed.values
+        name: [State(ANY_SIZE, (listed.take(name, str),))] for name in listed.values
     }
     return Seal(states, {"forms": values.take("forms", dict)})
 
 
 def _parse_states(listed: JsonObject, name: str) -> list[State | None]:
-    states: list[State | None] = []
-    for value in listed.take(name, list):
-        if value is None:
-            states.append(None)
-            continue
-        state = JsonObject(value, f"{listed.where}, {name}")
-        size, digests = state.take("size", int), state.take("sha256", list)
-        if len(digests) != -(-size // _BLOCK) or not all(isinstance(digest, str) for digest in digests):
-            raise UserError(f"{state.where} has {len(digests)} digests of {size} bytes", "restore the file")
-        states.append(State(size, tuple(digests), state.take("grows", bool, default=False)))
-    return states
+    where = f"{listed.where}, {name}"
+    return [
+        None if value is None else digests.parse(JsonObject(value, where))
+        for value in listed.take(name, list)
+    ]

@@ -8,7 +8,7 @@ import damage
 import pytest
 from killed import killed_at
 
-from lm_jax import files, seal
+from lm_jax import digests, files, seal
 from lm_jax.errors import UserError
 
 
@@ -119,7 +119,8 @@ def test_a_file_that_grows_is_sealed_up_to_its_last_checkpoint(tmp_path):
 
 
 def test_blocks_are_digested_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(seal, "_BLOCK", 8)
+    monkeypatch.setattr(digests, "BLOCK", 8)
+    monkeypatch.setattr(seal, "BLOCK", 8)
     write(tmp_path, {"a": "0123456789" * 5, "empty": ""})
     [state] = seal.read(tmp_path).states["a"]
     assert (state.size, len(state.digests)) == (50, 7)
@@ -132,11 +133,12 @@ def test_blocks_are_digested_one_by_one(tmp_path, monkeypatch):
 
 
 def test_of_a_large_directory_all_is_read_once_and_then_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(seal, "_BLOCK", 8)
+    monkeypatch.setattr(digests, "BLOCK", 8)
+    monkeypatch.setattr(seal, "BLOCK", 8)
     monkeypatch.setattr(seal, "WHOLE", 80)
     write(tmp_path, {"a": "0123456789" * 40})
     read = []
-    monkeypatch.setattr(seal, "_is_same", lambda *block: read.append(block[1]) or True)
+    monkeypatch.setattr(digests.State, "has_block", lambda *block: read.append(block[1:]) or True)
 
     def blocks(**options):
         read.clear()
