@@ -23,6 +23,7 @@ from lm_jax.errors import UserError
 from lm_jax.metrics.curves import average_precision, precision_recall_curve, roc_auc, roc_curve
 from lm_jax.metrics.host import array, example_weights, f_weights, floating, is_traced, library, real, whole
 
+_AVERAGES = ("binary", "micro", "macro", "weighted")
 _NOT_ONE = 0.01  # how far a sum of probabilities may be from 1, so that bfloat16 passes
 _MAX_CELLS = 1 << 27  # of a confusion matrix: 1 GB
 
@@ -96,9 +97,11 @@ def precision_recall_f(
     """
     xp, confusion = library(confusion), _confusion(confusion)
     of_recall, of_precision = f_weights(beta)
-    if positive not in (0, 1):
+    if whole(positive, "positive", 0) > 1:
         raise UserError(f"positive={positive}", "choose class 0 or 1")
-    if average not in ("binary", "micro", "macro", "weighted", None):
+    if not isinstance(zero_division, int | float | np.number):
+        raise UserError(f"zero_division={zero_division!r}", "give a number; NaN leaves such classes out")
+    if average is not None and not (isinstance(average, str) and average in _AVERAGES):
         raise UserError(f"no average {average!r}", "use 'binary', 'micro', 'macro', 'weighted' or None")
     if average == "binary" and confusion.shape[-1] != 2:
         raise UserError(

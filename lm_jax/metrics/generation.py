@@ -12,6 +12,7 @@ import numpy as np
 
 from lm_jax.batch import Array, Sums
 from lm_jax.errors import UserError
+from lm_jax.metrics.host import array
 from lm_jax.metrics.matching import are_ngrams, lengths
 from lm_jax.metrics.overlap import distinct_ngrams
 
@@ -39,7 +40,7 @@ def corpus_distinct_n(ids_BT: Array, n: int) -> Sums:
 
     It falls as texts are added: compare only corpora of equal size.
     """
-    ids_BT = np.asarray(ids_BT)
+    ids_BT = array(ids_BT)
     if ids_BT.ndim != 2:
         raise UserError(f"ids of shape {ids_BT.shape} are not texts", "give [B, T], padded with negative ids")
     if ids_BT.shape[1] < n:

@@ -21,7 +21,7 @@ import numpy as np
 from lm_jax import fast
 from lm_jax.batch import Array, Sums
 from lm_jax.errors import UserError
-from lm_jax.metrics.host import array, check_real, whole
+from lm_jax.metrics.host import array, check_real, non_negative, real, whole
 
 Number = float | Array
 
@@ -51,6 +51,8 @@ def cross_entropy(
     added at each position, which keeps logits from drifting (Chowdhery et al. 2022, section 5). With either,
     `mean` is no longer a log-likelihood.
     """
+    for name, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
+        non_negative(value, name)
     logits, targets, weights = _count(logits, targets, weights, ignore_index)
     return _weighted(token_nats(logits, targets, weights != 0, label_smoothing, z_loss), weights)
 
@@ -261,5 +263,8 @@ def _library(*values: Number) -> Any:
 
 
 def _divide(numerator: Number, denominator: Number) -> Any:
+    numerator, denominator = (
+        x if isinstance(x, jax.Array) else real(x, "sums").astype(float) for x in (numerator, denominator)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         return _library(numerator, denominator).divide(numerator, denominator)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from lm_jax.batch import Array
 from lm_jax.errors import UserError
-from lm_jax.metrics.host import whole
+from lm_jax.metrics.host import array, whole
 
 _WORD = 32
 
@@ -33,6 +33,8 @@ def lengths(ids_BT: Array) -> jax.Array:
 def are_ngrams(ids_BT: Array, n: int) -> jax.Array:
     """Whether an n-gram without padding starts at each position, bool [B, T]."""
     ids_BT, n = _ids(ids_BT), whole(n, "n", 1)
+    if ids_BT.ndim != 2:
+        raise UserError(f"ids of shape {ids_BT.shape} are not texts", "give [B, T], padded with negative ids")
     longer = jnp.pad(ids_BT, [(0, 0), (0, n - 1)], constant_values=-1)
     return jnp.stack([longer[:, k : k + ids_BT.shape[1]] >= 0 for k in range(n)]).all(axis=0)
 
@@ -114,10 +116,13 @@ def _pairs_last(a_BT: Array, b_BS: Array) -> tuple[jax.Array, jax.Array]:
 
 def _ids(ids: Array) -> jax.Array:
     """Ids as integers that hold the negative numbers of padding."""
-    ids = jnp.asarray(ids)
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise UserError(f"ids are {ids.dtype}", "give integers; text.token_ids makes them from strings")
-    return ids.astype(int)
+    ids = ids if isinstance(ids, jax.Array) else array(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer) or not ids.ndim:
+        raise UserError(
+            f"ids are {ids.dtype} of shape {ids.shape}",
+            "give integers [B, T]; text.token_ids makes them from strings",
+        )
+    return jnp.asarray(ids).astype(int)
 
 
 def _words(x_SB: jax.Array) -> jax.Array:

@@ -117,7 +117,7 @@ def bleu(
         UserError: an unknown smoothing or a value out of range, fewer orders than asked for, weights that are
             not one for each order, or weights with `effective_order`.
     """
-    if smoothing not in SMOOTHINGS:
+    if not isinstance(smoothing, str) or smoothing not in SMOOTHINGS:
         raise UserError(f"no smoothing {smoothing!r}", f"use one of {', '.join(SMOOTHINGS)}")
     smooth, default_value = SMOOTHINGS[smoothing]
     value = default_value if smoothing_value is None else non_negative(smoothing_value, "smoothing_value")

@@ -177,6 +177,6 @@ def get_profile(profile: str | Profile) -> Profile:
     """The profile of that name, or the one given."""
     if isinstance(profile, Profile):
         return profile
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise UserError(f"no profile {profile!r}", f"use one of {', '.join(PROFILES)}")
     return PROFILES[profile]

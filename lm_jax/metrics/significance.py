@@ -230,7 +230,7 @@ def approximate_randomization(
         swaps: [trials, D] booleans instead of the seed's.
     """
     stacked = _stack(metric, statistics_a, statistics_b)
-    swaps = None if swaps is None else np.asarray(swaps, bool)
+    swaps = None if swaps is None else real(swaps, "swaps").astype(bool)
     draws = _draws(swaps, num_trials, seed, len(stacked[0]))
     values_R2 = _evaluate(metric, _swapped_sum, stacked, draws)
     differences, observed = _differences(values_R2, _on_the_whole(metric, stacked))
@@ -307,7 +307,7 @@ def _place(x: np.ndarray, arrays: list[np.ndarray]) -> int:
 
 
 def _check_probability(name: str, value: float) -> None:
-    if not 0 < value < 1:
+    if not isinstance(value, int | float | np.number) or not 0 < value < 1:
         raise UserError(f"{name} is {value}", "give a probability between 0 and 1, such as 0.95")
 
 
@@ -323,6 +323,8 @@ def _interval(estimate: float, values_R: np.ndarray, tolerance: float, confidenc
 
 def _stack(metric: Metric, *systems: Statistics) -> tuple[np.ndarray, ...]:
     """The statistics of K systems, each array [D, K, ...] in float64."""
+    if not all(hasattr(system, "ndim") or isinstance(system, Sequence) for system in systems):
+        raise UserError("statistics that are no arrays", "give an array, or a list of arrays, of each system")
     arrays_by_system = [
         [real(x, "statistics").astype(float) for x in ([system] if hasattr(system, "ndim") else system)]
         for system in systems
@@ -345,7 +347,10 @@ def _on_the_whole(metric: Metric, stacked: tuple[np.ndarray, ...], of_rows: bool
     """The metric of each system on all documents, [K]."""
     sums = [x.swapaxes(0, 1) if of_rows else x.sum(axis=0) for x in stacked]
     with _float64(), np.errstate(all="ignore"):
-        return np.asarray([metric(*(s[k] for s in sums)) for k in range(len(sums[0]))], float)
+        values = [np.asarray(metric(*(s[k] for s in sums))) for k in range(len(sums[0]))]
+    if any(value.ndim for value in values):
+        raise UserError(f"a metric of shape {values[0].shape}", "give one that returns a scalar")
+    return np.asarray(values, float)
 
 
 @contextlib.contextmanager
@@ -364,9 +369,14 @@ def _draws(given: Array | None, num: int, seed: int, num_documents: int) -> Arra
         if not -(2**63) <= whole(seed, "seed", -(2**63)) < 2**63:
             raise UserError(f"seed={seed}", "give a whole number of 64 bits")
         return jax.random.split(jax.random.key(seed), whole(num, "the number of draws", 1))
-    given = np.asarray(given)
+    given = real(given, "draws")
     fits = given.ndim == 2 and len(given) and given.shape[1] == num_documents
-    if not fits or (given.dtype != bool and not 0 <= given.min() <= given.max() < num_documents):
+    are_rows = given.dtype == bool or np.issubdtype(given.dtype, np.integer)
+    if (
+        not fits
+        or not are_rows
+        or (given.dtype != bool and not 0 <= given.min() <= given.max() < num_documents)
+    ):
         raise UserError(
             f"draws of shape {given.shape} do not fit {num_documents} documents",
             "give at least one draw, each of as many row numbers or swaps as there are documents",

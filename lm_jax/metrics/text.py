@@ -22,6 +22,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.metrics import overlap
+from lm_jax.metrics.host import whole as whole_number
 from lm_jax.metrics.overlap import BleuStatistics, Rouge
 from lm_jax.metrics.profiles import Profile, get_profile
 from lm_jax.metrics.ragged import Ragged, bucketed, encode
@@ -68,7 +69,7 @@ def corpus_bleu(
         effective_order: as for `overlap.bleu`.
     """
     profile = get_profile(profile)
-    smoothing = smoothing or profile.smoothing
+    smoothing = profile.smoothing if smoothing is None else smoothing
     statistics = bleu_statistics(hypotheses, references, profile, max_order=max_order)
     score = overlap.bleu(
         *(x.sum(axis=0, dtype=float) for x in statistics),
@@ -99,7 +100,7 @@ def sentence_bleu(
     The arguments are those of `corpus_bleu`; `effective_order` None: the profile's, True for sacrebleu's.
     """
     profile = get_profile(profile)
-    smoothing = smoothing or profile.smoothing
+    smoothing = profile.smoothing if smoothing is None else smoothing
     if effective_order is None:
         effective_order = profile.effective_order and weights is None
     statistics = bleu_statistics(hypotheses, references, profile, max_order=max_order)
@@ -126,7 +127,7 @@ def bleu_statistics(
     max_order: int = 4,
 ) -> BleuStatistics:
     """The counts of each sentence, arrays [D, ...], which `overlap.bleu` and `significance` take."""
-    profile = get_profile(profile)
+    profile, max_order = get_profile(profile), whole_number(max_order, "max_order", 1)
     hypothesis_list, reference_lists = _as_lists(hypotheses, references)
     encoded = _encode(hypothesis_list + [text for texts in reference_lists for text in texts], profile)
     num_references = np.array([len(texts) for texts in reference_lists])
@@ -188,7 +189,8 @@ def rouge(
 
 def token_ids(texts: Sequence[str], profile: str | Profile = "nltk") -> np.ndarray:
     """The texts for `overlap` and `generation`: int32 [B, T], equal where tokens are, −1 after the end."""
-    encoded = _encode(list(texts), get_profile(profile))
+    texts = _texts(texts)
+    encoded = _encode(texts, get_profile(profile))
     return encoded.padded(np.arange(len(texts)), int(encoded.lengths.max()))
 
 
@@ -213,7 +215,7 @@ def _as_lists(
     """One hypothesis and the list of its references for each example."""
     if isinstance(hypotheses, str):
         pairs = [(hypotheses, references)]
-    elif not all(isinstance(x, Sequence | np.ndarray) for x in (hypotheses, references)):
+    elif not all(isinstance(x, Sequence) or np.ndim(x) == 1 for x in (hypotheses, references)):
         raise UserError("hypotheses and references that are no lists of texts", "give lists of strings")
     elif isinstance(references, str) or len(hypotheses) != len(references):
         num = 1 if isinstance(references, str) else len(references)
@@ -234,14 +236,19 @@ def _as_lists(
 
 def _texts(texts: Any) -> list[str]:
     """A list of strings as it is."""
-    if not isinstance(texts, Sequence | np.ndarray) or not all(isinstance(text, str) for text in texts):
+    is_list = isinstance(texts, Sequence) or (isinstance(texts, np.ndarray) and texts.ndim == 1)
+    if not is_list or isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{str(texts)[:80]!r} are not texts", "give strings")
     return list(texts)
 
 
 def _check_types(types: Sequence[str]) -> None:
-    for t in types:
-        if not re.fullmatch("rouge([1-9][0-9]*|L|Lsum)", t):
+    for t in types if isinstance(types, Sequence) and not isinstance(types, str | bytes) else [types]:
+        if (
+            not isinstance(t, str)
+            or isinstance(types, str)
+            or not re.fullmatch("rouge([1-9][0-9]*|L|Lsum)", t)
+        ):
             raise UserError(
                 f"no ROUGE type {t!r}", "use 'rouge1', 'rouge2' and so on, 'rougeL' or 'rougeLsum'"
             )
