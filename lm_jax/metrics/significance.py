@@ -356,19 +356,25 @@ def _on_the_whole(metric: Metric, stacked: tuple[np.ndarray, ...], of_rows: bool
 @contextlib.contextmanager
 def _float64() -> Iterator[None]:
     """Computes in float64, which TPUs do not have: on the CPU where jax has it."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.enable_x64(True))
-        with contextlib.suppress(RuntimeError):  # a process that was started without the CPU backend
-            stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+    with jax.enable_x64(True), _on_the_cpu():
         yield
+
+
+def _on_the_cpu() -> contextlib.AbstractContextManager[Any]:
+    """Places arrays on the CPU; of a process that was started without that backend, where jax does."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
 
 
 def _draws(given: Array | None, num: int, seed: int, num_documents: int) -> Array:
     """The input of each draw of documents: a key, or the given rows or swaps, checked."""
     if given is None:
-        if not -(2**63) <= whole(seed, "seed", -(2**63)) < 2**63:
-            raise UserError(f"seed={seed}", "give a whole number of 64 bits")
-        return jax.random.split(jax.random.key(seed), whole(num, "the number of draws", 1))
+        if whole(seed, "seed", -(2**31)) >= 2**32:  # jax would drop the further bits
+            raise UserError(f"seed={seed}", "give a whole number of 32 bits")
+        with _on_the_cpu():
+            return jax.random.split(jax.random.key(seed), whole(num, "the number of draws", 1))
     given = real(given, "draws")
     fits = given.ndim == 2 and len(given) and given.shape[1] == num_documents
     are_rows = given.dtype == bool or np.issubdtype(given.dtype, np.integer)
