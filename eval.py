@@ -5,14 +5,14 @@ python eval.py --model=runs/gpt --model=runs/other --text=FILE
 python eval.py --model=runs/classify --text='tsv:FILE#COLUMN'    a corpus whose records have labels
 """
 
-import pathlib
-import shlex
-import sys
-
 from lm_jax import runtime
 
 if __name__ == "__main__":
-    runtime.prepare()
+    runtime.prepare()  # first: handles signals, and sets up jax before its import
+
+import pathlib
+import shlex
+import sys
 
 from lm_jax import errors, files, flags
 from lm_jax.data.documents import DOCUMENTS
@@ -34,11 +34,13 @@ def main(argv: list[str]) -> None:
         "--model",
         action="append",
         required=True,
+        type=flags.model,
         metavar="PATH",
         help="a run directory, an ARPA file, a directory in Hugging Face's form or hf:NAME; may repeat",
     )
     parser.add_argument(
         "--text",
+        type=flags.path,
         metavar="FILE",
         help="the text to evaluate on, or a corpus as for data.corpus (default: the run's own test part)",
     )
@@ -46,7 +48,6 @@ def main(argv: list[str]) -> None:
         "--documents", choices=DOCUMENTS, help="how to cut FILE (default: the first model's way)"
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
-    parser.add_argument("--stride", type=int, help="tokens from window to window (default: half the context)")
     for name, mark in (("bos", "beginning"), ("eos", "end")):
         parser.add_argument(
             f"--no-{name}",
@@ -55,10 +56,19 @@ def main(argv: list[str]) -> None:
             help=f"n-grams: score without the {mark} marks of sentences; an ARPA file may lack them",
         )
     parser.add_argument(
-        "--out", default="runs/eval", metavar="DIR", help="where the results go (default: runs/eval)"
+        "--stride", type=flags.whole, help="tokens from window to window (default: half the context)"
+    )
+    parser.add_argument(
+        "--out",
+        type=flags.path,
+        default="runs/eval",
+        metavar="DIR",
+        help="where the results go (default: runs/eval)",
     )
     arguments = parser.parse_args(rest)
 
+    out = pathlib.Path(arguments.out)
+    files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for path in arguments.model]
     evaluations = []
@@ -69,7 +79,7 @@ def main(argv: list[str]) -> None:
             evaluations.append(evaluation.evaluate(model, text, path, arguments.stride, report))
     compare(evaluations)
 
-    rows, out = [e.row for e in evaluations], pathlib.Path(arguments.out)
+    rows = [e.row for e in evaluations]
     curves = {path: read_metrics(pathlib.Path(path) / "metrics.jsonl") for path in arguments.model}
     write_rows(out / "results.json", rows)
     predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}

@@ -10,13 +10,13 @@ each: --distributed joins them on a TPU pod slice or under SLURM, and elsewhere 
 --num_processes=N --process_id=I does, HOST being that of process 0.
 """
 
-import pathlib
-import sys
-
 from lm_jax import runtime
 
 if __name__ == "__main__":
-    runtime.prepare()  # before jax is imported
+    runtime.prepare()  # first: handles signals, and sets up jax before its import
+
+import pathlib
+import sys
 
 from lm_jax import config as config_module
 from lm_jax import errors, experiment, fields, flags, user_code
@@ -29,20 +29,21 @@ def main(argv: list[str]) -> None:
     argv, values = flags.split_fields(argv)
     parser = flags.Parser(prog="train.py", description=__doc__, add_help=False)
     parser.add_argument("--config", default="configs/gpt.py", metavar="PATH.py[:VARIANT]", help="the recipe")
-    parser.add_argument("--workdir", help="the run directory (default: runs/NAME[-VARIANT])")
+    parser.add_argument("--workdir", type=flags.path, help="the run directory (default: runs/NAME[-VARIANT])")
     parser.add_argument("-h", "--help", action="store_true", help="this text, with the recipe's fields")
     parser.add_argument("--distributed", action="store_true", help="join the processes that jax finds")
-    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
-    parser.add_argument("--num_processes", type=int, help="the number of processes")
-    parser.add_argument("--process_id", type=int, help="the number of this process, from 0")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    parser.add_argument("--num_processes", type=flags.whole, help="the number of processes")
+    parser.add_argument("--process_id", type=flags.whole, help="the number of this process, from 0")
     arguments = parser.parse_args(argv)
     name, config = config_module.load(arguments.config)
     if arguments.help:
         config = fields.override(config, values)
         print(f"{parser.format_help()}\nfields of {arguments.config}:\n{flags.field_table(config)}")
         return
-    if arguments.distributed or arguments.coordinator or arguments.num_processes is not None:
-        distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    processes = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    if arguments.distributed or any(x is not None for x in processes):
+        distributed.initialize(*processes)
     workdir = pathlib.Path(arguments.workdir or f"runs/{name}")
     with distributed.together():
         config = experiment.override(config, values, workdir)

@@ -23,6 +23,7 @@ FORMAT_VERSION = 2
 FILE = "config.json"  # in a run directory
 AVERAGES = ("none", "ema", "triggered")
 
+_LONGEST_SAMPLE = 100_000  # tokens of the text shown at the end: more would take hours
 _POSITIVE = (
     "num_steps",
     "batch_size",
@@ -99,6 +100,10 @@ class TrainConfig:
         for name in ("seed", "sample_tokens"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name}={getattr(self, name)}", "it must be 0 or more")
+        for name in ("num_steps", "average_patience"):  # counted on the device, as int32
+            if getattr(self, name) >= 2**31:
+                raise UserError(f"train.{name}={getattr(self, name)}", "it must be below 2**31")
+        _check_sample(self.sample_tokens, "train.sample_tokens")
         if self.average not in AVERAGES:
             raise UserError(f"train.average={self.average!r}", f"choose one of {', '.join(AVERAGES)}")
         if not 0 <= self.average_decay < 1:
@@ -178,10 +183,16 @@ class CountConfig:
         for name in ("seed", "sample_tokens"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}", "it must be 0 or more")
+        _check_sample(self.sample_tokens, "sample_tokens")
 
     def with_seed(self, seed: int) -> "CountConfig":
         """The recipe with another seed, and without the text that is shown at the end."""
         return dataclasses.replace(self, seed=seed, sample_tokens=0)
+
+
+def _check_sample(num_tokens: int, name: str) -> None:
+    if num_tokens > _LONGEST_SAMPLE:
+        raise UserError(f"{name}={num_tokens}", f"it must be {_LONGEST_SAMPLE:,} at most")
 
 
 AnyConfig = Config | CountConfig
@@ -200,16 +211,18 @@ def load(spec: str) -> tuple[str, AnyConfig]:
         UserError: no such file or variant, or a file that is not a recipe.
     """
     path_text, _, variant = spec.partition(":")
-    path = pathlib.Path(path_text)
-    if not path.is_file():
+    path = files.expand(path_text)
+    if not path.is_file() or path.suffix != ".py":
         near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(
-            f"no recipe {path}", f"there are: {', '.join(near)}" if near else "give --config=PATH.py"
+            f"{path} is not a file PATH.py" if path.exists() else f"no recipe {path}",
+            f"there are: {', '.join(near)}" if near else "give --config=PATH.py",
         )
     recipe = user_code.import_file(path)
-    if not hasattr(recipe, "get_config"):
+    if not callable(getattr(recipe, "get_config", None)):
         raise UserError(f"{path} defines no get_config(variant)", "let it return a lm_jax.config.Config")
-    config = recipe.get_config(variant)
+    with user_code.blamed(f"get_config in {path} fails"):
+        config = recipe.get_config(variant)
     if not isinstance(config, AnyConfig):
         raise UserError(
             f"get_config in {path} returns a {type(config).__name__}", "let it return a lm_jax.config.Config"

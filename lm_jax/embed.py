@@ -8,12 +8,12 @@ FILE is a text with one text a line, or a corpus as data.corpus names it (jsonl:
 are compared with a number of the record: Spearman's and Pearson's correlation are printed.
 """
 
-import sys
-
 from lm_jax import runtime
 
 if __name__ == "__main__":
-    runtime.prepare()
+    runtime.prepare()  # first: handles signals, and sets up jax before its import
+
+import sys
 
 import numpy as np
 
@@ -34,15 +34,23 @@ def main(argv: list[str]) -> None:
     argv, mesh = flags.split_mesh(argv)
     parser = flags.Parser(prog="python -m lm_jax.embed", description=__doc__, epilog=flags.MESH_HELP)
     parser.add_argument(
-        "--model", required=True, metavar="PATH", help="an encoder: a run, a directory or hf:NAME"
+        "--model",
+        required=True,
+        type=flags.model,
+        metavar="PATH",
+        help="an encoder: a run, a directory or hf:NAME",
     )
-    parser.add_argument("--text", required=True, metavar="FILE", help="the texts")
-    parser.add_argument("--out", metavar="FILE.npy", help="where the vectors go, float32 [N, D]")
+    parser.add_argument("--text", required=True, type=flags.path, metavar="FILE", help="the texts")
+    parser.add_argument(
+        "--out", type=flags.path, metavar="FILE.npy", help="where the vectors go, float32 [N, D]"
+    )
     parser.add_argument("--second", metavar="FIELD", help="the field of a second text to compare with")
     parser.add_argument("--score", metavar="FIELD", help="the field of a number to compare the cosines with")
     parser.add_argument("--pooling", choices=POOLINGS, default="mean", help="over the tokens (default: mean)")
     parser.add_argument("--normalize", action="store_true", help="divide each vector by its norm")
-    parser.add_argument("--max-tokens", type=int, help="cut longer texts (default: the model's context)")
+    parser.add_argument(
+        "--max-tokens", type=flags.whole, help="cut longer texts (default: the model's context)"
+    )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)
     if not arguments.out and not arguments.second:

@@ -25,15 +25,21 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Runs a command's body. A `UserError`, or an `OSError` about a file, ends it with one printed line.
+    """Runs a command's body. What a user can mend ends it with one printed line.
 
     Raises:
-        SystemExit: with code 2 after a `UserError` or an `OSError` about a file, 130 after Ctrl-C.
+        SystemExit: with code 2 after a `UserError`, an `OSError` about a file or a lack of memory, 130 after
+            a `KeyboardInterrupt`.
     """
     try:
         yield
+        sys.stdout.flush()  # a full disk is reported here, and not by Python at its end
     except UserError as error:
         _exit(2, f"error: {error}")
+    except MemoryError as error:
+        _exit(
+            2, f"error: out of memory ({error or 'in Python'}); make the model, the batch or the text smaller"
+        )
     except BrokenPipeError:  # the reader of the output closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
@@ -46,6 +52,12 @@ def reported() -> Iterator[None]:
         )
     except KeyboardInterrupt:
         _exit(130, "stopped")
+    except RuntimeError as error:
+        # jax's error for a full device, whose class this module does not import.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        cause = " ".join(str(error).splitlines()[0].split())
+        _exit(2, f"error: {cause}; make the model or the batch smaller, or use more devices")
 
 
 def _exit(code: int, line: str) -> None:

@@ -27,7 +27,7 @@ from lm_jax.models.base import MODELS, ModelConfig
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
 from lm_jax.progress import Reporter
 from lm_jax.tasks.base import TASKS
-from lm_jax.training import loop, optimizers
+from lm_jax.training import budget, loop, optimizers
 from lm_jax.training.graft import graft
 
 _TOKENIZER = "tokenizer"  # in a run directory
@@ -70,11 +70,13 @@ def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) ->
 
 def check(config: AnyConfig) -> None:
     """Raises UserError for the first invalid value of a recipe."""
+    fields.check(config)
     config.check()
     if isinstance(config, Config):
         MODELS.check(config.model)
         TASKS.check(config.task)
         optimizers.check(config.optimizer)
+        budget.check_shape(config)
 
 
 def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
@@ -102,6 +104,8 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
             _tidy(workdir)
             return rows
         _check_can_resume(workdir)
+        if isinstance(config, Config):
+            budget.check(config)  # before the text is read
         workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         if is_writer():
@@ -194,6 +198,7 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
         data, resolved = _prepare(config, workdir)
     check_agreement(config_module.to_json(resolved), "the recipe")
     check_agreement(json.dumps([data.provenance["sha256"], data.tokenizer.fingerprint()]), "the text")
+    budget.check(resolved)
     trainer = loop.Trainer(resolved)
     is_new = _is_new(workdir)
     with together():

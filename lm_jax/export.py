@@ -9,13 +9,13 @@ architecture: for rope, rms, swiglu and the like the error names the field. Auto
 if it is a BPE or a WordPiece.
 """
 
-import pathlib
-import sys
-
 from lm_jax import runtime
 
 if __name__ == "__main__":
-    runtime.prepare()
+    runtime.prepare()  # first: handles signals, and sets up jax before its import
+
+import pathlib
+import sys
 
 from lm_jax import flags
 from lm_jax.errors import UserError, reported
@@ -53,9 +53,14 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> None:
 def main(argv: list[str]) -> None:
     """Parses the flags, opens the run and writes it."""
     parser = flags.Parser(prog="python -m lm_jax.export", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run directory, or whatever lm_jax.load opens")
     parser.add_argument(
-        "path", metavar="PATH", help="a new directory, or for n-grams a file .arpa or .arpa.gz"
+        "run", type=flags.model, metavar="RUN", help="a run directory, or whatever lm_jax.load opens"
+    )
+    parser.add_argument(
+        "path",
+        type=flags.path,
+        metavar="PATH",
+        help="a new directory, or for n-grams a file .arpa or .arpa.gz",
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)

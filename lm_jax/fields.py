@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import math
 import sys
 import tokenize
 import types
@@ -15,6 +16,7 @@ from lm_jax.errors import UserError
 from lm_jax.registry import Registry
 
 _NAME = "name"  # the key of a part's tag in JSON
+_TOO_LARGE = 2**32
 
 
 def choice(registry: Registry, default: Any) -> Any:
@@ -134,6 +136,47 @@ def _in_words(wanted: Any) -> str:
     if typing.get_origin(wanted) is tuple:
         return "a list with commas"
     return words.get(wanted, str(wanted))
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Raises UserError for a field whose value is not of its type, or a number that no field can have.
+
+    Recipes are Python: nothing else checks what they put into a field. Numbers are finite, and whole ones
+    below 2**32: jax and numpy have no larger seeds, and no size comes near.
+
+    Args:
+        config: a recipe or a part of one.
+        prefix: its dotted name and a dot.
+    """
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        name, value = prefix + item.name, getattr(config, item.name)
+        wanted = hints[item.name]
+        if not dataclasses.is_dataclass(wanted):
+            _check_value(value, wanted, name)
+        elif isinstance(value, typing.cast("type", wanted)):
+            check(value, f"{name}.")
+        else:
+            known = typing.cast("type", wanted).__name__
+            raise UserError(f"{name} is a {type(value).__name__}", f"give a {known}")
+
+
+def _check_value(value: Any, wanted: Any, name: str) -> None:
+    if typing.get_origin(wanted) is tuple and isinstance(value, tuple):
+        for part in value:
+            _check_value(part, typing.get_args(wanted)[0], name)
+        return
+    if isinstance(wanted, types.UnionType):
+        if value is None:
+            return
+        wanted = typing.get_args(wanted)[0]
+    kinds = {float: (float, int)}.get(wanted, (wanted,) if wanted in (bool, int, str) else None)
+    if typing.get_origin(wanted) is tuple or (kinds is not None and type(value) not in kinds):
+        raise UserError(f"{name}={value!r} is not {_in_words(wanted)}", f"give {name} {_in_words(wanted)}")
+    if isinstance(value, int | float) and not math.isfinite(value):
+        raise UserError(f"{name}={value}", "give a finite number")
+    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+        raise UserError(f"{name}={value}", "give a number below 2**32")
 
 
 def as_values(config: Any) -> dict[str, Any]:

@@ -20,6 +20,17 @@ _IN_WORDS = {
 _DEEPEST = 100  # levels of a value without a fixed structure, far below Python's limit for recursion
 
 
+def make_directory(path: pathlib.Path) -> None:
+    """Makes a directory unless it exists, and makes sure that files can be written into it.
+
+    Raises:
+        OSError: it cannot be made or written into.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Replaces a file atomically: after a crash it has the old text or the new one, never a part.
 
@@ -73,6 +84,20 @@ def dump_json(value: Any, indent: int | None = None, allow_nan: bool = True) -> 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """`write_text` of indented JSON. Raises ValueError for NaN, which JSON does not have."""
     write_text(path, dump_json(value, indent=2, allow_nan=False) + "\n")
+
+
+def expand(path: str | pathlib.Path) -> pathlib.Path:
+    """The path with `~` and `~USER` at its beginning replaced by a home directory.
+
+    Raises:
+        UserError: there is no such user, or a NUL byte, which no path has.
+    """
+    if "\0" in str(path):
+        raise UserError(f"the path {str(path)!r} has a NUL byte", "check the path")
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user", "write ./~ for a name that begins with ~") from None
 
 
 def read_text(path: pathlib.Path) -> str:

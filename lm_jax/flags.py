@@ -1,13 +1,40 @@
 """Command lines: the flags of each command, and a recipe's fields as `--config.a.b=value`."""
 
 import argparse
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lm_jax import fields, user_code
+from lm_jax import fields, files, user_code
 from lm_jax.errors import UserError
 from lm_jax.parallel.sharding import MeshConfig
+
+_MOST_DIGITS = 18
+
+
+class _Once(argparse.Action):
+    """Stores a value, and refuses a second one: a command would silently ignore the first."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+        given = vars(namespace).setdefault("given", set())
+        if self.dest in given:
+            raise UserError(f"{option} is given twice", "give it once")
+        given.add(self.dest)
+        setattr(namespace, self.dest, _one(value, option))
+
+
+class _Append(argparse.Action):
+    """Appends a value to a list."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), _one(value, option)])
+
+
+def _one(value: Any, option: str | None) -> Any:
+    if value == []:  # argparse removes "--", even as a value
+        raise UserError(f"{option}=-- is no value", "leave the flag out, or give another value")
+    return value
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,6 +42,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        for name, action in ((None, _Once), ("store", _Once), ("append", _Append)):
+            self.register("action", name, action)
         self.add_argument(
             "--import",
             dest="imports",
@@ -27,6 +56,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *arguments: Any) -> Any:  # type: ignore[override]
         """Parses, and imports what --import names."""
         parsed = super().parse_args(*arguments)
+        vars(parsed).pop("given", None)
         for spec in parsed.imports:
             user_code.import_part(spec)
         return parsed
@@ -36,8 +66,63 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message, f"see {self.prog} --help")
 
 
+def path(text: str) -> str:
+    """The type of a flag that names a file or a directory: `~` is expanded.
+
+    Raises:
+        argparse.ArgumentTypeError: an empty name, or `~USER` of nobody.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; give one, or leave the flag out")
+    try:
+        return str(files.expand(text)) if text.startswith("~") else text
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def model(text: str) -> str:
+    """The type of a flag that names a model: a `path`, or hf:NAME."""
+    return text if text.startswith("hf:") else path(text)
+
+
+def whole(text: str) -> int:
+    """The type of a flag that is a whole number of at most 18 digits: jax and numpy have no larger ones."""
+    if len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"a number of {len(text)} digits is too large")
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+
+
+def number(text: str) -> float:
+    """The type of a flag that is a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def utf8(text: str) -> str:
+    """The type of a flag that is a text for a model.
+
+    Raises:
+        argparse.ArgumentTypeError: bytes that are not UTF-8, which Python passes on as lone surrogates.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8; convert it") from None
+    return text
+
+
 def split_fields(argv: Sequence[str], group: str = "config") -> tuple[list[str], dict[str, str]]:
     """Takes `--config.NAME=VALUE` and `--config.NAME VALUE` out of a command line.
+
+    Of several values of a field the last one counts, so that a script's fields can be followed by others.
 
     Args:
         argv: the arguments.

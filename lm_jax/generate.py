@@ -14,63 +14,78 @@ small model with the same tokenizer proposes tokens, and the model accepts or re
 sampling).
 """
 
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()  # first: handles signals, and sets up jax before its import
+
 import itertools
 import sys
 from typing import Any
 
-from lm_jax import runtime
-
-if __name__ == "__main__":
-    runtime.prepare()
-
 from lm_jax import errors, flags
+from lm_jax.flags import number, whole
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Generates, require
+
+_TEXTS: dict[str, Any] = {"action": "append", "type": flags.utf8, "metavar": "TEXT"}
 
 # Options of `generate` in groups: name, type, metavar or None for what may be repeated, help.
 _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "distribution": [
-        ("temperature", {"type": float, "help": "divides the logits; 0 is greedy (default: 1)"}),
-        ("top_k", {"type": int, "help": "sample among the k most probable; 0: all (default)"}),
-        ("top_p", {"type": float, "help": "sample among the fewest that reach p (default: 1)"}),
+        ("temperature", {"type": number, "help": "divides the logits; 0 is greedy (default: 1)"}),
+        ("top_k", {"type": whole, "help": "sample among the k most probable; 0: all (default)"}),
+        ("top_p", {"type": number, "help": "sample among the fewest that reach p (default: 1)"}),
         (
             "min_p",
-            {"type": float, "help": "sample among those with this share of the best one's (default: 0)"},
+            {
+                "type": number,
+                "help": "sample among those with this share of the best one's (default: 0)",
+            },
         ),
     ],
     "against repetition": [
         (
             "repetition_penalty",
-            {"type": float, "help": "above 1: tokens of the text become less likely (default: 1; try 1.2)"},
+            {
+                "type": number,
+                "help": "above 1: tokens of the text become less likely (default: 1; try 1.2)",
+            },
         ),
         (
             "frequency_penalty",
             {
-                "type": float,
+                "type": number,
                 "help": "subtracted from a token's logit each time it was generated (default: 0; try 0.5)",
             },
         ),
         (
             "presence_penalty",
             {
-                "type": float,
+                "type": number,
                 "help": "subtracted once from the logits of generated tokens (default: 0; try 0.5)",
             },
         ),
-        ("no_repeat_ngram", {"type": int, "help": "no sequence of n tokens occurs twice; 0: off (default)"}),
+        (
+            "no_repeat_ngram",
+            {"type": whole, "help": "no sequence of n tokens occurs twice; 0: off (default)"},
+        ),
     ],
     "constraints": [
-        ("banned", {"action": "append", "metavar": "TEXT", "help": "never generate this; may repeat"}),
-        ("forced", {"metavar": "TEXT", "help": "begin the continuation with this"}),
-        ("stop", {"action": "append", "metavar": "TEXT", "help": "end before this; may repeat"}),
-        ("min_tokens", {"type": int, "help": "do not end before so many tokens (default: 0)"}),
+        ("banned", {**_TEXTS, "help": "never generate this; may repeat"}),
+        ("forced", {"type": flags.utf8, "metavar": "TEXT", "help": "begin the continuation with this"}),
+        ("stop", {**_TEXTS, "help": "end before this; may repeat"}),
+        ("min_tokens", {"type": whole, "help": "do not end before so many tokens (default: 0)"}),
     ],
     "beam search": [
-        ("num_beams", {"type": int, "help": "follow the n best texts at a time (default: 1, which samples)"}),
+        (
+            "num_beams",
+            {"type": whole, "help": "follow the n best texts at a time (default: 1, which samples)"},
+        ),
         (
             "length_penalty",
             {
-                "type": float,
+                "type": number,
                 "help": "divide a text's log-probability by its length to this power (default: 1)",
             },
         ),
@@ -80,15 +95,16 @@ _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         (
             "draft",
             {
+                "type": flags.model,
                 "metavar": "PATH",
                 "help": "a model with the same tokenizer, such as n-grams, that drafts for this one",
             },
         ),
-        ("num_drafted", {"type": int, "help": "tokens that it drafts at a time (default: 4)"}),
+        ("num_drafted", {"type": whole, "help": "tokens that it drafts at a time (default: 4)"}),
     ],
     "how many": [
-        ("num_samples", {"type": int, "help": "continuations of each prompt (default: 1)"}),
-        ("seed", {"type": int, "help": "the same seed gives the same text (default: 0)"}),
+        ("num_samples", {"type": whole, "help": "continuations of each prompt (default: 1)"}),
+        ("seed", {"type": whole, "help": "the same seed gives the same text (default: 0)"}),
     ],
 }
 
@@ -100,14 +116,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--model",
         required=True,
+        type=flags.model,
         metavar="PATH",
         help="a run directory, a directory in Hugging Face's form, hf:NAME, or an ARPA file",
     )
     parser.add_argument(
-        "--prompt", action="append", help="what to continue; may repeat (default: a new text)"
+        "--prompt",
+        action="append",
+        type=flags.utf8,
+        help="what to continue; may repeat (default: a new text)",
     )
     parser.add_argument(
-        "--max-tokens", type=int, default=200, help="maximum number of tokens to add (default: 200)"
+        "--max-tokens", type=whole, default=200, help="maximum number of tokens to add (default: 200)"
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     names = []

@@ -9,15 +9,15 @@ with its probability, and the probability of each label; or its name and the pre
 words writes a line for each word, with its tag and the tag's probability, and an empty line after each text.
 """
 
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()  # first: handles signals, and sets up jax before its import
+
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
-
-from lm_jax import runtime
-
-if __name__ == "__main__":
-    runtime.prepare()
 
 from lm_jax import errors, flags
 from lm_jax.data.documents import Document
@@ -32,9 +32,13 @@ def main(argv: list[str]) -> None:
     """Parses the flags, labels the texts, and writes a line for each."""
     argv, mesh = flags.split_mesh(argv)
     parser = flags.Parser(prog="python -m lm_jax.predict", description=__doc__, epilog=flags.MESH_HELP)
-    parser.add_argument("--model", required=True, metavar="PATH", help="a run, a directory or hf:NAME")
-    parser.add_argument("--text", required=True, metavar="FILE", help="the texts")
-    parser.add_argument("--out", metavar="FILE.tsv", help="where the labels go (default: the terminal)")
+    parser.add_argument(
+        "--model", required=True, type=flags.model, metavar="PATH", help="a run, a directory or hf:NAME"
+    )
+    parser.add_argument("--text", required=True, type=flags.path, metavar="FILE", help="the texts")
+    parser.add_argument(
+        "--out", type=flags.path, metavar="FILE.tsv", help="where the labels go (default: the terminal)"
+    )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)
     model = language_model.load(arguments.model, arguments.step, mesh)

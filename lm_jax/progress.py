@@ -41,16 +41,16 @@ class LiveLine:
         console: Console | None = None,
         quiet: bool = False,
     ):
-        self._console = console or Console(stderr=True, quiet=quiet)
+        self._console = console or Console(stderr=True, quiet=quiet, emoji=False)
         self._description, self._total, self._first = description, total, done
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         if self._console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 TimeRemainingColumn(compact=True),
             )
             self._bar = Progress(*columns, console=self._console)
@@ -70,7 +70,7 @@ class LiveLine:
 
     def say(self, line: str) -> None:
         """Prints a permanent line above the live one."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
         """Ends the line; may be called twice."""

@@ -2,14 +2,14 @@
 
 import contextlib
 import contextvars
-import ctypes
 import gc
 import io
 import os
 import pathlib
 import sys
-import threading
 from collections.abc import Iterator
+
+from lm_jax import stopping
 
 
 def cache_dir() -> pathlib.Path:
@@ -18,14 +18,16 @@ def cache_dir() -> pathlib.Path:
 
 
 def prepare() -> None:
-    """Sets the process up for jax and imports it: the allocator, the cache of compiled programs, quiet logs.
+    """Sets the process up for jax and imports it: signals, the allocator, the cache of programs, quiet logs.
 
-    Commands call it under `if __name__ == "__main__"`, before they import jax: importing a command changes
-    nothing in the importing program. It changes the start time and the memory of a program, never its
-    results; values that the user has set are kept. On Linux the process restarts itself once, since glibc
-    reads some settings only then.
+    Commands call it under `if __name__ == "__main__"`, before they import anything else: importing a command
+    changes nothing in the importing program. From here on SIGINT and SIGTERM end the process with one line.
+    It changes the start time and the memory of a program, never its results; values that the user has set are
+    kept. On Linux the process restarts itself once, since glibc reads some settings only then.
     """
+    stopping.install()
     _keep_freed_memory()
+    stopping.watch()
     # Imports and traces make many objects and little garbage: collect it less often.
     gc.set_threshold(100_000, 50)
     # Keep every program: a second start then compiles nothing.
@@ -74,11 +76,15 @@ def _keep_freed_memory() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
+    import ctypes
+    import threading
+
     # Not in a notebook, and not where the program is read from standard input, which is consumed.
     program = getattr(sys.modules["__main__"], "__file__", None) or ""
     can_restart = threading.active_count() == 1 and os.path.isfile(program)
     if "GLIBC_TUNABLES" not in os.environ and can_restart:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=0"
+        stopping.block()  # a signal waits until the new program has its handlers
         os.execv(sys.executable, sys.orig_argv)
     m_mxfast, m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = 1, -1, -2, -4, -8  # <malloc.h>
     try:

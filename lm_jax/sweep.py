@@ -10,16 +10,17 @@ trains only what is missing, and continues a stopped sweep. A setting that fails
 error.
 """
 
+from lm_jax import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()  # first: handles signals, and sets up jax before its import
+
 import itertools
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-
-from lm_jax import runtime
-
-if __name__ == "__main__":
-    runtime.prepare()
 
 import jax
 
@@ -29,6 +30,8 @@ from lm_jax.config import AnyConfig
 from lm_jax.errors import UserError
 from lm_jax.progress import read_metrics
 from lm_jax.report.sweep import Cell, plot, print_cells, write_csv
+
+_MOST_RUNS = 10_000  # each is a directory of its own, and takes at least a second
 
 
 def run(
@@ -60,6 +63,7 @@ def run(
         experiment.override(recipe, {**values, **setting}, directory / f"seed-{recipe.seed}")
         for setting, directory in zip(settings, directories, strict=True)
     ]
+    _check_some(recipes)
     workdir.mkdir(parents=True, exist_ok=True)
     cells = []
     for number, (setting, config, directory) in enumerate(zip(settings, recipes, directories), start=1):
@@ -71,6 +75,17 @@ def run(
         write_csv(cells, workdir / "sweep.csv")
     plot(cells, workdir / "curves.png")
     return cells
+
+
+def _check_some(recipes: Sequence[AnyConfig]) -> None:
+    """Raises the first recipe's error if no recipe can be run: then the mistake is not in the grid."""
+    errors = []
+    for recipe in recipes:
+        try:
+            return experiment.check(recipe)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _seeded(config: AnyConfig, num_seeds: int) -> dict[int, AnyConfig]:
@@ -100,9 +115,13 @@ def _parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     grid = {}
     for text in texts:
         name, equals, values = text.removeprefix("config.").partition("=")
+        if name in grid:
+            raise UserError(f"--grid names {name} twice", "give all its values once")
         grid[name] = [value for value in values.split(",") if value]
         if not equals or not grid[name]:
             raise UserError(f"--grid {text} names no values", "type --grid FIELD=VALUE,VALUE")
+        if len(set(grid[name])) < len(grid[name]):
+            raise UserError(f"--grid {text} names a value twice", "give each value once")
     return grid
 
 
@@ -114,14 +133,20 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--grid", action="append", default=[], metavar="FIELD=VALUE,VALUE", help="what varies; may repeat"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each setting (default: 3)")
-    parser.add_argument("--workdir", help="the sweep's directory (default: runs/sweep-NAME)")
+    parser.add_argument("--seeds", type=flags.whole, default=3, help="runs of each setting (default: 3)")
+    parser.add_argument("--workdir", type=flags.path, help="the sweep's directory (default: runs/sweep-NAME)")
     arguments = parser.parse_args(argv)
     if arguments.seeds < 1:
         raise UserError(f"--seeds={arguments.seeds}", "give 1 or more")
+    grid = _parse_grid(arguments.grid)
+    if both := sorted(grid.keys() & values.keys()):
+        raise UserError(f"{both[0]} is given by --grid and --config.{both[0]}", "leave out one of the two")
+    num_runs = arguments.seeds * math.prod(map(len, grid.values()))
+    if num_runs > _MOST_RUNS:
+        raise UserError(f"a sweep of {num_runs:,} runs", f"choose fewer seeds or values: {_MOST_RUNS:,} runs")
     name, recipe = config_module.load(arguments.config)
     workdir = pathlib.Path(arguments.workdir or f"runs/sweep-{name}")
-    cells = run(recipe, _parse_grid(arguments.grid), arguments.seeds, workdir, values)
+    cells = run(recipe, grid, arguments.seeds, workdir, values)
     if cells is None:
         return
     print_cells(cells)

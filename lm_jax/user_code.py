@@ -1,14 +1,17 @@
 """Imports files that the user names: recipes, and files that define a user's own models and tasks."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from lm_jax import files
 from lm_jax.errors import UserError
 
 
@@ -19,13 +22,9 @@ def import_part(spec: str) -> ModuleType:
         UserError: no such file or module, or one that cannot be imported.
     """
     if spec.endswith(".py"):
-        return import_file(pathlib.Path(spec).expanduser())
-    try:
+        return import_file(files.expand(spec))
+    with blamed(f"cannot import {spec}"):
         return importlib.import_module(spec)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _cannot_import(spec, error) from error
 
 
 def import_file(path: pathlib.Path) -> ModuleType:
@@ -52,15 +51,30 @@ def import_file(path: pathlib.Path) -> ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
+        with blamed(f"cannot import {path}"):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        if isinstance(error, UserError) or not isinstance(error, Exception):
-            raise
-        raise _cannot_import(str(path), error) from error
+        raise
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+@contextlib.contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Turns whatever a user's code raises, sys.exit() included, into a UserError; one of its own stays.
+
+    Args:
+        what: what fails, for the error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{what}{line}: {type(error).__name__}: {error}", "mend the file") from error
 
 
 def files_of(*parts: Any) -> list[str]:
@@ -74,8 +88,3 @@ def files_of(*parts: Any) -> list[str]:
             if package not in path.parents and "site-packages" not in path.parts
         )
     )
-
-
-def _cannot_import(what: str, error: Exception) -> UserError:
-    line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-    return UserError(f"cannot import {what}{line}: {type(error).__name__}: {error}", "mend the file")

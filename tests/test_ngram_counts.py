@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ngram_text import count, encode, mark
 
+from lm_jax import memory
 from lm_jax.errors import UserError
-from lm_jax.ngram import counts, memory
+from lm_jax.ngram import counts
 from lm_jax.ngram.vocabulary import BOS, EOS, UNK, Vocabulary
 
 

@@ -15,6 +15,7 @@ from lm_jax.data import nltk_corpus, python_docs, records, tfds_corpus
 from lm_jax.data.documents import DOCUMENTS, Document, File, PathFile, pieces
 from lm_jax.data.text_files import read_text, uncompressed_name
 from lm_jax.errors import UserError
+from lm_jax.files import expand
 
 _FORMS = {
     "python-docs": "python-docs",
@@ -191,7 +192,7 @@ def with_kind(source: str, corpus: str) -> str:
 def _path_and_field(rest: str) -> tuple[str, str]:
     """GLOB and FIELD of `GLOB[#FIELD]`; a path may itself have the character #."""
     path, mark, field = rest.rpartition("#")
-    if not mark or "/" in field or Path(rest).expanduser().is_file():
+    if not mark or "/" in field or expand(rest).is_file():
         return rest, ""
     return path, field
 
@@ -200,7 +201,7 @@ def _find(
     corpus: str, pattern: str, parse: Callable[[Path, str], Iterator[Document]]
 ) -> tuple[PathFile, ...]:
     """The files of a glob in order, named relative to the directory in which its wildcards begin."""
-    path = Path(pattern).expanduser()
+    path = expand(pattern)
     if path.is_dir():
         raise UserError(f"{corpus} is a directory", f"name its files, such as {corpus.rstrip('/')}/**/*.txt")
     found = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))

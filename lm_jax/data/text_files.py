@@ -4,9 +4,8 @@ import codecs
 import re
 from pathlib import Path
 
-from lm_jax import compression
+from lm_jax import compression, memory
 from lm_jax.errors import UserError
-from lm_jax.ngram import memory
 
 # Byte order marks; that of UTF-32 begins with that of UTF-16.
 _MARKS = (

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm_jax import memory
 from lm_jax.decoding.decoder import Decoder, Limits, Prompts
 from lm_jax.decoding.text import bucket
 from lm_jax.errors import UserError
-from lm_jax.ngram import memory
 
 _SMALL = 1 << 26  # bytes of text that are not looked at closely
 _FEW_ROWS = 64

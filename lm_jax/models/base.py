@@ -31,6 +31,18 @@ class Cost(NamedTuple):
     training: int
 
 
+class Size(NamedTuple):
+    """What a model needs at the least in training, by arithmetic alone.
+
+    Attributes:
+        parameters: how many numbers are trained.
+        kept: how many numbers of the compute dtype the backward pass needs of each token, logits left out.
+    """
+
+    parameters: int
+    kept: int
+
+
 @dataclass(frozen=True)
 class ModelConfig(abc.ABC):
     """The shape of a model; a frozen dataclass whose fields are those of its part `model` in a recipe.
@@ -131,6 +143,16 @@ class ModelConfig(abc.ABC):
     def cost(self, length: int) -> Cost | None:
         """What the model costs with rows of `length` tokens; None if it is unknown."""
         return None
+
+    def size(self, length: int) -> Size | None:
+        """Lower bounds of the resolved model's size with rows of `length` tokens; None if they are unknown.
+
+        A recipe that no machine could hold is refused by it before anything is traced.
+        """
+        cost = self.cost(length)
+        # The backward pass needs what each block of a stack reads, even with remat.
+        kept = getattr(self, "num_layers", 0) * getattr(self, "d_model", 0)
+        return None if cost is None else Size(cost.parameters, kept)
 
 
 @runtime_checkable

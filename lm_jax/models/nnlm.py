@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
-from lm_jax.models.base import ModelConfig
+from lm_jax.models.base import ModelConfig, Size
 from lm_jax.models.heads import Head, mask_padding
 from lm_jax.models.layers import Dense, Embed
 from lm_jax.models.recurrent import CarriesState, restarts, uniform
@@ -44,6 +44,13 @@ class NNLMConfig(ModelConfig):
     def make(self) -> "NNLM":
         """The module."""
         return NNLM(self)
+
+    def size(self, length: int) -> Size:
+        """The matrices and the embeddings, and what the two products read."""
+        vectors = (self.order - 1) * self.d_embedding
+        read = self.d_hidden + (vectors if self.direct else 0)
+        embeddings = self.vocab_size * self.d_embedding
+        return Size(embeddings + vectors * self.d_hidden + read * self.vocab_size, vectors + self.d_hidden)
 
     def describe_context(self) -> dict[str, int]:
         """As for an n-gram model of this order."""

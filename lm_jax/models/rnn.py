@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
-from lm_jax.models.base import ModelConfig
+from lm_jax.models.base import ModelConfig, Size
 from lm_jax.models.heads import AdaptiveSoftmax, Head, check_cutoffs, mask_padding
 from lm_jax.models.layers import Embed
 from lm_jax.models.products import matmul_transposed
@@ -87,6 +87,26 @@ class RNNConfig(ModelConfig):
     def make(self) -> "RNN":
         """The module."""
         return RNN(self)
+
+    def size(self, length: int) -> Size:
+        """The matrices and the embeddings, and the state of each layer."""
+        gates = {"lstm": 4, "gru": 3}.get(self.cell, 1)
+        parameters, inputs, kept = self.vocab_size * self.d_embedding, self.d_embedding, 0
+        # All layers but the first and the last have one shape.
+        for layer, times in {0: 1, 1: max(0, self.num_layers - 2), self.num_layers - 1: 1}.items():
+            if not times:
+                continue
+            width = self.layer_width(layer)
+            outputs = self.d_projection or width
+            projection = width * outputs if self.d_projection else 0
+            parameters += times * ((inputs + outputs) * gates * width + projection)
+            kept += times * outputs
+            inputs = outputs
+        if self.adaptive_cutoffs:
+            parameters += inputs * self.adaptive_cutoffs[0]
+        elif not self.tied_head:
+            parameters += inputs * self.vocab_size
+        return Size(parameters, kept)
 
     def layer_width(self, layer: int) -> int:
         """Units of a layer, counted from 0."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_jax import memory
 from lm_jax.errors import UserError
-from lm_jax.ngram import memory
 from lm_jax.ngram.trie import Trie, pieces
 from lm_jax.ngram.vocabulary import BOS, EOS, SPECIALS, Progress, Vocabulary
 
@@ -99,7 +99,11 @@ def _check(stream: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
 
 def _check_memory(tokens: int, order: int) -> None:
     """Raises a UserError if counting needs more memory than there is: an upper bound for orders 1 to 8."""
-    memory.check(tokens * (10 + 15 * order), f"counting {order}-grams")
+    memory.check(
+        tokens * (10 + 15 * order),
+        f"counting {order}-grams",
+        "choose a lower order or less text, or a machine with more memory",
+    )
 
 
 class _Column:

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -12,34 +14,56 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_jax.errors import UserError
+from lm_jax.stopping import SIGNALS
 
 T = TypeVar("T")
 _LONGEST = 2048  # bytes of a message between processes
 
 
 def initialize(
-    coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
     """Joins the other processes. Call it before any computation.
 
     Args:
-        coordinator: HOST:PORT where process 0 listens; "": jax detects it (TPU pods, SLURM, Open MPI,
+        coordinator: HOST:PORT where process 0 listens; None: jax detects it (TPU pods, SLURM, Open MPI,
             Kubernetes), and the other arguments may be omitted.
         num_processes: the number of processes.
         process_id: the number of this process, from 0.
 
     Raises:
-        UserError: jax detects no other processes, or cannot connect to them.
+        UserError: values that no processes have, or jax detects none, or cannot connect to them.
     """
+    _check(coordinator, num_processes, process_id)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         # CPU devices of several processes communicate by gloo only.
-        jax.distributed.initialize(coordinator or None, num_processes, process_id)
+        jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
             f"cannot join the other processes ({lines[0]})",
             "give --coordinator=HOST:PORT, --num_processes and --process_id, the same HOST:PORT to all",
         ) from None
+
+    finally:
+        for number, handler in handlers.items():  # jax's notice of preemption replaces them
+            signal.signal(number, handler)
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Raises UserError for values that jax would wait with, or fail with in more than one line."""
+    if coordinator is not None:
+        match = re.fullmatch(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", coordinator, re.ASCII)
+        if match is None or not 1 <= int(match[1]) < 2**16:
+            raise UserError(f"--coordinator={coordinator}", "give HOST:PORT, such as 10.0.0.1:1234")
+    if num_processes is not None and not 1 <= num_processes < 2**31:
+        raise UserError(f"--num_processes={num_processes}", "give 1 or more")
+    if process_id is not None and not 0 <= process_id < (num_processes or 2**31):
+        raise UserError(
+            f"--process_id={process_id} of {num_processes or 'an unknown number of'} processes",
+            "give --num_processes, and a number from 0 below it",
+        )
 
 
 def is_writer() -> bool:

@@ -11,6 +11,7 @@ from jax.experimental import topologies
 from lm_jax.errors import UserError
 
 GIB = 2**30
+_MOST_GPUS = 4096
 _EXAMPLES = "give a slice such as v5e:16x16, v6e:4x4 or v5p:4x4x4, or cuda:8"
 
 
@@ -47,8 +48,11 @@ def find_devices(topology: str) -> Sequence[jax.Device]:
     """
     name, _, count = topology.partition(":")
     if name == "cuda":
-        if count and not (count.isdecimal() and int(count)):
-            raise UserError(f"--topology={topology}", "give cuda:N, N being a number of GPUs")
+        # A huge text of digits is no number for `int`.
+        if count and not (count.isdecimal() and len(count) < 9 and 1 <= int(count) <= _MOST_GPUS):
+            raise UserError(
+                f"--topology={topology}", f"give cuda:N, N being a number of GPUs, {_MOST_GPUS} at most"
+            )
         return _stand_ins(int(count or 1))
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(

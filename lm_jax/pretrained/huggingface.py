@@ -64,7 +64,7 @@ def find(name: str) -> pathlib.Path:
     """
     if name.startswith(HUB):
         return _download(name.removeprefix(HUB))
-    path = pathlib.Path(name).expanduser()
+    path = files.expand(name)
     if path.is_dir():
         return path
     hint = (

@@ -28,6 +28,12 @@ def axes(width: float, height: float, columns: int = 1) -> Any:
     return figure, pictures
 
 
+def plain_legend(picture: Any, **options: Any) -> None:
+    """A legend that shows names as they are: in a path, matplotlib reads a dollar sign as a formula's."""
+    for text in picture.legend(frameon=False, **options).get_texts():
+        text.set_parse_math(False)
+
+
 def svg(figure: Any) -> str:
     """The figure as an SVG element."""
     buffer = io.StringIO()
@@ -54,8 +60,9 @@ def confusion(predictions: Predictions) -> str:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             picture.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize="small")
-    picture.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
-    picture.set_yticks(range(len(names)), names)
+    rotation = 90 if len(names) > 4 else 0
+    picture.set_xticks(range(len(names)), names, rotation=rotation, parse_math=False)
+    picture.set_yticks(range(len(names)), names, parse_math=False)
     picture.set_xlabel("predicted")
     picture.set_ylabel("label")
     return svg(figure)
@@ -84,5 +91,5 @@ def operating_curves(predictions: Mapping[str, Predictions]) -> str:
     ):
         picture.set_xlabel(x)
         picture.set_ylabel(y)
-    roc.legend(frameon=False, fontsize="small", loc="lower right")
+    plain_legend(roc, fontsize="small", loc="lower right")
     return svg(figure)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lm_jax.evaluation.base import Predictions
 from lm_jax.evaluation.row import Row
-from lm_jax.report.figures import axes, confusion, operating_curves, svg
+from lm_jax.report.figures import axes, confusion, operating_curves, plain_legend, svg
 from lm_jax.report.table import difference, grouped, interval, label, value
 
 _STYLE = """
@@ -119,7 +119,8 @@ def _bars(rows: Sequence[Row]) -> str:
             picture.plot(metric.interval, (y, y), color="black", linewidth=2)
             end = metric.interval[1]
         picture.text(end, y, f"  {metric.value:.3f}", va="center")
-    picture.set_yticks(range(len(bars)), [name for name, _ in reversed(bars)])
+    # A path may have a dollar sign, which matplotlib reads as the beginning of a formula.
+    picture.set_yticks(range(len(bars)), [name for name, _ in reversed(bars)], parse_math=False)
     picture.set_xlabel(headline.replace("_", " "))
     picture.margins(x=0.15)
     return svg(figure)
@@ -134,5 +135,5 @@ def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
                 picture.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=width, label=legend)
     picture.set_xlabel("step")
     picture.set_ylabel("loss")
-    picture.legend(frameon=False)
+    plain_legend(picture)
     return svg(figure)

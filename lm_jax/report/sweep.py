@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lm_jax.evaluation.row import Row
 from lm_jax.metrics.significance import Mean, mean_interval
-from lm_jax.report.figures import axes
-from lm_jax.report.table import label, make_console
+from lm_jax.report.figures import axes, plain_legend
+from lm_jax.report.table import label, make_console, print_line
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,15 @@ def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
         # Field names without their groups, to fit a terminal.
         short = {name.rpartition(".")[2]: value for name, value in cell.values.items()}
         setting = Cell(short).name if len(short) == len(cell.values) else cell.name
-        table.add_row(setting.replace(", ", "\n"), str(len(cell.rows)), *scores, last)
+        table.add_row(Text(setting.replace(", ", "\n")), str(len(cell.rows)), *scores, last)
     console.print(table)
     for cell in cells:
         if cell.error:
-            console.print(f"{cell.name}: {cell.error}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
+            print_line(f"{cell.name}: {cell.error}", console)
+    print_line(
         "± is half of a 95 % interval of the mean over seeds (Student's t); differences are paired by seed",
+        console,
         style="dim",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -133,7 +133,7 @@ def plot(cells: Sequence[Cell], path: pathlib.Path) -> None:
     picture.set_xlabel("step")
     picture.set_ylabel("validation loss")
     if picture.lines:
-        picture.legend(frameon=False, fontsize="small")
+        plain_legend(picture, fontsize="small")
         figure.savefig(path, dpi=150)
 
 

@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lm_jax import seal
 from lm_jax.evaluation.row import Row
@@ -56,7 +56,7 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     for row in rows:
         for note in filter(None, (row.metrics[row.headline].why, difference(row))):
             line = f"{row.model}, {row.split}: {note}"
-            console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+            print_line(line, console, style="dim")
 
 
 def grouped(rows: Sequence[Row]) -> list[list[Row]]:
@@ -77,8 +77,8 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            escape(row.model),
-            escape(row.split),
+            Text(row.model),  # not str, in which rich reads [markup] and :emoji:
+            Text(row.split),
             f"{row.documents:,}",
             f"{row.counts[count]:,}",
             *(value(row, name) for name in others),
@@ -103,11 +103,9 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str]
     sample = workdir / "sample.txt"
     if seal.exists(sample):
         width = min(console.width, _SAMPLE_WIDTH)
-        console.print(f"a sample {'·' * (width - len('a sample '))}", highlight=False)
-        console.print(
-            sample.read_text(encoding="utf-8", errors="replace").rstrip(), highlight=False, markup=False
-        )
-        console.print("·" * width, highlight=False)
+        print_line(f"a sample {'·' * (width - len('a sample '))}", console)
+        console.print(Text(sample.read_text(encoding="utf-8", errors="replace").rstrip()))
+        print_line("·" * width, console)
     told = "".join(f" --import={path}" for path in imports)
     command = _COMMANDS.get(rows[0].task, _COMMANDS["causal"]).format(f"{workdir}{told}")
     written = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
@@ -116,7 +114,12 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str]
         f"next: {command}",
         f"      python eval.py --model={workdir}{told} --text=FILE",
     ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(line, console)
+
+
+def print_line(line: str, console: Console, style: str | None = None) -> None:
+    """Prints a line as it is: rich's [markup] and :emoji: in a user's text or path have no meaning."""
+    console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def label(name: str) -> str:

@@ -54,7 +54,7 @@ def named_file(spec: str) -> Path:
     Raises:
         UserError: there is nothing there.
     """
-    path = Path(spec.removeprefix("bpe:").removeprefix("wordpiece:")).expanduser()
+    path = files.expand(spec.removeprefix("bpe:").removeprefix("wordpiece:"))
     if not path.exists():
         near = difflib.get_close_matches(spec, KINDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else "check the path"

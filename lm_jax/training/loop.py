@@ -1,11 +1,10 @@
 """The training loop: batches, validation, checkpoints, signals."""
 
+import contextlib
 import math
 import pathlib
-import signal
 import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any, Self
 
 import jax
@@ -20,6 +19,7 @@ from lm_jax.errors import UserError
 from lm_jax.parallel.distributed import Rows, StopVote, is_writer
 from lm_jax.parallel.sharding import by_rows, make_mesh, replicated
 from lm_jax.progress import LiveLine, MetricWriter
+from lm_jax.stopping import Noted
 from lm_jax.tasks.base import Figure, Process
 from lm_jax.training.program import Program
 from lm_jax.training.step import TrainState
@@ -89,17 +89,19 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
     """
     config, train, rows = trainer.config, trainer.config.train, trainer.rows
     source = config.task.source(data.splits["train"], config.data, train.batch_size, train.seed)
-    with Checkpoints(workdir) as checkpoints, Signals() as signals:
+    with contextlib.ExitStack() as stack, Checkpoints(workdir) as checkpoints:
         state, first = _start(trainer, checkpoints, params)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
         monitor = Monitor(config, checkpoints, workdir, first, line)
         batches: Prefetch[Any] = Prefetch(
             lambda step: source.batch(step, rows.index, rows.count), first, train.num_steps
         )
-        vote = StopVote(trainer.mesh)
+        vote, signals = StopVote(trainer.mesh), Noted()
         with line, monitor, batches:
             for step, batch in enumerate(batches, start=first + 1):
                 state, metrics = trainer.step(state, batch)
+                if step == first + 1:  # not earlier: compiling takes long, and there is nothing to save
+                    stack.enter_context(signals)
                 monitor.log(step, metrics, batches.waited_seconds)
                 last, stop = step == train.num_steps, vote.cast(signals.received > 0)
                 if last or step % train.eval_every == 0:
@@ -113,7 +115,8 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
                     monitor.settle()
                     monitor.seal()
                     _save(checkpoints, state)
-                if stop and not last:
+                if stop:
+                    signals.answered = True
                     line.say(f"stopped at step {step}, saved; run the same command again to resume")
                     return False
     return True
@@ -243,27 +246,3 @@ class Monitor:
     def _write(self, step: int, **values: float) -> None:
         if self._writer is not None:
             self._writer.write(step, **values)
-
-
-class Signals:
-    """Records SIGTERM and SIGINT inside a `with` block; a second SIGINT interrupts immediately."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._old: dict[int, Any] = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received += 1
-        if self.received > 1 and number == signal.SIGINT:
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> Self:
-        try:
-            self._old = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # only the main thread can set handlers
-            self._old = {}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
