@@ -11,6 +11,7 @@ from lm_jax.config import CountConfig
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.export import main
+from lm_jax.language_models import load as load_module
 from lm_jax.language_models.causal import _windows
 from lm_jax.metrics import likelihood
 from lm_jax.ngram.smoothing import NGramConfig
@@ -28,6 +29,14 @@ def words(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "model.arpa"
     path.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-0.5\t</s>\n-99\t<s>\n-0.5\ta\n-0.5\tb\n\n\\end\\\n")
     return lm_jax.load(path)
+
+
+def test_marks_of_sentences_are_options_of_ngrams(model, monkeypatch):
+    monkeypatch.setattr(load_module, "_load", lambda *_: model)
+    with pytest.raises(
+        UserError, match=r"bos=True, eos=False of a .* model, which always scores both; leave"
+    ):
+        lm_jax.load("run", eos=False)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 5, 8])

@@ -509,3 +509,16 @@ def test_a_wrong_file_is_named(tmp_path, name, content, message):
     for path in (tmp_path, tmp_path / name):
         with pytest.raises(UserError, match=message):
             tokenizers.load(path)
+
+
+def test_a_pattern_that_takes_too_many_steps_is_an_error(bpe, tmp_path):
+    bpe.save(tmp_path)
+    library = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    split = pre_tokenizers.Split(huggingface.Regex("(a+)+$"), "isolated")
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = pre_tokenizers.Sequence([split, last])
+    library.save(str(tmp_path / "tokenizer.json"))
+    loaded = tokenizers.load(tmp_path)
+    assert loaded.decode(loaded.encode("aab").ids) == "aab"
+    with pytest.raises(UserError, match=r"cannot encode the text: .*; look at the patterns"):
+        loaded.encode("a" * 5000 + "b")

@@ -244,6 +244,10 @@ def test_berts_own_json_and_vocab_txt_are_the_same_tokenizer(tmp_path, kind, tok
     assert (loaded.end_id, loaded.lowercase) == (tokenizer.end_id, KINDS[kind])
 
 
+def with_long_words(library):
+    library.model.max_input_chars_per_word = 10_000
+
+
 def without_end(library):
     library.model = huggingface.models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")
 
@@ -259,6 +263,7 @@ def normalizing_otherwise(library):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (with_long_words, "has max_input_chars_per_word=10000; set it to 1000 or less"),
         (without_end, r"has no \[SEP\]; give the vocabulary of a BERT"),
         (by_white_space, r"is not BERT's WordPiece \(WordPiece, BertNormalizer, Whitespace\)"),
         (normalizing_otherwise, r"is not BERT's WordPiece \(WordPiece, NFC, BertPreTokenizer\)"),

@@ -1,6 +1,7 @@
 """The interface of every tokenizer, and helpers that several of them share."""
 
 import abc
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -276,11 +277,30 @@ class RunCutter:
 
 
 def encode_pieces(library: Any, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """The ids of texts that are cut into pieces, by a tokenizer of Hugging Face's library, on all cores."""
+    """The ids of texts that are cut into pieces, by a tokenizer of Hugging Face's library, on all cores.
+
+    Raises:
+        UserError: the library fails, as for a pattern that takes too many steps.
+    """
     groups = grouped(itertools.chain.from_iterable(texts), len)
     encoded = (
         np.array(encoding.ids, np.int32)
         for group in groups
         for encoding in library.encode_batch_fast(group, add_special_tokens=False)
     )
-    return [np.concatenate(list(itertools.islice(encoded, len(pieces)))) for pieces in texts]
+    with reported("cannot encode the text", "look at the patterns of its pre_tokenizer"):
+        return [np.concatenate(list(itertools.islice(encoded, len(pieces)))) for pieces in texts]
+
+
+@contextlib.contextmanager
+def reported(cause: str, remedy: str) -> Iterator[None]:
+    """Raises a UserError for the errors of Hugging Face's library, its panics included."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # The library raises plain Exceptions, and its panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{cause}: {error}", remedy) from None

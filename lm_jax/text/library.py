@@ -6,9 +6,8 @@ memory for it. Its errors name neither the file nor the field.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tokenizers import models
 
 from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.text import base
 
 _REMEDY = "restore the file"
 _ROOM = 1 << 16  # ids that a vocabulary may leave out, beside as many as it has
@@ -66,7 +66,8 @@ def _wrong_field(definition: dict[str, Any]) -> str:
             keys = list(value) if isinstance(value, dict) else []
             without = ({k: v for k, v in value.items() if k != key} for key in keys)
             wrong = [key for key, rest in zip(keys, without, strict=True) if is_accepted(name, rest)]
-            return f"{name}.{wrong[0]}" if wrong else name
+            # Without its type, a part may be taken for one of another type.
+            return f"{name}.{min(wrong, key=lambda key: key == 'type')}" if wrong else name
     return ""
 
 
@@ -124,15 +125,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-@contextlib.contextmanager
-def reported(source: str | Path) -> Iterator[None]:
-    """Raises a UserError for the errors of the library about a file, its panics included."""
-    try:
-        yield
-    except UserError:
-        raise
-    except BaseException as error:
-        # The library raises plain Exceptions, and its panics are no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise UserError(f"cannot read the tokenizer {source}: {error}", _REMEDY) from None
+def reported(source: str | Path) -> AbstractContextManager[None]:
+    """Raises a UserError for the errors of the library about a file."""
+    return base.reported(f"cannot read the tokenizer {source}", _REMEDY)

@@ -26,6 +26,7 @@ from lm_jax.text.words import words_of
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _PREFIX = "##"  # of a piece that continues a word
 _CUT = re.compile(r"\n")  # neither words nor the context of normalization extend across a newline
+_LONGEST_WORD = 1000  # characters: the library takes time with the cube of a word's length
 _REPEATS = 1 << 16  # characters of one word that are passed to the trainer at once
 
 
@@ -219,6 +220,12 @@ def _check_is_berts(definition: dict[str, Any], source: str) -> None:
         )
     if definition["model"]["continuing_subword_prefix"] != _PREFIX:
         raise UserError(f"{source} does not mark pieces with {_PREFIX}", "give one that does")
+    longest = definition["model"]["max_input_chars_per_word"]
+    if longest > _LONGEST_WORD:
+        raise UserError(
+            f"{source} has max_input_chars_per_word={longest}",
+            f"set it to {_LONGEST_WORD} or less; BERT's is 100",
+        )
 
 
 def _count_words(library: huggingface.Tokenizer, texts: Iterable[str], min_count: int) -> dict[str, int]:
