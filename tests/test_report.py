@@ -176,3 +176,23 @@ def test_json_has_no_nan(tmp_path, value):
         files.write_json(tmp_path / "a.json", {"x": value})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_markup_in_a_users_names_is_shown_as_it_is(tmp_path):
+    name = "[/]:smile:[bold]$a_$"
+    log, terminal = (Console(file=io.StringIO(), force_terminal=t, width=100) for t in (False, True))
+    noted = Metric(0.5, None, f"no interval: {name}")
+    row = dataclasses.replace(ROW, model=name, metrics=ROW.metrics | {"bits_per_byte": noted})
+    table.print_rows([row], log)
+    cells = [sweep.Cell({"data.corpus": name}, {0: [row]}), sweep.Cell({"data.corpus": "b"}, error=name)]
+    sweep.print_cells(cells, log)
+    assert log.file.getvalue().count(name) == 5
+    with LiveLine(name, 10, console=terminal) as line:
+        line.update(5, name)
+        line.say(name)
+    assert terminal.file.getvalue().count(name) >= 3
+    curve = [{"step": 1, "valid_loss": 2.0}]
+    page = html.render([row], {name: curve}, name)
+    assert page.count(name) >= 3
+    sweep.plot([sweep.Cell({"data.corpus": name}, curves={0: curve})], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size
