@@ -443,6 +443,7 @@ def test_only_long_runs_are_cut():
         (("pre_tokenizer",), {"type": "Sequence", "pretokenizers": []}, "pre-tokenizer none"),
         (("model",), None, "model is None, not an object"),
         (("model", "dropout"), {}, r"in the field 'model.dropout'"),
+        (("model", "continuing_subword_prefix"), "##", r"model.continuing_subword_prefix is '##'; give"),
         (("model", "merges"), 7, r"in the field 'model'"),
         (("model", "vocab"), [], r"vocab is \[\], not an object"),
         (("model", "vocab", "a"), "1", r"model.vocab: 'a' is '1', not a whole number"),

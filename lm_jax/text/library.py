@@ -32,6 +32,12 @@ def read_tokenizer(path: Path) -> huggingface.Tokenizer:
     text = files.read_text(path)
     definition = files.parse_json(text, str(path))
     model = take(definition, "model", dict, str(path))
+    prefix = model.get("continuing_subword_prefix")
+    if model.get("type") != "WordPiece" and isinstance(prefix, str) and prefix:
+        raise UserError(  # the library panics where a merge is shorter than the prefix
+            f"{path}: model.continuing_subword_prefix is {_shown(prefix)}",
+            "give a byte-level BPE, which has none",
+        )
     ids = _check_vocabulary(take(model, "vocab", dict, f"{path}, model"), f"{path}, model.vocab")
     added = definition.get("added_tokens")
     for number, token in enumerate(
