@@ -103,6 +103,19 @@ def test_settings_of_a_sweep_compare_in_the_first_metric_that_all_have(capsys):
     assert "+0.0000 ± 0.0000" in shown
 
 
+@pytest.mark.parametrize(("less_is_better", "best"), [(True, "0.2000"), (False, "0.4000")])
+def test_the_best_seed_of_a_setting_is_chosen_on_the_first_part(capsys, less_is_better, best):
+    def row(split, value):
+        return dataclasses.replace(ROW, split=split, metrics={"x": Metric(value, None, "", less_is_better)})
+
+    seeds = {0: [row("valid", 0.1), row("test", 0.2)], 1: [row("valid", 0.3), row("test", 0.4)]}
+    sweep.print_cells([sweep.Cell({"a": "1"}, seeds)])
+    heading, line, note = capsys.readouterr().out.splitlines()
+    assert "test of best" in heading
+    assert line.split() == ["a=1", "2", "0.2000", "±", "1.2706", "0.3000", "±", "1.2706", best]
+    assert "best is the seed with the best value on the valid part" in note
+
+
 def test_the_html_report_is_self_contained():
     curves = {
         "runs/<gpt>": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "valid_loss": 2.5}]

@@ -59,7 +59,10 @@ def compared_metric(cells: Sequence[Cell]) -> str:
 
 
 def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
-    """Prints a line for each setting: the mean over seeds, and its difference to the first setting's."""
+    """Prints a line for each setting: the mean over seeds, and its difference to the first setting's.
+
+    Where there are several seeds, also the value of the one that is best on the first part.
+    """
     console, metric = console or make_console(), compared_metric(cells)
     splits = [s for s in ("valid", "test") if any(c.scores(s, metric) for c in cells)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -67,23 +70,37 @@ def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
     table.add_column("seeds", justify="right")
     for split in splits:
         table.add_column(f"{split} {label(metric)}", justify="right", no_wrap=True)
+    best = [_best(cell, splits, metric) for cell in cells]
+    if any(best):
+        table.add_column(f"{splits[-1]} of best", justify="right", no_wrap=True)
     table.add_column(f"{splits[-1] if splits else ''} minus the first's", justify="right", no_wrap=True)
-    for cell in cells:
+    for cell, value in zip(cells, best, strict=True):
         scores = [_mean(list(cell.scores(split, metric).values())) for split in splits]
         last = _difference(cell, cells[0], splits[-1], metric) if splits and cell is not cells[0] else ""
         # Field names without their groups, to fit a terminal.
         short = {name.rpartition(".")[2]: value for name, value in cell.values.items()}
         setting = Cell(short).name if len(short) == len(cell.values) else cell.name
-        table.add_row(Text(setting.replace(", ", "\n")), str(len(cell.rows)), *scores, last)
+        of_best = [value] if any(best) else []
+        table.add_row(Text(setting.replace(", ", "\n")), str(len(cell.rows)), *scores, *of_best, last)
     console.print(table)
     for cell in cells:
         if cell.error:
             print_line(f"{cell.name}: {cell.error}", console)
-    print_line(
-        "± is half of a 95 % interval of the mean over seeds (Student's t); differences are paired by seed",
-        console,
-        style="dim",
-    )
+    note = "± is half of a 95 % interval of the mean over seeds (Student's t); differences are paired by seed"
+    if any(best):
+        note += f"; best is the seed with the best value on the {splits[0]} part"
+    print_line(note, console, style="dim")
+
+
+def _best(cell: Cell, splits: Sequence[str], metric: str) -> str:
+    """The value on the last part of the seed that is best on the first; "" with fewer than two seeds."""
+    first, last = (cell.scores(splits[i], metric) if splits else {} for i in (0, -1))
+    both = {seed: value for seed, value in first.items() if seed in last}
+    if len(both) < 2:
+        return ""
+    rows = [row for of_seed in cell.rows.values() for row in of_seed if metric in row.metrics]
+    sign = 1 if rows[0].metrics[metric].less_is_better else -1
+    return f"{last[min(both, key=lambda seed: sign * both[seed])]:.4f}"
 
 
 def _difference(cell: Cell, first: Cell, split: str, metric: str) -> str:
