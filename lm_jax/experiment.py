@@ -274,7 +274,8 @@ def _is_new(workdir: pathlib.Path) -> bool:
 def _initial_params(config: Config) -> Any:
     """The parameters in `init_from`, in the layout of the recipe's model, with the task's own head.
 
-    A model with a head keeps the source's only if the source was trained by a task with the same parameters.
+    A model with a head keeps the source's only if the source was trained by a task with the same parameters
+    and the same classes.
     """
     source: Any = language_model.load(config.init_from)
     there: Any = getattr(source, "config", None)
@@ -296,7 +297,8 @@ def _initial_params(config: Config) -> Any:
             f"init_from={config.init_from} is a model of another shape: {'; '.join(named) or there.family}",
             "set these fields to the values there",
         )
-    return graft(config, config.model.convert(source.params), config.init_from)
+    same_labels = getattr(source, "classes", ()) == getattr(config.task, "classes", ())
+    return graft(config, config.model.convert(source.params), config.init_from, same_labels)
 
 
 def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:

@@ -95,11 +95,18 @@ def _load(path: str | pathlib.Path, step: str, mesh: MeshConfig | None) -> Langu
 
 
 def read_model_config(path: str | pathlib.Path) -> Any:
-    """The config of the model that `load` would open, the part `model` of a recipe. Errors as for `load`."""
+    """The config of the model that `load` would open, the part `model` of a recipe, with its sizes.
+
+    Errors as for `load`.
+    """
     directory = find(path)
     if huggingface.is_directory(directory):
         return huggingface.read_config(directory)[0]
-    return RunParts(directory).model
+    run = RunParts(directory)
+    if run.task is None:
+        return run.model
+    tokenizer = tokenizers.load(directory / _TOKENIZER)
+    return run.model.resolved(tokenizer.vocab_size, run.data.sequence_length)
 
 
 def tokenizer_path(path: str | pathlib.Path) -> pathlib.Path:

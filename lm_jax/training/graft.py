@@ -11,16 +11,17 @@ from lm_jax.errors import UserError
 _BACKBONE, _HEAD = "backbone", "head"
 
 
-def graft(config: Config, source: Any, name: str) -> Any:
+def graft(config: Config, source: Any, name: str, same_labels: bool = True) -> Any:
     """Variables for the recipe's task, from those of another model of the same shape.
 
-    If the source has exactly the task's parameters, all are taken. Otherwise the backbone is taken and the
-    head is new; no other parameter may be new or left over.
+    If the source has exactly the task's parameters, for the same labels, all are taken. Otherwise the
+    backbone is taken and the head is new; no other parameter may be new or left over.
 
     Args:
         config: the resolved recipe.
         source: the variables of the other model, layers laid out as in `config.model`.
         name: the other model's, for errors.
+        same_labels: whether the two models have the same classes, in the same order.
 
     Raises:
         UserError: the backbones differ.
@@ -31,7 +32,7 @@ def graft(config: Config, source: Any, name: str) -> Any:
         return config.task.init(module, jax.random.key(config.train.seed), config.data.sequence_length)
 
     wanted, there = _shapes(jax.eval_shape(first)["params"]), _shapes(source["params"])
-    if wanted == there:
+    if wanted == there and (same_labels or _BACKBONE not in source["params"]):
         return source
     inner = source["params"].get(_BACKBONE, source["params"])
     backbone = {key: value for key, value in inner.items() if key != _HEAD}  # such as a left-to-right head
