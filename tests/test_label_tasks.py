@@ -1,6 +1,7 @@
 """Classification, regression and tagging: batches, losses, heads on each family, and finished runs."""
 
 import dataclasses
+import pathlib
 from functools import partial
 
 import flax.traverse_util
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lm_jax
+from lm_jax import config as config_module
 from lm_jax import experiment, fields, predict
 from lm_jax.config import CountConfig, OptimizerConfig
 from lm_jax.data import pipeline
@@ -35,6 +37,7 @@ from lm_jax.tasks.frames import Frame, fit, windows
 from lm_jax.tasks.tagging import Tagging
 from lm_jax.training.optimizers import make_optimizer
 
+ROOT = pathlib.Path(__file__).parents[1]
 FRAME = Frame(begin=90, end=91, padding=92)
 
 
@@ -92,7 +95,7 @@ def test_windows_hold_each_token_once_and_end_before_words(num_tokens, begins, r
 def test_a_batch_has_the_labels_and_the_weights_of_its_texts(corpus):
     config = tiny_labels.config(corpus, Classification(second="second", class_weights="balanced"))
     data = pipeline.prepare(config.data, config.task.fields())
-    split = data.splits["train"]
+    config, split = config.resolved(data.tokenizer.vocab_size, data.classes), data.splits["train"]
     source = config.task.source(split, config.data, 8, seed=0)
     batches = [source.batch(step) for step in range(source.steps_per_epoch)]
     weights, labels = (
@@ -128,6 +131,25 @@ def test_the_loss_of_weighted_classes_is_divided_by_their_weights(corpus):
     assert float(config.task.weights(batch)["nats"]) == weights.sum() == float(sums["nats"].weight)
     right = (np.argmax(logits, axis=1) == batch.labels) * weights
     assert float(sums["accuracy"].mean) == pytest.approx(right.sum() / weights.sum())
+
+
+@pytest.mark.parametrize("task", [Classification(num_examples=7), Tagging(num_examples=7)])
+def test_a_learning_curve_reads_a_part_of_the_texts_that_the_seed_chooses(corpus, task):
+    config = tiny_labels.config(corpus, task)
+    data = pipeline.prepare(config.data, task.fields())
+    task, split, seen = task.resolved(data.classes), data.splits["train"], []
+    texts = [split.stream.document(i).tolist() for i in range(split.num_documents)]
+    for seed in (0, 0, 1):
+        source, found = task.source(split, config.data, 4, seed), []
+        for step in range(source.steps_per_epoch):
+            batch = source.batch(step)
+            for tokens, segments, weights in zip(batch.tokens, batch.segments, batch.weights):
+                if np.any(weights):
+                    found.append(tokens[segments >= 0][1:-1].tolist())
+        assert len(found) == 7
+        assert all(text in texts for text in found)
+        seen.append(sorted(found))
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_tags_are_at_the_first_tokens_of_their_words(corpus):
@@ -202,6 +224,17 @@ def test_a_finished_classifier_has_rows_and_opens(classifier):
     for texts, message in (([""], "text 1 is empty"), ([("a", "b")], "this model labels one text")):
         with pytest.raises(UserError, match=message):
             lm.label(texts)
+
+
+def test_a_run_that_starts_from_a_classifier_keeps_its_head_only_for_the_same_classes(classifier, corpus):
+    source = lm_jax.load(classifier[1])
+    for classes, keeps in ((("bad", "good"), True), (("no", "yes"), False)):
+        config = tiny_labels.config(corpus, Classification(classes=classes))
+        config = dataclasses.replace(config, model=source.config, init_from=str(classifier[1]))
+        params = experiment._initial_params(config)["params"]
+        for part, same in (("backbone", True), ("head", keeps)):
+            equal = jax.tree.map(np.array_equal, params[part], source.params["params"][part])
+            assert jax.tree.all(equal) == same, part
 
 
 def test_a_classifier_is_evaluated_on_a_corpus_with_labels(classifier, corpus):
@@ -316,6 +349,14 @@ def test_a_backbone_of_rate_0_stays_and_has_no_moments(name):
     for rates in ({"backbone_rate": 0.0}, {"layer_decay": 0.5}):
         with pytest.raises(UserError, match="has no head of its own; set"):
             updates(OptimizerConfig(name, **rates), {"params": {"head": params["params"]["head"]}})
+
+
+@pytest.mark.parametrize("recipe", ["classify", "classify:scratch", "classify:ngram", "tag", "tag:scratch"])
+def test_the_recipes_are_valid(recipe):
+    name, _, variant = recipe.partition(":")
+    _, config = config_module.load(f"{ROOT}/configs/{name}.py" + (f":{variant}" if variant else ""))
+    experiment.check(config)
+    assert (getattr(config, "init_from", "") == "runs/bert") == (not variant)
 
 
 def test_predict_writes_a_line_for_each_text(classifier, tagger, directory, capsys):

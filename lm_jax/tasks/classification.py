@@ -20,7 +20,7 @@ from lm_jax.metrics import likelihood
 from lm_jax.models.base import ModelConfig
 from lm_jax.models.heads import LabelModel
 from lm_jax.tasks.base import Figure, Process, Task, check_length
-from lm_jax.tasks.frames import Frame, LabelBatch
+from lm_jax.tasks.frames import Frame, LabelBatch, draw_documents
 
 _POOLINGS = ("", "first", "last", "mean")
 _NATS, _ACCURACY, _ERROR = "nats", "accuracy", "squared_error"
@@ -39,6 +39,7 @@ class _OfTexts(Task[LabelBatch]):
     pooling: str = ""  # which positions are read: first, last, or the mean; "": as the model does
     hidden_layer: bool = False  # a dense layer with tanh in the head, as in RoBERTa's
     dropout: float = 0.1  # in the head
+    num_examples: int = 0  # training texts that are read, chosen by train.seed, for learning curves; 0: all
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
         """Raises UserError for an invalid value, or one that does not fit the model or the data."""
@@ -64,15 +65,17 @@ class _OfTexts(Task[LabelBatch]):
 
     def source(self, split: Split, data: DataConfig, batch_size: int, seed: int) -> Source:
         """Each text once an epoch; rows of similar length meet."""
-        labels, weights = self._labels(split), self._example_weights(split)
-        texts = _Texts(split, self.second, labels, weights)
+        chosen = draw_documents(split.num_documents, self.num_examples, seed)
+        labels_N = self._labels(split)[chosen]
+        texts = _Texts(split, self.second, chosen, labels_N, self._example_weights(labels_N))
         return Examples(texts.lengths, (data.sequence_length,), texts.assemble, batch_size, seed)
 
     def held_out(
         self, split: Split, data: DataConfig, model: ModelConfig, batch_size: int, process: Process
     ) -> Iterator[LabelBatch]:
         """Each text once, with the weight 1."""
-        texts = _Texts(split, self.second, self._labels(split), np.ones(split.num_documents, np.float32))
+        all_of_it, weights = np.arange(split.num_documents), np.ones(split.num_documents, np.float32)
+        texts = _Texts(split, self.second, all_of_it, self._labels(split), weights)
         limits = (data.sequence_length,)
         return held_out_examples(
             texts.lengths, limits, texts.assemble, batch_size, process.index, process.count
@@ -81,8 +84,8 @@ class _OfTexts(Task[LabelBatch]):
     def _labels(self, split: Split) -> np.ndarray:
         raise NotImplementedError
 
-    def _example_weights(self, split: Split) -> np.ndarray:
-        return np.ones(split.num_documents, np.float32)
+    def _example_weights(self, labels_N: np.ndarray) -> np.ndarray:
+        return np.ones(len(labels_N), np.float32)
 
     def shapes(self, data: DataConfig, batch_size: int) -> LabelBatch:
         """The largest batch; rows of other batches are shorter."""
@@ -155,14 +158,13 @@ class Classification(_OfTexts):
             )
         return numbers
 
-    def _example_weights(self, split: Split) -> np.ndarray:
+    def _example_weights(self, labels_N: np.ndarray) -> np.ndarray:
         """The weight of each text's class: for "balanced" N / (C · N_class), whose mean over texts is 1."""
-        labels, num_classes = split.labels(self.label), len(split.label_names(self.label))
-        weights = np.ones(num_classes)
+        weights = np.ones(len(self.classes))
         if self.class_weights == "balanced":
-            counts = np.bincount(labels, minlength=num_classes)
-            weights = len(labels) / (num_classes * np.maximum(counts, 1))
-        return np.asarray(self._numbers() or weights, np.float32)[labels]
+            counts = np.bincount(labels_N, minlength=len(self.classes))
+            weights = len(labels_N) / (len(self.classes) * np.maximum(counts, 1))
+        return np.asarray(self._numbers() or weights, np.float32)[labels_N]
 
     def weights(self, batch: LabelBatch) -> dict[str, jax.Array]:
         """The sum of the weights of the texts."""
@@ -226,29 +228,31 @@ class Regression(_OfTexts):
 
 
 class _Texts:
-    """The texts of a part, or its pairs, with labels and weights.
+    """Texts of a part, or pairs, with labels and weights.
 
     Attributes:
-        lengths: int64 [D], of the rows of texts that are not cut.
+        lengths: int64 [N], of the rows of texts that are not cut.
     """
 
-    def __init__(self, split: Split, second: str, labels_D: np.ndarray, weights_D: np.ndarray):
+    def __init__(
+        self, split: Split, second: str, chosen_N: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray
+    ):
         self._frame = Frame.of(split.tokenizer)
         self._first = split.stream
         self._second = split.field_tokens(second) if second else None
-        self._labels_D, self._weights_D = labels_D, weights_D
-        seconds = None if self._second is None else self._second.lengths
-        self.lengths = self._frame.lengths(self._first.lengths, seconds)
+        self._chosen_N, self._labels_N, self._weights_N = chosen_N, labels_N, weights_N
+        seconds = None if self._second is None else self._second.lengths[chosen_N]
+        self.lengths = self._frame.lengths(self._first.lengths[chosen_N], seconds)
 
     def assemble(self, rows: Rows) -> LabelBatch:
         """The batch of these texts; a pure function."""
         [length] = rows.lengths
-        indices = rows.indices.tolist()
+        indices = self._chosen_N[rows.indices].tolist()
         firsts = [self._first.document(i) for i in indices]
         seconds = None if self._second is None else [self._second.document(i) for i in indices]
         framed = self._frame.rows(firsts, seconds, length)
-        weights_B = rows.weights * self._weights_D[rows.indices]
-        return LabelBatch(*framed, self._labels_D[rows.indices], weights_B)
+        weights_B = rows.weights * self._weights_N[rows.indices]
+        return LabelBatch(*framed, self._labels_N[rows.indices], weights_B)
 
 
 def check_head(task: Task, model: ModelConfig, data: DataConfig) -> None:
@@ -257,6 +261,9 @@ def check_head(task: Task, model: ModelConfig, data: DataConfig) -> None:
     if data.order == "contiguous" or data.separate_documents:
         wrong = "data.order=contiguous" if data.order == "contiguous" else "data.separate_documents"
         raise UserError(f"{wrong} with task={task.name}, whose rows are single texts", "leave it out")
+    num_examples: Any = getattr(task, "num_examples", 0)
+    if num_examples < 0:
+        raise UserError(f"task.num_examples={num_examples}", "it must be 0 or more")
     dropout: Any = getattr(task, "dropout", 0.0)
     if not 0 <= dropout < 1:
         raise UserError(f"task.dropout={dropout}", "it must lie in [0, 1)")

@@ -80,6 +80,13 @@ class Frame(NamedTuple):
         return tokens_BT, segments_BT, types_BT.astype(np.int32)
 
 
+def draw_documents(num_documents: int, num_examples: int, seed: int) -> np.ndarray:
+    """The documents that are trained on, int64 [N], ascending: some that the seed chooses, or for 0 all."""
+    if not 0 < num_examples < num_documents:
+        return np.arange(num_documents)
+    return np.sort(np.random.default_rng(seed).permutation(num_documents)[:num_examples])
+
+
 def fit(first: int, second: int, room: int) -> tuple[int, int]:
     """How many tokens of each of a pair of texts fit: the longer is cut first, then each in turn."""
     over = max(0, first + second - room)

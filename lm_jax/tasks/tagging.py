@@ -26,7 +26,7 @@ from lm_jax.tasks.classification import (
     class_losses,
     resolve_classes,
 )
-from lm_jax.tasks.frames import Frame, LabelBatch, windows
+from lm_jax.tasks.frames import Frame, LabelBatch, draw_documents, windows
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Tagging(Task[LabelBatch]):
     classes: tuple[str, ...] = ()  # the names of the tags, sorted; those of the training part by default
     hidden_layer: bool = False  # a dense layer with tanh in the head
     dropout: float = 0.1  # in the head
+    num_examples: int = 0  # training texts that are read, chosen by train.seed, for learning curves; 0: all
     label_smoothing: float = 0.0  # share of the tag's probability spread over all tags, in training
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
@@ -77,14 +78,15 @@ class Tagging(Task[LabelBatch]):
 
     def source(self, split: Split, data: DataConfig, batch_size: int, seed: int) -> Source:
         """Each text once an epoch; rows of similar length meet."""
-        texts = _Texts(split, self.label, data.sequence_length)
+        chosen = draw_documents(split.num_documents, self.num_examples, seed)
+        texts = _Texts(split, self.label, data.sequence_length, chosen)
         return Examples(texts.lengths, (data.sequence_length,), texts.assemble, batch_size, seed)
 
     def held_out(
         self, split: Split, data: DataConfig, model: ModelConfig, batch_size: int, process: Process
     ) -> Iterator[LabelBatch]:
         """Each text once."""
-        texts = _Texts(split, self.label, data.sequence_length)
+        texts = _Texts(split, self.label, data.sequence_length, np.arange(split.num_documents))
         limits = (data.sequence_length,)
         return held_out_examples(
             texts.lengths, limits, texts.assemble, batch_size, process.index, process.count
@@ -116,18 +118,18 @@ class Tagging(Task[LabelBatch]):
 
 
 class _Texts:
-    """The texts of a part as rows of at most a number of tokens, with the tags of their words.
+    """Texts of a part as rows of at most a number of tokens, with the tags of their words.
 
     Attributes:
         lengths: int64 [N], of the rows.
     """
 
-    def __init__(self, split: Split, field: str, length: int):
+    def __init__(self, split: Split, field: str, length: int, chosen: np.ndarray):
         self._frame, self._stream, self._tags = Frame.of(split.tokenizer), split.stream, split.tags(field)
-        rows = []
-        for i, num_tokens in enumerate(self._stream.lengths.tolist()):
+        rows, lengths = [], self._stream.lengths
+        for i in chosen.tolist():
             places_W = self._tags.places[self._tags.offsets[i] : self._tags.offsets[i + 1]]
-            rows += [(i, *window) for window in windows(num_tokens, places_W, length - 2)]
+            rows += [(i, *window) for window in windows(int(lengths[i]), places_W, length - 2)]
         self._rows_N3 = np.array(rows, np.int64)
         self.lengths = self._frame.lengths(self._rows_N3[:, 2] - self._rows_N3[:, 1])
 
