@@ -9,6 +9,18 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from wrong_values import (
+    ABSURD,
+    BAD_RECIPES,
+    BAD_VALUES,
+    NAMES,
+    NO_MODULES,
+    NOT_NUMBER,
+    NOT_WHOLE,
+    OUT_OF_RANGE,
+    UNKNOWN,
+)
+
 from lm_jax import fields
 from lm_jax.config import Config, CountConfig
 
@@ -97,95 +109,6 @@ def get_config(variant=""):
     return CountConfig(data=data, model=NGramConfig(order=2, smoothing="witten_bell"), sample_tokens=0)
 """
 
-_RETURNS = b"""
-from lm_jax.config import *
-from lm_jax.models.gpt import GPTConfig
-from lm_jax.ngram.smoothing import NGramConfig
-def get_config(variant=""):
-    return """
-# Contents of files that are no recipes.
-_BAD_RECIPES = {
-    "empty": b"",
-    "no_function": b"x = 1\n",
-    "not_callable": b"get_config = 3\n",
-    "syntax": b"def get_config(variant:\n",
-    "import_error": b"import nothing_of_this_name\n",
-    "raises": b"1 / 0\n",
-    "exits": b"import sys\nsys.exit(0)\n",
-    "exits_when_called": b"import sys\ndef get_config(variant=''):\n    sys.exit('bye')\n",
-    "raises_when_called": b"def get_config(variant=''):\n    raise KeyError('two\\nlines')\n",
-    "asserts_when_called": b"def get_config(variant=''):\n    assert False\n",
-    "recurses": b"def get_config(variant=''):\n    return get_config(variant)\n",
-    "other_arguments": b"def get_config(a, b, c):\n    return None\n",
-    "returns_none": b"def get_config(variant=''):\n    pass\n",
-    "returns_dict": b"def get_config(variant=''):\n    return {'model': 'gpt'}\n",
-    "returns_class": _RETURNS + b"Config\n",
-    "unknown_field": _RETURNS + b"Config(modle=1)\n",
-    "text_in_field": _RETURNS + b"Config(train=TrainConfig(num_steps='10'))\n",
-    "float_in_field": _RETURNS + b"Config(model=GPTConfig(num_layers=2.0))\n",
-    "nan_in_field": _RETURNS + b"Config(optimizer=OptimizerConfig(learning_rate=float('nan')))\n",
-    "list_in_field": _RETURNS + b"CountConfig(model=NGramConfig(prune=[0, 1]))\n",
-    "part_of_another_kind": _RETURNS + b"Config(model=TrainConfig())\n",
-    "dict_as_part": _RETURNS + b"Config(data={})\n",
-    "variant": (
-        b"from lm_jax import config\ndef get_config(variant=''):\n"
-        b"    raise config.unknown_variant(variant, ['', 'large'])\n"
-    ),
-    "binary": bytes(range(256)),
-    "utf16": "def get_config(): pass\n".encode("utf-16"),
-    "nul": b"x = 1\0\n",
-}
-_NO_MODULES = ("syntax", "import_error", "raises", "exits", "binary", "utf16", "nul")  # of these
-# Values that no field of the type takes.
-_BAD_VALUES = {
-    int: ("two", "", "1.5", "nan", "1e400", "99999999999999999999", "0x10"),
-    float: ("two", "", "nan", "inf", "-inf", "1e400"),
-    bool: ("maybe", "", "2"),
-    tuple: ("a,b", "nan", "99999999999999999999"),
-}
-# Values of texts that are names of something.
-_NAMES = (
-    "data.corpus", "data.documents", "data.split", "data.valid", "data.test", "data.tokenizer", "data.order",
-    "model", "model.position", "model.norm", "model.mlp", "model.attention", "model.dtype", "task",
-    "optimizer.name", "optimizer.schedule", "train.average", "init_from",
-)  # fmt: skip
-_OUT_OF_RANGE = (
-    "model.num_layers=0", "model.num_layers=-1", "model.num_heads=3", "model.num_heads=0", "model.d_model=0",
-    "model.num_kv_heads=3", "model.dropout=1", "model.dropout=-0.1", "model.vocab_size=-1",
-    "model.vocab_size=3", "model.layer_norm_epsilon=0", "model.max_length=-1", "model.max_length=8",
-    "model.rope_theta=0", "optimizer.learning_rate=0", "optimizer.learning_rate=-1", "optimizer.b1=1",
-    "optimizer.b2=-0.5", "optimizer.momentum=1", "optimizer.decay_ratio=0", "optimizer.weight_decay=-1",
-    "optimizer.clip_norm=-1", "optimizer.warmup_steps=-1", "optimizer.epsilon=0", "train.num_steps=0",
-    "train.num_steps=-5", "train.num_steps=2147483648", "train.batch_size=0", "train.batch_size=-16",
-    "train.accumulation=0", "train.accumulation=3", "train.average_decay=1", "train.average_patience=0",
-    "train.eval_every=0", "train.checkpoint_every=0", "train.log_every=0", "train.seed=-1",
-    "train.seed=4294967296", "train.seed=18446744073709551616", "train.sample_tokens=-1",
-    "task.label_smoothing=1", "task.z_loss=-1", "task.chunk_length=-1", "task.activation_penalty=1",
-    "data.sequence_length=0", "data.vocab_size=-1", "data.min_count=-1", "data.split=hash:2",
-    "data.split=hash:-0.1", "data.split=tail:x", "data.split=", "data.corpus=", "data.corpus=text:",
-    "data.corpus=jsonl:nowhere", "data.corpus=nltk:nowhere", "data.corpus=tfds:no/such:thing",
-    "data.corpus=text:~nouser/x", "data.tokenizer=", "data.tokenizer=~nouser/x", "data.tokenizer=/",
-    "mesh.data=0", "mesh.data=-2", "mesh.fsdp=0", "mesh.tensor=-1", "mesh.data=9999", "mesh.fsdp=4096",
-)  # fmt: skip
-_ABSURD = (
-    ("model.num_layers=1000000",), ("model.num_layers=1000000", "model.scan_layers=true"),
-    ("model.num_layers=4294967295",), ("train.batch_size=100000000",), ("train.batch_size=4294967292",),
-    ("model.d_model=10000000",), ("model.d_model=4294967294",), ("data.sequence_length=999999999",),
-    ("data.sequence_length=4294967295",), ("model.max_length=4000000000",), ("model.d_ff=4000000000",),
-    ("model.vocab_size=4000000000",), ("train.sample_tokens=4000000000",), ("model.num_heads=10000000",),
-    ("train.batch_size=100000000", "train.accumulation=100000000"), ("train.num_steps=99999999999",),
-    ("model=rnn", "model.d_hidden=1000000"), ("model=rnn", "model.num_layers=1000000"),
-    ("model=rnn", "model.d_embedding=4000000000"), ("model=nnlm", "model.order=4000000000"),
-    ("model=nnlm", "model.d_hidden=4000000000"), ("data.sequence_length=99999999999",),
-)  # fmt: skip
-_UNKNOWN = (
-    "model.num_layer=2", "modle.num_layers=2", "model.num_layers.x=2", "train=2", "data=text", ".=1", "=1",
-    "model.=1", "train.batchsize=8", "optimizer.lr=0.1", "seed=1", "a.b.c.d=1", "[/]=1", "model..d_model=8",
-)  # fmt: skip
-# Values of flags whose type is a number.
-_NOT_WHOLE = ("two", "", "1.5", "nan", "1e3", "0x10", "--")
-_NOT_NUMBER = ("two", "", "1,5")
-
 
 def make_files(folder: pathlib.Path, run: Callable[[pathlib.Path, pathlib.Path], Any]) -> Files:
     """Writes what the command lines name, and trains the two models.
@@ -200,7 +123,7 @@ def make_files(folder: pathlib.Path, run: Callable[[pathlib.Path, pathlib.Path],
     made.text.write_text("".join(lines), encoding="utf-8")
     for path, recipe in ((made.gpt, _GPT), (made.ngram, _NGRAM)):
         path.write_text(recipe.format(text=made.text), encoding="utf-8")
-    for name, content in _BAD_RECIPES.items():
+    for name, content in BAD_RECIPES.items():
         (folder / f"bad_{name}.py").write_bytes(content)
     (folder / "full").mkdir()
     (folder / "full" / "file").write_text("x")
@@ -234,21 +157,21 @@ def _wrong_fields(files: Files) -> Iterator[Case]:
 
     for recipe, config in ((files.gpt, Config()), (files.ngram, CountConfig())):
         for name, value in fields.flatten(config):
-            for text in _BAD_VALUES.get(type(value), ()):
+            for text in BAD_VALUES.get(type(value), ()):
                 yield case("wrong type of a field", recipe, f"{name}={text}")
         names = {name for name, _ in fields.flatten(config)}
-        for name in _NAMES:
+        for name in NAMES:
             if name in names:
                 yield case("unknown name", recipe, f"{name}=nonsense")
-    for text in _OUT_OF_RANGE:
+    for text in OUT_OF_RANGE:
         yield case("field out of range", files.gpt, text)
     for text in ("model.order=0", "model.order=9", "model.order=4000000000", "model.smoothing=x",
                  "model.add_k=0", "model.backoff_weight=2", "model.discount_fallback=9", "seed=-1",
                  "sample_tokens=-1", "sample_tokens=4000000000", "seed=4294967296"):  # fmt: skip
         yield case("field out of range", files.ngram, text)
-    for values in _ABSURD:
+    for values in ABSURD:
         yield case("absurd size", files.gpt, *values)
-    for text in _UNKNOWN:
+    for text in UNKNOWN:
         yield case("unknown field", files.gpt, text)
     yield Case(
         "train: field without a value", "train", (f"--config={files.gpt}", "--config.model.num_layers")
@@ -256,7 +179,7 @@ def _wrong_fields(files: Files) -> Iterator[Case]:
 
 
 def _wrong_recipes(files: Files) -> Iterator[Case]:
-    named = [str(files.folder / f"bad_{name}.py") for name in _BAD_RECIPES]
+    named = [str(files.folder / f"bad_{name}.py") for name in BAD_RECIPES]
     named += [
         "",
         ".",
@@ -273,7 +196,7 @@ def _wrong_recipes(files: Files) -> Iterator[Case]:
     for command in ("train", "sweep", "plan"):
         for name in named:
             yield Case(f"{command}: no recipe", command, (f"--config={name}",))
-    imports = [str(files.folder / f"bad_{name}.py") for name in _NO_MODULES]
+    imports = [str(files.folder / f"bad_{name}.py") for name in NO_MODULES]
     imports += ["", "nowhere.py", "no_module_of_this_name", "~nouser/x.py", ".", "a..b", "x" * 5000 + ".py"]
     for command in COMMANDS:
         for name in imports:
@@ -335,7 +258,7 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
     ):
         for command in ("eval", "generate"):
             yield Case(f"{command}: no such mesh", command, (f"--model={files.trained}", f"--mesh.{axis}"))
-    for text in _NOT_WHOLE:
+    for text in NOT_WHOLE:
         yield Case("eval: no number", "eval", (*_right("eval", files), f"--stride={text}"))
     yield Case("eval: unknown name", "eval", (*_right("eval", files), "--documents=chapter"))
     for name in ("", "nowhere", str(files.folder), str(files.folder / "binary"), "~nouser/x", "/dev/null",
@@ -398,10 +321,10 @@ def _wrong_decoding(files: Files) -> Iterator[Case]:
         return Case(f"generate: {kind}", "generate", (f"--model={model}", *arguments))
 
     for flag in whole:
-        for text in _NOT_WHOLE:
+        for text in NOT_WHOLE:
             yield case("no number", f"--{flag}={text}")
     for flag in real:
-        for text in _NOT_NUMBER:
+        for text in NOT_NUMBER:
             yield case("no number", f"--{flag}={text}")
         for text in ("nan", "inf", "-inf", "1e400"):
             beams = ("--num-beams=2",) if flag == "length-penalty" else ()
@@ -448,7 +371,7 @@ def _wrong_grids_and_topologies(files: Files) -> Iterator[Case]:
     twice = ("--grid=model.num_layers=1", "--grid=model.num_layers=2")
     yield Case("sweep: no grid", "sweep", (*right, *twice))
     yield Case("sweep: no grid", "sweep", (*right, twice[0], "--config.model.num_layers=3"))
-    for text in (*_NOT_WHOLE, "0", "-1", "99999999999", "1000000"):
+    for text in (*NOT_WHOLE, "0", "-1", "99999999999", "1000000"):
         yield Case("sweep: no number of seeds", "sweep", (*right, f"--seeds={text}"))
     for text in (
         "cuda:99999999999",
@@ -474,7 +397,7 @@ def _wrong_grids_and_topologies(files: Files) -> Iterator[Case]:
     ):
         yield Case("plan: no topology", "plan", (f"--config={files.gpt}", f"--topology={text}"))
     yield Case("plan: not trained", "plan", (f"--config={files.ngram}",))
-    for values in (*_ABSURD[:3], *_ABSURD[5:7]):
+    for values in (*ABSURD[:3], *ABSURD[5:7]):
         given = (f"--config.{value}" for value in values)
         yield Case("plan: absurd size", "plan", (f"--config={files.gpt}", "--topology=cuda:1", *given))
 
@@ -487,7 +410,7 @@ def _wrong_processes(files: Files) -> Iterator[Case]:
 
     for host in ("foo", "foo:", ":1", "foo:x", "foo:-1", "foo:99999", "", "foo:1:2x", "[/]:1"):
         yield case("no coordinator", f"--coordinator={host}", "--num_processes=1", "--process_id=0")
-    for text in (*_NOT_WHOLE, "0", "-1", "99999999999999999999"):
+    for text in (*NOT_WHOLE, "0", "-1", "99999999999999999999"):
         yield case("no number of processes", here, f"--num_processes={text}", "--process_id=0")
         if text != "0":
             yield case("no process", here, "--num_processes=2", f"--process_id={text}")
