@@ -5,6 +5,7 @@ import functools
 import math
 import pathlib
 import re
+import shutil
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -58,7 +59,7 @@ class Checkpoints:
         policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(1), best])
         for path in self._paths():  # Orbax would take a damaged loss for another one, or for none
             self._check_loss(path)
-        unfinished = [] if self._read_only else self._unfinished()
+        unfinished = [] if self._read_only else self._remove_unfinished()
         alone: dict[str, Any] = {}
         if self._read_only:  # each process reads by itself
             me = jax.process_index()
@@ -67,14 +68,13 @@ class Checkpoints:
             best_fn=_loss,
             best_mode="min",
             preservation_policy=policy,
-            cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
             read_only=self._read_only,
             multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         manager = ocp.CheckpointManager(self.directory, options=options)
-        if unfinished and is_writer():
+        if unfinished:
             step = max(manager.all_steps(), default=None)
             where = "from the beginning" if step is None else f"from step {step}"
             names = " and ".join(map(str, unfinished))
@@ -86,10 +86,19 @@ class Checkpoints:
         found = self.directory.iterdir() if self.directory.is_dir() else ()
         return sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
 
-    def _unfinished(self) -> list[int]:
-        """The steps that a killed process was writing."""
-        found = self.directory.iterdir() if self.directory.is_dir() else ()
-        return sorted(int(match[1]) for path in found if (match := _UNFINISHED.fullmatch(path.name)))
+    def _remove_unfinished(self) -> list[int]:
+        """Removes what a killed process has left of checkpoints; returns their steps.
+
+        Orbax would do it too, but may fail where a part of one is already gone.
+        """
+        if not is_writer() or not self.directory.is_dir():
+            return []
+        steps = []
+        for path in self.directory.iterdir():
+            if match := _UNFINISHED.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+                steps.append(int(match[1]))
+        return sorted(steps)
 
     def save(self, step: int, params: Any, rest: Any, valid_loss: float | None = None) -> None:
         """Saves in the background; the arrays may be donated after the call.

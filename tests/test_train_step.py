@@ -249,7 +249,7 @@ def test_event_files_are_optional_and_name_their_missing_package(averaged, tmp_p
     [file] = (workdir / "tensorboard").iterdir()
     assert b"valid_loss" in file.read_bytes()
     MetricWriter(tmp_path / "metrics.jsonl", 0).close()
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "seal.json"]
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"pip install 'lm_jax\[tensorboard\]'"):
         MetricWriter(tmp_path / "metrics.jsonl", 0, tmp_path / "events")
