@@ -75,6 +75,7 @@ class Nested(tfds.core.GeneratorBasedBuilder):
         text = tfds.features.Text()
         features = {
             "turns": tfds.features.Sequence(text),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B"])),
             "source": {"name": text, "page": np.int32, "origin": {"city": text}},
             "answers": tfds.features.Sequence({"said": text, "start": np.int32}),
         }
@@ -91,6 +92,7 @@ class Nested(tfds.core.GeneratorBasedBuilder):
                 i,
                 {
                     "turns": turns,
+                    "tags": [1, 0][: len(turns)],
                     "source": {"name": f"n{i}", "page": i, "origin": {"city": "Rome"}},
                     "answers": [{"said": turn.upper(), "start": i} for turn in turns],
                 },
@@ -123,6 +125,11 @@ def no_network(monkeypatch):
 
 def texts(spec, documents="file"):
     return [document.text for document in corpora.read(spec, documents)]
+
+
+def test_sequences_of_class_labels_are_lists_of_names():
+    tags = [document.fields["tags"] for document in corpora.read("tfds:nested#turns")]
+    assert tags == [["B", "O"], ["B"]]  # of the texts that are not empty
 
 
 def test_examples_are_documents():
@@ -323,7 +330,7 @@ def test_texts_in_sequences_and_in_other_features(field, texts):
     files, _ = tfds_corpus.read(f"nested#{field}")
     documents = [document for file in files for document in file.documents()]
     assert [document.text for document in documents] == texts
-    others = {"source/name": "n2", "source/page": 2, "source/origin/city": "Rome"}
+    others = {"source/name": "n2", "source/page": 2, "source/origin/city": "Rome", "tags": ["B"]}
     others.pop(field, None)
     assert documents[2].fields == others
 

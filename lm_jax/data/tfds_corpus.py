@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lm_jax.data.documents import Document, PathFile, Value
 from lm_jax.errors import UserError
 
@@ -48,7 +50,7 @@ def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
     single numbers of an example are fields of the document; a class label is the name of its class.
 
     A feature inside another is named with a slash, such as `answers/text`. A sequence of texts becomes one
-    text with a line for each.
+    text with a line for each, and a sequence of class labels a list of names.
 
     Args:
         spec: `NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]`. The split is `train` unless another is named, in the
@@ -65,8 +67,11 @@ def read(spec: str) -> tuple[tuple[PathFile, ...], dict[str, Any]]:
     builder = _prepared(name)
     features = builder.info.features
     field = _choose_field(spec, features, field)
-    leaves = {name: feature for name, feature, is_single in _leaves(features) if is_single}
-    others = {name: feature for name, feature in leaves.items() if name != field and feature.shape == ()}
+    others = {
+        name: feature
+        for name, feature, is_single in _leaves(features)
+        if name != field and feature.shape == () and (is_single or hasattr(feature, "int2str"))
+    }
     with _reported(f"tfds:{spec}", "name one of its splits, such as tfds:NAME@test or tfds:NAME@train[:10%]"):
         source = builder.as_data_source(split)
         shards = builder.info.splits[split].file_instructions
@@ -171,9 +176,15 @@ def _text(value: Any, where: str) -> str:
 
 
 def _value(value: Any, feature: Any, where: str) -> Value | None:
-    """The value of a feature that is not nested; None for a class label of -1, which means none."""
+    """The value of a feature that is not nested, or the names of a sequence of class labels.
+
+    None for a class label of -1, which means none, and for sequences of sequences.
+    """
     if isinstance(value, bytes):
         return _decode(value, where)
+    if np.ndim(value):
+        names = [None if np.ndim(one) else _value(one, feature, where) for one in value]
+        return None if None in names else names
     number = value.item() if hasattr(value, "item") else value
     if hasattr(feature, "int2str"):
         return feature.int2str(number) if number >= 0 else None
