@@ -43,8 +43,12 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     model = language_model.load(arguments.model, arguments.step, mesh)
     documents = lines_or_corpus(arguments.text)
+    cut: list[str] = []
     with Reporter() as report:
-        rows = list(_rows(model, Text(arguments.text, documents), report))
+        rows = list(_rows(model, Text(arguments.text, documents), report, cut))
+    if cut:
+        others = f" and {len(cut) - 1} more" if len(cut) > 1 else ""
+        print(f"{cut[0]}{others}: too long, only the first tokens were read", file=sys.stderr)
     if not arguments.out:
         _write(sys.stdout, rows)
         return
@@ -58,13 +62,14 @@ def main(argv: list[str]) -> None:
     print(f"written: {path}, labels of {len(documents)} texts")
 
 
-def _rows(model: LanguageModel, text: Text, report: Any) -> Iterator[Sequence[str]]:
-    """The lines of the table, its heading first; of words there is none."""
+def _rows(model: LanguageModel, text: Text, report: Any, cut: list[str]) -> Iterator[Sequence[str]]:
+    """The lines of the table, its heading first; of words there is none. Names of cut texts go to `cut`."""
     documents = text.documents
     if isinstance(model, Predicts):
         items = [item(document, model.second_field) for document in documents]
         yield ("name", "prediction")
         for document, number in zip(documents, predicted(model.predict, items, text, report), strict=True):
+            cut += [document.name] * number.truncated
             yield (document.name, f"{number.value:.6g}")
         return
     labeller: Any = require(model, Labels, "label texts")
@@ -76,6 +81,7 @@ def _rows(model: LanguageModel, text: Text, report: Any) -> Iterator[Sequence[st
         return
     yield ("name", "label", "probability", *labeller.classes)
     for document, labelled in zip(documents, found, strict=True):
+        cut += [document.name] * labelled.truncated
         best = int(labelled.probabilities.argmax())
         numbers = [f"{p:.6f}" for p in labelled.probabilities]
         yield (document.name, labelled.names[best], numbers[best], *numbers)

@@ -368,7 +368,10 @@ def test_predict_writes_a_line_for_each_text(classifier, tagger, directory, caps
     assert [line[:2] for line in lines[1:]] == [["lines.txt:1", "bad"], ["lines.txt:2", "good"]]
     assert lines[1][2] == lines[1][3]
     assert float(lines[1][3]) + float(lines[1][4]) == pytest.approx(1, abs=2e-6)
-    capsys.readouterr()
+    assert "too long" not in capsys.readouterr().err
+    (directory / "long.txt").write_text("ann likes " + "tea " * 40)
+    predict.main([f"--model={classifier[1]}", f"--text={directory / 'long.txt'}"])
+    assert "long.txt:1: too long, only the first tokens were read" in capsys.readouterr().err
     predict.main([f"--model={tagger[1]}", f"--text={directory / 'lines.txt'}"])
     lines = capsys.readouterr().out.split("\n")
     assert [line.split("\t")[:2] for line in lines[:5]] == [
