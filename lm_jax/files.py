@@ -171,6 +171,16 @@ class JsonObject:
             UserError: no such member and no default, a value of another type, a number beyond the range of
                 float64, or lists and objects nested too deeply.
         """
+        value = self._typed(name, types, default)
+        if problem := _problem(value):
+            raise UserError(f"{self.where}: {name} {problem}", "restore the file")
+        return value
+
+    def inner(self, name: str) -> "JsonObject":
+        """The object in a member, whose own members are checked when they are taken."""
+        return JsonObject(self._typed(name, (dict,)), f"{self.where}, {name}")
+
+    def _typed(self, name: str, types: tuple[type, ...], default: Any = _MISSING) -> Any:
         value = self.values.get(name, default)
         if value is _MISSING:
             raise UserError(f"{self.where} has no field {name!r}", "restore the file")
@@ -179,13 +189,7 @@ class JsonObject:
             # Not the content of a list or an object, which may be nested too deeply for `repr`.
             shown = f"({_IN_WORDS[type(value)]})" if isinstance(value, (list, dict)) else repr(value)[:80]
             raise UserError(f"{self.where}: {name}={shown} is not {wanted}", "restore the file")
-        if problem := _problem(value):
-            raise UserError(f"{self.where}: {name} {problem}", "restore the file")
         return value
-
-    def inner(self, name: str) -> "JsonObject":
-        """The object in a member."""
-        return JsonObject(self.take(name, dict), f"{self.where}, {name}")
 
 
 def _problem(value: Any) -> str:

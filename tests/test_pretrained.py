@@ -162,26 +162,27 @@ def lacking_a_shard(directory):
         (lambda d: other(d, model_type="llama"), r"describes a model of type 'llama'; give one of"),
         (lambda d: other(d, activation_function="relu"), "activation_function='relu' in .*; only 'gelu_new'"),
         (lambda d: other(d, scale_attn_by_inverse_layer_idx=True), "layer_idx=True in .*; only False"),
-        (lambda d: other(d, n_embd="wide"), r"n_embd='wide' in .*config.json is not a whole number"),
+        (lambda d: other(d, n_embd="wide"), r"config.json: n_embd='wide' is not a whole number"),
         (lambda d: other(d, n_embd=None), "config.json has no field 'n_embd'"),
-        (lambda d: other(d, n_embd=True), "n_embd=True in .* is not a whole number"),
+        (lambda d: other(d, n_embd=True), "config.json: n_embd=True is not a whole number"),
         (lambda d: other(d, n_embd=10**30), "n_embd=10+ in .*; restore"),
-        (lambda d: other(d, n_layer=10**9), "n_layer=1000000000 in .*, and there are 28 arrays"),
+        (lambda d: other(d, n_layer=10**9), "1000000000 layers in .*, and there are 28 arrays"),
         (lambda d: other(d, n_head=0), "n_head=0 in .*; restore"),
-        (lambda d: other(d, n_inner=1.5), "n_inner=1.5 in .* is not a whole number"),
+        (lambda d: other(d, n_inner=1.5), "config.json: n_inner=1.5 is not a whole number"),
         (lambda d: other(d, hidden_size=8), "n_embd=16 in .*; restore the file .hidden_size may differ"),
-        (lambda d: other(d, tie_word_embeddings="false"), "tie_word_embeddings='false' in .* is not true or"),
+        (lambda d: other(d, tie_word_embeddings="false"), "tie_word_embeddings='false' is not true or"),
         (lambda d: other(d, scale_attn_weights=1), "scale_attn_weights=1 in .*; only True"),
-        (lambda d: other(d, resid_pdrop="0.1"), "resid_pdrop='0.1' in .* is not a number"),
-        (lambda d: other(d, attn_pdrop=[]), r"attn_pdrop=\[\] in .* is not a number"),
+        (lambda d: other(d, resid_pdrop="0.1"), "config.json: resid_pdrop='0.1' is not a number"),
+        (lambda d: other(d, attn_pdrop=[]), r"config.json: attn_pdrop=\(a list\) is not a number"),
+        (lambda d: other(d, layer_norm_epsilon=10**400), "layer_norm_epsilon has a number that is out"),
         (lambda d: other(d, resid_pdrop=2), "model.dropout=2.0, by .*config.json"),
         (lambda d: other(d, layer_norm_epsilon=0), "model.layer_norm_epsilon=0.0, by .*config.json"),
-        (lambda d: other(d, activation_function=None, use_cache="yes"), "use_cache='yes' in .* is not true"),
+        (lambda d: other(d, activation_function=None, use_cache="yes"), "use_cache='yes' is not true"),
         (lambda d: other(d, quantization_config={"bits": 4}), "has a quantization_config; give the weights"),
         (lambda d: other(d, auto_map={"AutoModel": "mine.py"}), "has an auto_map"),
-        (lambda d: other(d, architectures="GPT2"), "architectures='GPT2' in .* is not a list of texts"),
-        (lambda d: other(d, n_ctx="24"), "n_ctx='24' in .* is not a whole number"),
-        (lambda d: other(d, eos_token_id="0"), "eos_token_id='0' in .* is not a whole number or a list"),
+        (lambda d: other(d, architectures="GPT2"), "config.json: architectures='GPT2' is not a list"),
+        (lambda d: other(d, n_ctx="24"), "config.json: n_ctx='24' is not a whole number"),
+        (lambda d: other(d, eos_token_id="0"), "eos_token_id='0' is not a whole number or a list"),
         (lambda d: other(d, pruned_heads={"0": [1]}), "pruned_heads=.*; only {} is supported"),
         (lambda d: other(d, model_type=["gpt2"]), r"describes a model of type \['gpt2'\]"),
         (lambda d: with_arrays(d, {"lm_head.weight": WTE + 1}), "lm_head.weight in .* differs from wte"),
@@ -267,6 +268,13 @@ def test_an_unknown_hub_name_fails_immediately(monkeypatch):
         UserError, match=r"the hub cannot be reached for nobody/nothing \(ConnectionError\); check the name"
     ):
         lm_jax.load("hf:nobody/nothing")
+
+
+@pytest.mark.parametrize("name", ["a--b", "a..b", "a.", "a" * 120])
+def test_a_name_that_the_hub_cannot_have_is_a_one_line_error(name):
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(UserError, match=r"hf:a.* is not a valid name on the hub; check the name"):
+        lm_jax.load(f"hf:{name}")
 
 
 def test_a_path_is_never_looked_up_on_the_hub():

@@ -172,15 +172,27 @@ def test_export_keeps_the_marks(published, tmp_path):
     assert (back.begin_id, back.end_id, back.other_end_ids) == (BOS, OTHER, (EOS,))
 
 
+def test_lines_of_a_vocabulary_end_at_newlines_alone(tmp_path):
+    """As the tokenizer's own reader counts them: others would give each later token another id."""
+    lines = ["[PAD]", "\u2028", "\x85", "a\x0bb", "[UNK]", "[SEP]", "end"]
+    (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = marks.vocabulary(tmp_path)
+    assert (found["[UNK]"], found["[SEP]"], found["end"]) == (4, 5, 6)
+
+
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
         ("generation_config", [], "generation_config.json is not an object"),
-        ("generation_config", {"eos_token_id": "2"}, "eos_token_id='2' in .*generation_config.json is not a"),
-        ("generation_config", {"eos_token_id": [2, None]}, "is not a whole number or a list of them"),
-        ("config", {"bos_token_id": 1.0}, "bos_token_id=1.0 in .*/config.json"),
-        ("tokenizer_config", {"eos_token": 3}, "eos_token=3 in .*tokenizer_config.json is not a text"),
-        ("special_tokens_map", {"bos_token": {"content": 3}}, "bos_token=3 in .*special_tokens_map.json"),
+        ("generation_config", {"eos_token_id": "2"}, r"generation_config.json: eos_token_id='2' is not a"),
+        ("generation_config", {"eos_token_id": [2, None]}, "eos_token_id is not a list of whole numbers"),
+        ("config", {"bos_token_id": 1.0}, "/config.json: bos_token_id=1.0 is not a"),
+        ("tokenizer_config", {"eos_token": 3}, "tokenizer_config.json: eos_token=3 is not a text"),
+        (
+            "special_tokens_map",
+            {"bos_token": {"content": 3}},
+            "special_tokens_map.json, bos_token: content=3 is not",
+        ),
     ],
 )
 def test_damaged_files_are_one_line_errors(published, tmp_path, file, values, said):

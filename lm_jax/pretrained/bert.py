@@ -139,13 +139,13 @@ def read_config(values: dict[str, Any], names: frozenset[str], source: str) -> t
     for name, wanted in _REQUIRED.items():
         read.require(name, wanted)
     config = BERTConfig(
-        vocab_size=read.integer("vocab_size"),
-        max_length=read.integer("max_position_embeddings"),
-        num_layers=read.integer("num_hidden_layers"),
-        num_heads=read.integer("num_attention_heads"),
-        d_model=read.integer("hidden_size"),
-        d_ff=read.integer("intermediate_size"),
-        num_types=read.integer("type_vocab_size", 2),
+        vocab_size=read.size("vocab_size"),
+        max_length=read.size("max_position_embeddings"),
+        num_layers=read.size("num_hidden_layers"),
+        num_heads=read.size("num_attention_heads"),
+        d_model=read.size("hidden_size"),
+        d_ff=read.size("intermediate_size"),
+        num_types=read.size("type_vocab_size", 2),
         mlp=read.choice("hidden_act", _ACTIVATIONS, "gelu"),
         pooler="pooler.dense.weight" in names,
         dropout=read.number("hidden_dropout_prob", 0.1),

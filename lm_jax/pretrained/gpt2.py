@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import pathlib
 from typing import Any
 
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.pretrained import marks
 from lm_jax.pretrained.base import Form
@@ -98,20 +98,14 @@ def read_config(
     read.integer("n_ctx", 1)
     read.texts("architectures")
     for name in ("bos_token_id", "eos_token_id"):
-        marks.token_ids(values, pathlib.Path(source), name)
+        marks.token_ids(JsonObject(values, source), name)
     for name in _UNUSED_FLAGS:
         read.boolean(name, False)
     read.choice("activation_function", _TANH_GELUS, "gelu_new")
-    num_layers = _size(read, values, "n_layer")
-    if names and num_layers > len(names):
-        raise UserError(
-            f"n_layer={num_layers} in {source}, and there are {len(names)} arrays of weights",
-            "restore the file",
-        )
     config = GPTConfig(
         vocab_size=_size(read, values, "vocab_size"),
         max_length=_size(read, values, "n_positions"),
-        num_layers=num_layers,
+        num_layers=_size(read, values, "n_layer"),
         num_heads=_size(read, values, "n_head"),
         d_model=_size(read, values, "n_embd"),
         d_ff=0 if values.get("n_inner") is None else _size(read, values, "n_inner"),
@@ -128,10 +122,10 @@ def read_config(
 
 
 def _size(read: Values, values: dict[str, Any], name: str) -> int:
-    """A whole number of 1 or more that 32 bits hold, under its name or the other one."""
+    """A size, under its name or the other one."""
     other = _ALIASES.get(name, name)
-    size = read.integer(other if values.get(name) is None and values.get(other) is not None else name)
-    if not 1 <= size < 2**31 or read.integer(other, size) != size:
+    size = read.size(other if values.get(name) is None and values.get(other) is not None else name)
+    if read.size(other, size) != size:
         raise UserError(f"{name}={size} in {read.source}", f"restore the file ({other} may differ)")
     return size
 

@@ -139,7 +139,15 @@ def read_config(directory: pathlib.Path) -> tuple[Any, Task | None]:
         raise UserError(f"{path} has a quantization_config", "give the weights before they were quantized")
     if values.get("auto_map"):
         raise UserError(f"{path} has an auto_map, which names code of its own", "give another model")
-    return form.read_config(values, weights.names(directory, form.bare_name), str(path))
+    names = weights.names(directory, form.bare_name)
+    config: Any
+    config, task = form.read_config(values, names, str(path))
+    if config.num_layers > len(names):  # before anything is made for each layer
+        raise UserError(
+            f"{config.num_layers} layers in {path}, and there are {len(names)} arrays of weights",
+            "restore the file",
+        )
+    return config, task
 
 
 def _form(directory: pathlib.Path) -> Form:
@@ -153,10 +161,7 @@ def _form(directory: pathlib.Path) -> Form:
 
 
 def _values(directory: pathlib.Path) -> dict[str, Any]:
-    values = files.read_json(directory / "config.json")
-    if not isinstance(values, dict):
-        raise UserError(f"{directory / 'config.json'} is not an object", "restore the file")
-    return values
+    return files.JsonObject.read(directory / "config.json").values
 
 
 def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int = 5 * 10**9) -> None:
@@ -235,13 +240,15 @@ def _download(name: str) -> pathlib.Path:
         raise UserError(f"{HUB}{name} is not a valid name on the hub", remedy)
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except huggingface_hub.errors.HFValidationError:
+        raise UserError(f"{HUB}{name} is not a valid name on the hub", remedy) from None
     except huggingface_hub.errors.LocalEntryNotFoundError:
         pass
     try:
         # One short request first: without a network a download would retry many times.
         huggingface_hub.HfApi().model_info(name, timeout=5)
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
-    except (huggingface_hub.errors.RepositoryNotFoundError, huggingface_hub.errors.HFValidationError):
+    except huggingface_hub.errors.RepositoryNotFoundError:
         raise UserError(f"the hub has no model {name}", remedy) from None
     except Exception as error:  # the HTTP library differs between versions
         raise UserError(f"the hub cannot be reached for {name} ({type(error).__name__})", remedy) from None

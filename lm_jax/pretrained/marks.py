@@ -9,12 +9,13 @@ other vocabularies than GPT-2's often keep GPT-2's 50256.
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import NamedTuple
 
-from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
+from lm_jax.text.library import read_word_pieces
 
-_REMEDY = "restore the file"
 _LOOKS_SPECIAL = re.compile(r"<.+>|\[.+\]")
 
 
@@ -49,14 +50,14 @@ def read(directory: pathlib.Path, vocabulary: Mapping[str, int]) -> Marks:
     named = [_object(directory / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
     texts: dict[str, list[str]] = {}
     for name in ("bos", "eos"):
-        given = [_text(source, f"{name}_token", path) for source, path in named]
+        given = [_text(source, f"{name}_token") for source in named]
         texts[name] = [text for text in given if text in vocabulary]
     known = {*texts["bos"], *texts["eos"]}
 
     def find(name: str) -> tuple[str, ...]:
         lists = []
         for file in ("generation_config.json", "config.json"):
-            ids = token_ids(*_object(directory / file), f"{name}_token_id")
+            ids = token_ids(_object(directory / file), f"{name}_token_id")
             found = [by_id[i] for i in ids if i in by_id]
             lists.append([text for text in found if text in known or _LOOKS_SPECIAL.fullmatch(text)])
         generation, config = lists
@@ -68,37 +69,29 @@ def read(directory: pathlib.Path, vocabulary: Mapping[str, int]) -> Marks:
     return Marks(begins[0] if begins else None, ends)
 
 
-def _object(path: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
-    """The object in a JSON file, with the path; an empty one if there is no file."""
-    if not path.is_file():
-        return {}, path
-    values = files.read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not an object", _REMEDY)
-    return values, path
+def _object(path: pathlib.Path) -> JsonObject:
+    """The object in a JSON file; an empty one if there is no file."""
+    return JsonObject.read(path) if path.is_file() else JsonObject({}, str(path))
 
 
-def token_ids(values: dict[str, Any], path: pathlib.Path, name: str) -> list[int]:
+def token_ids(values: JsonObject, name: str) -> list[int]:
     """The ids in a field of an object: a whole number, a list of them, or null.
 
     Raises:
         UserError: another type.
     """
-    value = values.get(name)
+    value = values.take(name, int, list, NoneType, default=None)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(one) is int for one in ids):
-        raise UserError(f"{name}={value!r} in {path} is not a whole number or a list of them", _REMEDY)
+        raise UserError(f"{values.where}: {name} is not a list of whole numbers", "restore the file")
     return ids
 
 
-def _text(values: dict[str, Any], name: str, path: pathlib.Path) -> str:
+def _text(values: JsonObject, name: str) -> str:
     """The text of a token, which may be an object that describes it; "" if there is none."""
-    value = values.get(name)
-    if isinstance(value, dict):
-        value = value.get("content", value)
-    if value is not None and not isinstance(value, str):
-        raise UserError(f"{name}={value!r} in {path} is not a text", _REMEDY)
-    return value or ""
+    if isinstance(values.values.get(name), dict):
+        return str(values.inner(name).take("content", str))
+    return values.take(name, str, NoneType, default=None) or ""
 
 
 def vocabulary(directory: pathlib.Path) -> dict[str, int]:
@@ -107,7 +100,7 @@ def vocabulary(directory: pathlib.Path) -> dict[str, int]:
     Empty for tokenizers that are not Hugging Face's. Damaged files are left to the tokenizers' own readers.
     """
     if (directory / "tokenizer.json").is_file():
-        values, _ = _object(directory / "tokenizer.json")
+        values = _object(directory / "tokenizer.json").values
         model, added = values.get("model"), values.get("added_tokens")
         pieces = model.get("vocab") if isinstance(model, dict) else None
         found = dict(pieces) if isinstance(pieces, dict) else {}
@@ -115,10 +108,12 @@ def vocabulary(directory: pathlib.Path) -> dict[str, int]:
             if isinstance(token, dict) and isinstance(token.get("content"), str):
                 found[token["content"]] = token.get("id")
     elif (directory / "vocab.json").is_file():
-        found = _object(directory / "vocab.json")[0] | _object(directory / "added_tokens.json")[0]
+        found = {
+            **_object(directory / "vocab.json").values,
+            **_object(directory / "added_tokens.json").values,
+        }
     elif (directory / "vocab.txt").is_file():
-        lines = files.read_text(directory / "vocab.txt").splitlines()
-        found = {line: i for i, line in enumerate(lines)}
+        found = read_word_pieces(directory / "vocab.txt")
     else:
         found = {}
     return {text: i for text, i in found.items() if isinstance(text, str) and type(i) is int}

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
-_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 class Values:
@@ -22,16 +22,23 @@ class Values:
     """
 
     def __init__(self, values: Mapping[str, Any], source: str):
-        self._values, self.source = values, source
+        given = {name: value for name, value in values.items() if value is not None}
+        self._given, self.source = JsonObject(given, source), source
 
     def integer(self, name: str, default: int = _REQUIRED) -> int:
         """A whole number."""
         return self._typed(name, int, default)
 
+    def size(self, name: str, default: int = _REQUIRED) -> int:
+        """A whole number of 1 or more that 32 bits hold."""
+        value = self.integer(name, default)
+        if not 1 <= value < 2**31:
+            raise UserError(f"{name}={str(value)[:80]} in {self.source}", "restore the file")
+        return value
+
     def number(self, name: str, default: float = _REQUIRED) -> float:
         """A number."""
-        value = self._typed(name, (int, float), default)
-        return float(value)
+        return float(self._typed(name, float, default))
 
     def boolean(self, name: str, default: bool = _REQUIRED) -> bool:
         """True or false."""
@@ -48,30 +55,18 @@ class Values:
 
     def texts(self, name: str) -> Sequence[str]:
         """A list of texts; none if it is absent."""
-        value = self._values.get(name) or []
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise self._wrong(name, "a list of texts")
+        value = self._typed(name, list, [])
+        if not all(isinstance(text, str) for text in value):
+            raise UserError(f"{self.source}: {name} is not a list of texts", "restore the file")
         return value
 
     def require(self, name: str, wanted: Any) -> None:
         """Raises UserError for a field that changes what is computed, unless it has the supported value."""
-        value = self._values.get(name)
-        if value is not None and (type(value) is not type(wanted) or value != wanted):
-            raise UserError(f"{name}={value!r} in {self.source}", f"only {wanted!r} is supported")
+        value = self._given.values.get(name, wanted)
+        if type(value) is not type(wanted) or value != wanted:
+            raise UserError(f"{name}={repr(value)[:80]} in {self.source}", f"only {wanted!r} is supported")
 
-    def _typed(self, name: str, kinds: Any, default: Any) -> Any:
-        value = self._values.get(name)
-        if value is None:
-            if default is _REQUIRED:
-                raise UserError(f"{self.source} has no field {name!r}", "restore the file")
-            return default
-        is_bool = isinstance(value, bool)
-        if not isinstance(value, kinds) or (is_bool and kinds is not bool):
-            kind = kinds[-1] if isinstance(kinds, tuple) else kinds
-            raise self._wrong(name, _IN_WORDS[kind])
-        return value
-
-    def _wrong(self, name: str, wanted: str) -> UserError:
-        shown = repr(self._values[name])
-        shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-        return UserError(f"{name}={shown} in {self.source} is not {wanted}", "restore the file")
+    def _typed(self, name: str, kind: type, default: Any) -> Any:
+        if default is _REQUIRED:
+            return self._given.take(name, kind)
+        return self._given.take(name, kind, default=default)

@@ -16,8 +16,8 @@ import numpy as np
 import tokenizers as huggingface
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.text.base import END, RunCutter, Tokenizer, cut_where, encode_pieces, tile, utf8
 from lm_jax.text.library import read_bpe, read_tokenizer, reported
 
@@ -146,10 +146,9 @@ def _add_tokens(library: huggingface.Tokenizer, path: Path, special: set[str]) -
     """Adds the tokens of an added_tokens.json; those that look like marks are special."""
     if not path.is_file():
         return
-    added = files.read_json(path)
-    if not isinstance(added, dict) or not all(type(token_id) is int for token_id in added.values()):
-        raise UserError(f"{path} is not an object from tokens to ids", "restore the file")
-    for text, token_id in sorted(added.items(), key=lambda item: item[1]):
+    added = JsonObject.read(path)
+    ids = {text: added.take(text, int) for text in added.values}
+    for text, token_id in sorted(ids.items(), key=lambda item: item[1]):
         is_special = text in special or re.fullmatch(r"<.+>|\[.+\]", text) is not None
         library.add_tokens([AddedToken(text, special=is_special, normalized=False)])
         if library.token_to_id(text) != token_id:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import tokenizers as huggingface
@@ -16,11 +17,11 @@ from tokenizers import models
 
 from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.text import base
 
 _REMEDY = "restore the file"
 _ROOM = 1 << 16  # ids that a vocabulary may leave out, beside as many as it has
-_IN_WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
 
 
 def read_tokenizer(path: Path) -> huggingface.Tokenizer:
@@ -30,28 +31,26 @@ def read_tokenizer(path: Path) -> huggingface.Tokenizer:
         UserError: the file cannot be read, or a field is missing, of another type or out of range.
     """
     text = files.read_text(path)
-    definition = files.parse_json(text, str(path))
-    model = take(definition, "model", dict, str(path))
-    prefix = model.get("continuing_subword_prefix")
-    if model.get("type") != "WordPiece" and isinstance(prefix, str) and prefix:
+    definition = JsonObject(files.parse_json(text, str(path)), str(path))
+    model = definition.inner("model")
+    prefix = model.values.get("continuing_subword_prefix")
+    if model.values.get("type") != "WordPiece" and isinstance(prefix, str) and prefix:
         raise UserError(  # the library panics where a merge is shorter than the prefix
             f"{path}: model.continuing_subword_prefix is {_shown(prefix)}",
             "give a byte-level BPE, which has none",
         )
-    ids = _check_vocabulary(take(model, "vocab", dict, f"{path}, model"), f"{path}, model.vocab")
-    added = definition.get("added_tokens")
-    for number, token in enumerate(
-        [] if added is None else take(definition, "added_tokens", list, str(path))
-    ):
-        where = f"{path}, added_tokens[{number}]"
-        take(token, "content", str, where)
-        ids.append(take(token, "id", int, where))
+    ids = _check_vocabulary(model.inner("vocab"))
+    added = definition.take("added_tokens", list, NoneType, default=None) or []
+    for number, values in enumerate(added):
+        token = JsonObject(values, f"{path}, added_tokens[{number}]")
+        token.take("content", str)
+        ids.append(token.take("id", int))
     _check_ids(ids, str(path))
     try:
         with reported(path):
             return huggingface.Tokenizer.from_str(text)
     except UserError as error:
-        field = _wrong_field(definition)
+        field = _wrong_field(definition.values)
         raise UserError(f"{error.cause}, in the field {field!r}" if field else error.cause, _REMEDY) from None
 
 
@@ -79,7 +78,7 @@ def _wrong_field(definition: dict[str, Any]) -> str:
 
 def read_bpe(vocab: Path, merges: Path) -> models.BPE:
     """Reads a vocab.json and a merges.txt. Errors as for `read_tokenizer`."""
-    _check_ids(_check_vocabulary(files.read_json(vocab), str(vocab)), str(vocab))
+    _check_ids(_check_vocabulary(JsonObject.read(vocab)), str(vocab))
     files.read_text(merges)  # for the error of a file that is missing or not UTF-8
     with reported(vocab):
         return models.BPE.from_file(str(vocab), str(merges))
@@ -92,30 +91,12 @@ def read_word_pieces(path: Path) -> dict[str, int]:
         return models.WordPiece.read_file(str(path))
 
 
-def take(values: Any, name: str, kind: type, where: str) -> Any:
-    """The value of a field of a JSON object.
-
-    Raises:
-        UserError: no object, no such field, or a value of another type.
-    """
-    if not isinstance(values, dict):
-        raise UserError(f"{where} is not an object", _REMEDY)
-    if name not in values:
-        raise UserError(f"{where} has no field {name!r}", _REMEDY)
-    value = values[name]
-    if type(value) is not kind:
-        raise UserError(f"{where}: {name} is {_shown(value)}, not {_IN_WORDS[kind]}", _REMEDY)
-    return value
-
-
-def _check_vocabulary(values: Any, where: str) -> list[int]:
+def _check_vocabulary(vocabulary: JsonObject) -> list[int]:
     """The ids of an object from tokens to ids."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where} is not an object", _REMEDY)
-    for token, token_id in values.items():
+    for token, token_id in vocabulary.values.items():
         if type(token_id) is not int:
-            raise UserError(f"{where}: {token!r} is {_shown(token_id)}, not a whole number", _REMEDY)
-    return list(values.values())
+            vocabulary.take(token, int)  # for its error; the loop is faster without a call
+    return list(vocabulary.values.values())
 
 
 def _check_ids(ids: list[int], where: str) -> None:

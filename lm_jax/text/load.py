@@ -4,13 +4,12 @@ import collections
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.text.base import FILE, Tokenizer
 from lm_jax.text.bpe import ByteLevelBPE
-from lm_jax.text.library import take
 from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from lm_jax.text.wordpiece import WordPiece
 
@@ -88,39 +87,37 @@ def load(path: str | Path, special: Mapping[str, str] | None = None) -> Tokenize
         path = path.with_name("vocab.json")
     if path.suffix == ".txt":
         return WordPiece.load(path)
-    definition = files.read_json(path)
-    if not isinstance(definition, dict):
-        raise UserError(f"{path} is not a tokenizer", "restore the file")
+    definition = JsonObject.read(path)
     if path.name == "vocab.json":
         return ByteLevelBPE.load(path, special)
-    kind = definition.get("kind")
+    kind = definition.values.get("kind")
     if kind == "byte":
         return ByteTokenizer()
     if kind == "char":
-        return CharacterTokenizer(_strings(definition, "characters", path, is_character=True))
+        return CharacterTokenizer(_strings(definition, "characters", is_character=True))
     if kind == "word":
-        return WordTokenizer(_strings(definition, "words", path))
-    model_kind = take(definition, "model", dict, str(path)).get("type")
+        return WordTokenizer(_strings(definition, "words"))
+    model_kind = definition.inner("model").values.get("type")
     if model_kind in ("Unigram", "WordLevel"):
         is_piece = " (SentencePiece's)" if model_kind == "Unigram" else ""
         raise UserError(f"{path} is a {model_kind} tokenizer{is_piece}, which is not offered", _INSTEAD)
     return WordPiece.load(path) if model_kind == "WordPiece" else ByteLevelBPE.load(path, special)
 
 
-def _strings(definition: dict[str, Any], name: str, path: Path, is_character: bool = False) -> list[str]:
+def _strings(definition: JsonObject, name: str, is_character: bool = False) -> list[str]:
     """A field that is a list of different texts, or of different characters."""
-    values = take(definition, name, list, str(path))
+    values, where = definition.take(name, list), f"{definition.where}: {name}"
     for number, value in enumerate(values):
         if not isinstance(value, str) or (
             is_character and (len(value) != 1 or 0xD800 <= ord(value) < 0xE000)
         ):
             kind = "a character" if is_character else "a text"
-            raise UserError(f"{path}: {name}[{number}] is not {kind}", "restore the file")
+            raise UserError(f"{where}[{number}] is not {kind}", "restore the file")
         if not is_character:
-            _check_word(value, f"{path}: {name}[{number}]")
+            _check_word(value, f"{where}[{number}]")
     if len(set(values)) < len(values):
         twice = collections.Counter(values).most_common(1)[0][0]
-        raise UserError(f"{path}: {name} has {twice!r} twice", "restore the file")
+        raise UserError(f"{where} has {twice!r} twice", "restore the file")
     return values
 
 

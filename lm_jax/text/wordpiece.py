@@ -11,14 +11,15 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import tokenizers as huggingface
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.text.base import RunCutter, Tokenizer, cut_where, encode_pieces, utf8
 from lm_jax.text.library import read_tokenizer, read_word_pieces, reported
 from lm_jax.text.words import words_of
@@ -200,12 +201,9 @@ def _make(
 
 def _read_setting(config: Path, name: str) -> bool | None:
     """A field of a tokenizer_config.json; None where it is null or absent, or there is no file."""
-    settings = files.read_json(config) if config.exists() else {}
-    if not isinstance(settings, dict):
-        raise UserError(f"{config} is not an object", "restore the file")
-    value = settings.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise UserError(f"{config}: {name} is {value!r}", "set it to true or false")
+    if not config.exists():
+        return None
+    value: bool | None = JsonObject.read(config).take(name, bool, NoneType, default=None)
     return value
 
 
