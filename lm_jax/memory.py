@@ -31,23 +31,25 @@ def total() -> int:
     return whole
 
 
-def check(needed: int, work: str, remedy: str, limit: int | None = None) -> None:
+def check(needed: int, work: str, remedy: str, *, free: int | None = None, total: int | None = None) -> None:
     """Raises an error if work needs more memory than there is.
 
     Args:
         needed: bytes.
         work: what needs them.
         remedy: what to do where they are too many.
-        limit: bytes that there are; None: those available now.
+        free: bytes that are free where the work is done; None: those available on this machine.
+        total: bytes that there are in all, to be compared instead of those that are free now.
 
     Raises:
         UserError: `needed` bytes are not there.
     """
-    has, what = (available(), "are free") if limit is None else (limit, "are all there is")
+    has, what = (available() if free is None else free, "are free")
+    if total is not None:
+        has, what = total, "are all there is"
     if needed > has:
         raise UserError(
-            f"{work} takes about {in_words(needed)} of memory and {in_words(has)} {what}",
-            remedy,
+            f"{work} takes about {in_words(needed)} of memory, and {in_words(has)} {what}", remedy
         )
 
 

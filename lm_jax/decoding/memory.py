@@ -47,12 +47,12 @@ def check(decoder: Decoder, prompts: Prompts, limits: Limits, rows: int) -> None
             raise UserError(
                 f"{rows} rows of {logits.shape[-1]} tokens are more than 32 bits can number", "ask for fewer"
             )
-    if needed > free:
-        raise UserError(
-            f"{rows} rows of {limits.num_tokens} tokens for each of {num_prompts} prompts need about "
-            f"{needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free",
-            "ask for fewer samples, beams or tokens, or for fewer prompts at a time",
-        )
+    memory.check(
+        needed,
+        f"generating {rows} rows of {limits.num_tokens} tokens for each of {num_prompts} prompts",
+        "ask for fewer samples, beams or tokens, or for fewer prompts at a time",
+        free=free,
+    )
 
 
 def _size(tree: object) -> int:

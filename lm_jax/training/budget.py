@@ -69,10 +69,10 @@ def check(config: Config) -> None:
         limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit", needed)
     parts = ", ".join(f"{part} {memory.in_words(size)}" for part, size in sizes.items())
     remedy = _REMEDIES[max(sizes, key=lambda part: sizes[part])]
-    memory.check(needed, f"training ({parts})", remedy, limit)
+    memory.check(needed, f"training ({parts})", remedy, total=limit)
     rows = config.train.batch_size // jax.process_count()
     prepared = _PREPARED * rows * config.data.sequence_length * _BATCH_ARRAYS * _BYTES
-    memory.check(prepared, "preparing batches", _REMEDIES["batch"], memory.total())
+    memory.check(prepared, "preparing batches", _REMEDIES["batch"], total=memory.total())
 
 
 def device_bytes(config: Config, data: int, fsdp: int, tensor: int) -> dict[str, int]:
