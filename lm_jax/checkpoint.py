@@ -143,14 +143,13 @@ class Checkpoints:
             raise UserError(
                 f"no checkpoint in {self.directory}", "train longer, or give another run directory"
             )
-        named = {"best": self.best_step(), "latest": self.latest_step()}.get(which)
-        if named is None:
-            named = int(which) if which.isdecimal() else -1
-        if named not in steps:
+        named = {"best": self.best_step(), "latest": self.latest_step(), **{str(n): n for n in steps}}
+        found = named.get(which)
+        if found is None:
             raise UserError(
-                f"no checkpoint {which} in {self.directory}", f"choose best, latest or one of {steps}"
+                f"no checkpoint {which[:80]} in {self.directory}", f"choose best, latest or one of {steps}"
             )
-        return named
+        return found
 
     def restore(self, step: int, params: Any, rest: Any) -> tuple[Any, Any]:
         """The parameters and the rest that were saved at a step.

@@ -52,6 +52,8 @@ def seal_cache() -> None:
 
     def get_file_cache(path: str) -> Any:
         found = open_cache(path)
-        return None if found is None else (SealedCache(found[0]), found[1])
+        if found is None or not hasattr(found[0], "_path"):  # such as jax's cache for debugging
+            return found
+        return SealedCache(found[0]), found[1]
 
     compilation_cache.get_file_cache = get_file_cache

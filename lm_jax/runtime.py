@@ -14,7 +14,7 @@ from lm_jax import stopping
 
 def cache_dir() -> pathlib.Path:
     """Where token stores and compiled programs are kept: $LM_JAX_CACHE, else ~/.cache/lm_jax."""
-    return pathlib.Path(os.environ.get("LM_JAX_CACHE") or pathlib.Path.home() / ".cache" / "lm_jax")
+    return pathlib.Path(os.path.expanduser(os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax"))
 
 
 def prepare() -> None:

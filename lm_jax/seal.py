@@ -106,7 +106,10 @@ def check(directory: pathlib.Path, *names: str, remedy: str = "", whole: bool = 
         if seal is None:
             return None
         chosen = {name: states for name, states in seal.states.items() if not names or _is_in(name, names)}
-        problem = _first_problem(directory, chosen, whole)
+        try:
+            problem = _first_problem(directory, chosen, whole)
+        except FileNotFoundError as error:  # deleted since it was found
+            problem = f"{error.filename} is missing"
         if problem is None:
             return seal
         if read(directory) == seal:  # otherwise a process that trains has replaced files meanwhile

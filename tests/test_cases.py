@@ -86,6 +86,13 @@ def test_a_word_of_a_file_is_a_word_of_a_text(cases):
     assert model.generate(["the"], 9, temperature=0)[0].text == " c\vt sat\n"
 
 
+def test_the_home_directory_of_a_path_is_found(cases, monkeypatch):
+    monkeypatch.setenv("HOME", str(cases))
+    assert lm_jax.load("~/base.arpa").model.order == 2
+    with pytest.raises(UserError, match="there is no such user"):
+        lm_jax.load("~nobody-of-this-name/base.arpa")
+
+
 def test_a_latin_1_vocabulary_is_saved_and_loaded(cases, tmp_path):
     tokenizer = lm_jax.load(cases / "latin1_word.arpa").tokenizer
     tokenizer.save(tmp_path)

@@ -79,10 +79,10 @@ def test_another_shape_is_refused(tmp_path):
         checkpoints.restore_params(5, like(wider))
 
 
-@pytest.mark.parametrize("which", ["7", "newest", "-1"])
+@pytest.mark.parametrize("which", ["7", "newest", "-1", "9" * 5000])
 def test_a_missing_step_is_named(tmp_path, which):
     save_all(tmp_path, {5: 1.0})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.choose("best") == checkpoints.choose("latest") == checkpoints.choose("5") == 5
-        with pytest.raises(UserError, match=rf"no checkpoint {which} .*\[5\]"):
+        with pytest.raises(UserError, match=rf"no checkpoint {which[:80]} .*\[5\]"):
             checkpoints.choose(which)

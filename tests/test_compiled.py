@@ -54,3 +54,10 @@ def test_an_entry_that_is_there_is_read(cache, monkeypatch):
     assert run() == expected
     assert found
     assert None not in found
+
+
+def test_a_cache_of_another_kind_is_left_as_it_is(cache, monkeypatch):
+    other = (object(), "path")
+    monkeypatch.setattr(compilation_cache, "get_file_cache", lambda path: other)
+    compiled.seal_cache()
+    assert compilation_cache.get_file_cache("path") == other

@@ -318,6 +318,22 @@ def test_files_that_are_no_json(ngram, tmp_path, name, data):
         read_all(copy) if name != "results.json" else experiment.run(ngram[0], copy)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"F32"', b"7    ", r"model.ngram, a: dtype=7 is not a text"),
+        (b'"__metadata__"', b'"__metadatA__"', r"model.ngram has no field '__metadata__'"),
+        (b'"F32"', b'"F31"', r"model.ngram is not a model file, or is damaged"),
+    ],
+)
+def test_a_wrong_header_of_a_model_is_named(tmp_path, old, new, message):
+    path = tmp_path / "model.ngram"
+    array_file.write(path, {"a": np.zeros(3, np.float32)}, {})
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        array_file.read(path)
+
+
 def nan(array):
     array = array.copy()
     array[1] = np.nan

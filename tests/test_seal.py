@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 
 import damage
 import pytest
@@ -67,6 +68,28 @@ def test_a_missing_file_is_not_taken_for_one_that_never_was(tmp_path):
         files.write_text(stage / "results.json", "1")
     (tmp_path / "results.json").unlink()
     assert not seal.exists(tmp_path / "results.json")
+
+
+def test_a_file_that_is_deleted_while_it_is_checked(tmp_path, monkeypatch):
+    """As the checkpoint of a run that trains while another process opens it."""
+    has_block = digests.State.has_block
+    for remove, left in (
+        (lambda path: path.unlink(), True),
+        (lambda path: shutil.rmtree(path.parent), False),
+    ):
+        write(tmp_path / "run", {"a": "1"})
+
+        def is_good(state, path, start, remove=remove):
+            remove(path)
+            return has_block(state, path, start)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(digests.State, "has_block", is_good)
+            if left:
+                with pytest.raises(UserError, match=r"run is damaged: .*a is missing"):
+                    seal.check(tmp_path / "run")
+            else:
+                assert seal.check(tmp_path / "run") is None
 
 
 @pytest.mark.parametrize("before", [{}, {"a": "old", "b/c": "old"}, {"a": "new", "b/c": "old"}])

@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_jax import files, runtime
 from lm_jax.data import cache, corpora, splits, store
 from lm_jax.data.batches import Source, Streams, Windows
 from lm_jax.data.corpora import Corpus, Progress
@@ -111,7 +111,7 @@ def prepare(
             permission for the cache.
     """
     config.check()
-    root = Path(cache_dir or os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
+    root = files.expand(cache_dir or runtime.cache_dir())
     sources = _sources(config, keeps_empty=any(fields), progress=progress)
     fingerprints = {name: corpus.fingerprint() for name, corpus in sources.items()}
     texts_key = cache.key("texts", config.split, fingerprints, fields)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from lm_jax import seal
+from lm_jax import files, seal
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import FILE, RunParts
 from lm_jax.data import provenance
@@ -52,7 +52,7 @@ def load(
     bos: bool = True,
     eos: bool = True,
 ) -> LanguageModel:
-    """Opens a run directory, an ARPA file, or a published GPT-2.
+    """Opens a run directory, an ARPA file, or a published model.
 
     Args:
         path: what `train.py` wrote; or an ARPA file, compressed or not, whose words are separated by white
@@ -69,7 +69,11 @@ def load(
         UserError: not a model, a damaged model or one with a parameter that is not finite, no such
             checkpoint, too few devices for the mesh, or `bos` or `eos` of a model that is not of n-grams.
     """
-    model = _load_arpa(pathlib.Path(path), bos, eos) if _is_file(path) else _load(path, step, mesh)
+    file = None if str(path).startswith(huggingface.HUB) else files.expand(path)
+    if file is not None and _is_file(file):
+        model: LanguageModel = _load_arpa(file, bos, eos)
+    else:
+        model = _load(path, step, mesh)
     if isinstance(model, NGramLanguageModel):
         model.bos, model.eos = bos, eos
     elif not (bos and eos):
@@ -80,10 +84,10 @@ def load(
     return model
 
 
-def _is_file(path: str | pathlib.Path) -> bool:
+def _is_file(path: pathlib.Path) -> bool:
     """Whether a path is a file, or has the name of an ARPA file that is missing."""
-    if pathlib.Path(path).exists():
-        return pathlib.Path(path).is_file()
+    if path.exists():
+        return path.is_file()
     return str(path).lower().endswith((".arpa", ".lm", ".arpa.gz", ".lm.gz"))
 
 

@@ -58,6 +58,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         metadata = {name: texts.take(name, str) for name in texts.values}
         names = [name for name in header.values if name != "__metadata__"]
         arrays = {name: _view(data, 8 + size, header.inner(name)) for name in names}
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError, struct.error):
         raise UserError(
             f"{os.fspath(path)} is not a model file, or is damaged", "restore it, or save the model again"
