@@ -42,7 +42,8 @@ def open_binary(path: str | os.PathLike) -> tuple[IO[bytes], str]:
     except ImportError:
         file.close()
         raise UserError(
-            f"{os.fspath(path)} is compressed by {name}, which needs a package", "run pip install zstandard"
+            f"{os.fspath(path)} is compressed by {name}, which needs a package",
+            "type pip install 'lm_jax[zst]'",
         ) from None
 
 

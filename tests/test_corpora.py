@@ -219,7 +219,9 @@ def test_several_frames_are_one_text(tmp_path):
 def test_zstandard_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     write(tmp_path / "a.zst", bytes.fromhex("28b52ffd") + b"rest")
-    with pytest.raises(UserError, match=r"a.zst is compressed by Zstandard, .*; run pip install zstandard"):
+    with pytest.raises(
+        UserError, match=r"a.zst is compressed by Zstandard, .*; type pip install 'lm_jax\[zst\]'"
+    ):
         read(f"text:{tmp_path}/a.zst")
 
 

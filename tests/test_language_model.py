@@ -63,6 +63,15 @@ def test_scores_equal_a_full_pass_where_the_text_fits_the_context(model):
         np.testing.assert_allclose(scores.log_probs, row[: len(stream) - 1], atol=1e-5)
 
 
+def test_few_texts_take_few_rows(model, monkeypatch):
+    shapes, scorer = [], model._scorer
+    monkeypatch.setattr(model, "_scorer", lambda *a: shapes.append(a[1].shape) or scorer(*a))
+    model.score(["a"])
+    assert shapes == [(1, 16)]
+    rows = [model.trained.num_rows(count, 100) for count in (1, 2, 3, 5, 64, 65, 1000)]
+    assert rows == [1, 2, 4, 8, 64, 100, 100]
+
+
 def test_scores_give_the_byte_span_of_each_token(model):
     text = "the café reads\n" * 9
     [scores] = model.score([text])
