@@ -148,7 +148,8 @@ def ours(name: str, case: Case, dtype: str) -> Callable[[], Any]:
     from lm_jax.data.pipeline import DataConfig
     from lm_jax.models.bert import BERTConfig
     from lm_jax.parallel.sharding import MeshConfig, make_mesh
-    from lm_jax.tasks.base import TASKS
+    from lm_jax.tasks.classification import Classification
+    from lm_jax.tasks.frames import LabelBatch
     from lm_jax.tasks.masked import Masked, MaskedBatch
     from lm_jax.training.program import Program
 
@@ -165,8 +166,9 @@ def ours(name: str, case: Case, dtype: str) -> Callable[[], Any]:
     task: Any = Masked(max_predictions=case.predictions, rate=0.2)
     batch: Any = MaskedBatch(tokens, None, positions, targets, weights)
     if name == "classify":
-        task = TASKS.get("classification")(classes=("0", "1"))  # type: ignore[call-arg]
-        batch = task.batch_of(tokens, labels)
+        task = Classification(classes=("0", "1"))
+        nothing = np.zeros_like(tokens)
+        batch = LabelBatch(tokens, nothing, nothing, labels, np.ones(case.batch, np.float32))
     config = Config(
         data=DataConfig(sequence_length=case.length),
         model=model,

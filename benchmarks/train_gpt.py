@@ -1,9 +1,7 @@
 """A GPT's training step compared with PyTorch's: `python benchmarks/train_gpt.py`, ten minutes.
 
-A step is forward, backward, clipping and AdamW. Each subject has its own process, all on the same cores; they
-run in turn in each round. Printed are the median step, the speed-up over the first row (median and range over
-rounds, each within one round), and the process's peak memory, which includes the compiler's unless the
-compilation cache has the program.
+A step is forward, backward, clipping and AdamW; see race.py for how the subjects are timed. The peak memory
+includes the compiler's unless the compilation cache has the program.
 
     --cases=small,medium,large    see CASES
     --dtypes=float32,bfloat16
@@ -13,15 +11,11 @@ compilation cache has the program.
 
 import argparse
 import os
-import resource
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import race
 
 
 class Case(NamedTuple):
@@ -153,54 +147,11 @@ def linen_step(case: Case, dtype: str) -> Callable[[], float]:
     return run
 
 
-def serve(subject: str, name: str, dtype: str) -> None:
-    """Answers each input line with the seconds of a step, until the input ends."""
-    case = CASES[name]
+def subject_step(subject: str, case: Case, dtype: str) -> Callable[[], float]:
+    """The step of one of `SUBJECTS`."""
     if subject.startswith("torch"):
-        step = torch_step(case, dtype, subject.endswith("compiled"))
-    else:
-        step = linen_step(case, dtype) if subject == "plain linen" else our_step(case, dtype)
-    for _ in range(3):
-        step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(case.steps):
-            step()
-        seconds = (time.perf_counter() - start) / case.steps
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
-
-
-def race(name: str, dtype: str, rounds: int) -> None:
-    """Prints a table of all subjects on one case."""
-    case = CASES[name]
-    arguments = [sys.executable, __file__, "--serve"]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    turns: dict[str, list[list[float]]] = {subject: [] for subject in SUBJECTS}
-    workers = {subject: subprocess.Popen([*arguments, subject, name, dtype], **pipes) for subject in SUBJECTS}
-    for subject, worker in workers.items():
-        if worker.stdout.readline() != "ready\n":
-            sys.exit(f"{subject} failed")
-    for _ in range(rounds):
-        for subject, worker in workers.items():
-            print("go", file=worker.stdin, flush=True)
-            turns[subject].append([float(x) for x in worker.stdout.readline().split()])
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    print(f"\n{name} {dtype}: {' '.join(f'{k}={v}' for k, v in case._asdict().items() if k != 'steps')}")
-    print(f"{'':<16}{'ms':>9}{'tokens/s':>10}{'ratio':>7}  {'range':<14}{'GiB':>6}")
-    first = [seconds for seconds, _ in turns[SUBJECTS[0]]]
-    for subject, results in turns.items():
-        seconds = [s for s, _ in results]
-        ratios = [a / b for a, b in zip(first, seconds, strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        median = statistics.median(seconds)
-        print(
-            f"{subject:<16}{median * 1e3:9.1f}{case.batch * case.length / median:10,.0f}"
-            f"{statistics.median(ratios):7.2f}  {spread:<14}{max(m for _, m in results):6.2f}",
-            flush=True,
-        )
+        return torch_step(case, dtype, subject.endswith("compiled"))
+    return linen_step(case, dtype) if subject == "plain linen" else our_step(case, dtype)
 
 
 def main() -> None:
@@ -215,12 +166,17 @@ def main() -> None:
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.serve:
-        serve(*flags.serve)
+        subject, name, dtype = flags.serve
+        race.serve(subject_step(subject, CASES[name], dtype), CASES[name].steps)
         return
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-flags.cores :])  # also for child processes
+    race.pin(flags.cores)
     for name in flags.cases.split(","):
+        case = CASES[name]
+        shape = " ".join(f"{k}={v}" for k, v in case._asdict().items() if k != "steps")
         for dtype in flags.dtypes.split(","):
-            race(name, dtype, flags.rounds)
+            subjects = {subject: (subject, name, dtype) for subject in SUBJECTS}
+            turns = race.race(__file__, subjects, flags.rounds)
+            race.print_table(f"{name} {dtype}: {shape}", turns, case.batch * case.length)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,24 @@
-"""Speed of an LSTM's training step compared with PyTorch: `taskset -c 1 python benchmarks/train_rnn.py`.
+"""An LSTM's training step compared with PyTorch's: `python benchmarks/train_rnn.py`.
 
-Two layers, 20 rows of 35 tokens, plain SGD with gradient clipping, a carried state (Zaremba et al. 2014).
-Both run in turn in each round; printed are the median and the minimum milliseconds of a step, and the ratios.
-They are milliseconds of processor time, so that other programs have less influence. Needs `pip install
-torch`.
+Two layers, 20 rows of 35 tokens, plain SGD with gradient clipping, a carried state (Zaremba et al. 2014); see
+race.py for how they are timed.
+
+    --cores=1                 how many to run on
+    --rounds=9
+    --chunk-length=35         positions whose logits are computed at a time, here
 """
 
-from lm_jax import runtime
-
-if __name__ == "__main__":
-    runtime.prepare()
-
 import argparse
-import statistics
-import time
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
-import torch
+import race
 
-from lm_jax.batch import Batch
-from lm_jax.config import OptimizerConfig
-from lm_jax.models.rnn import RNNConfig
-from lm_jax.tasks.causal import Causal
-from lm_jax.training.optimizers import make_optimizer
-from lm_jax.training.step import first_state, make_train_step
-
-ROWS, LENGTH, LAYERS, RATE, CLIP = 20, 35, 2, 1.0, 5.0
+ROWS, LENGTH, LAYERS, RATE, CLIP, WIDTH = 20, 35, 2, 1.0, 5.0, 650
+CASES = ((10_000, "float32"), (33_000, "float32"), (33_000, "bfloat16"))
 
 
 def random_tokens(vocab_size: int) -> np.ndarray:
@@ -37,28 +26,29 @@ def random_tokens(vocab_size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(vocab_size, size=(ROWS, LENGTH + 1), dtype=np.int32)
 
 
-class TorchLSTM(torch.nn.Module):
-    """The usual PyTorch modules: Embedding, LSTM, Linear."""
+def torch_step(vocab_size: int, dtype: str) -> Callable[[], float]:
+    """A call that makes one step of the usual PyTorch modules and returns its loss; bfloat16 by autocast."""
+    import torch
 
-    def __init__(self, vocab_size: int, width: int):
-        super().__init__()
-        self.embedding = torch.nn.Embedding(vocab_size, width)
-        self.lstm = torch.nn.LSTM(width, width, LAYERS)
-        self.head = torch.nn.Linear(width, vocab_size)
+    class LSTM(torch.nn.Module):
+        """Embedding, LSTM, Linear."""
 
-    def forward(self, tokens_TB: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        """Logits [T, B, V] and the state."""
-        h_TBD, state = self.lstm(self.embedding(tokens_TB), state)
-        return self.head(h_TBD), state
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(vocab_size, WIDTH)
+            self.lstm = torch.nn.LSTM(WIDTH, WIDTH, LAYERS)
+            self.head = torch.nn.Linear(WIDTH, vocab_size)
 
+        def forward(self, tokens_TB: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+            """Logits [T, B, V] and the state."""
+            h_TBD, state = self.lstm(self.embedding(tokens_TB), state)
+            return self.head(h_TBD), state
 
-def torch_step(vocab_size: int, width: int, dtype: str) -> Callable[[], float]:
-    """A call that makes one step and returns its loss; bfloat16 by autocast."""
-    torch.set_num_threads(1)
-    model = TorchLSTM(vocab_size, width)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = LSTM()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     tokens_TB = torch.tensor(random_tokens(vocab_size).T, dtype=torch.long)
-    state = tuple(torch.zeros(LAYERS, ROWS, width) for _ in range(2))
+    state = tuple(torch.zeros(LAYERS, ROWS, WIDTH) for _ in range(2))
 
     def step() -> float:
         nonlocal state
@@ -75,14 +65,26 @@ def torch_step(vocab_size: int, width: int, dtype: str) -> Callable[[], float]:
     return step
 
 
-def our_step(vocab_size: int, width: int, dtype: str, chunk_length: int) -> Callable[[], float]:
+def our_step(vocab_size: int, dtype: str, chunk_length: int) -> Callable[[], float]:
     """The same by the training step that `train.py` runs."""
+    from lm_jax import runtime
+
+    runtime.prepare()
+    import jax
+
+    from lm_jax.batch import Batch
+    from lm_jax.config import OptimizerConfig
+    from lm_jax.models.rnn import RNNConfig
+    from lm_jax.tasks.causal import Causal
+    from lm_jax.training.optimizers import make_optimizer
+    from lm_jax.training.step import first_state, make_train_step
+
     module = RNNConfig(
         vocab_size=vocab_size,
         cell="lstm",
         num_layers=LAYERS,
-        d_embedding=width,
-        d_hidden=width,
+        d_embedding=WIDTH,
+        d_hidden=WIDTH,
         dtype=dtype,
     ).make()
     task = Causal(chunk_length=chunk_length)
@@ -110,30 +112,30 @@ def our_step(vocab_size: int, width: int, dtype: str, chunk_length: int) -> Call
     return step
 
 
-def race(vocab_size: int, width: int, dtype: str, rounds: int, chunk_length: int) -> None:
-    """Prints a line for one shape."""
-    steps = {
-        "torch": torch_step(vocab_size, width, dtype),
-        "ours": our_step(vocab_size, width, dtype, chunk_length),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()  # compiles
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - start)
-    shown = {name: f"{statistics.median(s) * 1e3:.0f} ({min(s) * 1e3:.0f}) ms" for name, s in seconds.items()}
-    ratio = statistics.median(seconds["torch"]) / statistics.median(seconds["ours"])
-    least = min(seconds["torch"]) / min(seconds["ours"])
-    print(f"{width} wide, {vocab_size} tokens, {dtype}: {shown}  {ratio:.2f}x ({least:.2f}x)", flush=True)
+def main() -> None:
+    """Reads the flags and runs the races."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--chunk-length", default=str(LENGTH))
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.serve:
+        subject, vocab_size, dtype, chunk_length = flags.serve
+        if subject == "torch":
+            race.serve(torch_step(int(vocab_size), dtype))
+        else:
+            race.serve(our_step(int(vocab_size), dtype, int(chunk_length)))
+        return
+    race.pin(flags.cores)
+    for vocab_size, dtype in CASES:
+        arguments = (str(vocab_size), dtype, flags.chunk_length)
+        subjects = {subject: (subject, *arguments) for subject in ("torch", "lm_jax")}
+        turns = race.race(__file__, subjects, flags.rounds)
+        race.print_table(f"{WIDTH} wide, {vocab_size} tokens, {dtype}", turns, ROWS * LENGTH)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--chunk-length", type=int, default=LENGTH)
-    arguments = parser.parse_args()
-    for vocab_size, dtype in ((10_000, "float32"), (33_000, "float32"), (33_000, "bfloat16")):
-        race(vocab_size, 650, dtype, arguments.rounds, arguments.chunk_length)
+    main()
