@@ -65,7 +65,7 @@ def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) ->
         there = config_module.RunParts(workdir).model
     default = type(recipe)()
     own = {name: value for name, value in vars(recipe).items() if value != getattr(default, name)}
-    return dataclasses.replace(there, **{n: v for n, v in own.items() if n in there.free_fields})
+    return dataclasses.replace(there, **{n: v for n, v in own.items() if n in there.free()})
 
 
 def check(config: AnyConfig) -> None:
@@ -284,7 +284,7 @@ def _initial_params(config: Config) -> Any:
             f"init_from={config.init_from} is a model of the family {source.family}",
             "give a model that is trained",
         )
-    free = {name: getattr(config.model, name) for name in there.free_fields if hasattr(config.model, name)}
+    free = {name: getattr(config.model, name) for name in there.free() if hasattr(config.model, name)}
     if dataclasses.replace(there, **free) != config.model:
         changed = dict(fields.flatten(dataclasses.replace(there, **free)))
         ours = dict(fields.flatten(config.model))

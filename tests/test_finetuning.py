@@ -2,7 +2,9 @@
 
 import dataclasses
 import shutil
+import types
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -12,10 +14,14 @@ import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment
 from lm_jax.config import Config
+from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
+from lm_jax.models.bert import BERTConfig
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.rnn import RNNConfig
 from lm_jax.progress import read_metrics
+from lm_jax.tasks.causal import Causal
+from lm_jax.tasks.masked import Masked
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +37,10 @@ def sources(tmp_path_factory):
     for name, config in (("gpt", gpt), ("rnn", rnn)):
         experiment.run(config, path / name)
     return path, gpt
+
+
+def tiny_shape(kind):
+    return kind(num_layers=1, num_heads=2, d_model=8, vocab_size=9, num_tokens=9, max_length=8)
 
 
 def tuned(config, source, **model):
@@ -93,3 +103,25 @@ def test_another_shape_is_refused(sources, tmp_path):
     with pytest.raises(UserError, match=r"of another shape: .*model.d_model \(16 there, 8 here\)"):
         experiment.run(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("kind", [GPTConfig, BERTConfig])
+def test_a_model_without_parameters_of_positions_may_read_longer_rows(kind, monkeypatch):
+    task = Causal() if kind is GPTConfig else Masked()
+    base = tiny_shape(kind)
+    for position in ("rope", "none", "learned"):
+        there = dataclasses.replace(base, position=position)
+        module = task.make(there)
+        params = jax.eval_shape(lambda module=module: task.init(module, jax.random.key(0), 8))
+        source = types.SimpleNamespace(config=there, params=params, family=there.family)
+        monkeypatch.setattr(experiment.language_model, "load", lambda path, source=source: source)
+        monkeypatch.setattr(experiment.language_model, "read_model_config", lambda path, there=there: there)
+        values = {"init_from": "x", "model.max_length": "16"}
+        recipe = Config(data=DataConfig(sequence_length=16), model=kind(), task=task)
+        longer = experiment.override(recipe, values)
+        assert longer.model == dataclasses.replace(there, max_length=16)
+        if position == "learned":
+            with pytest.raises(UserError, match=r"model.max_length \(8 there, 16 here\)"):
+                experiment._initial_params(longer)
+        else:
+            assert experiment._initial_params(longer) == params

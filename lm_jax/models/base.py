@@ -49,8 +49,8 @@ class ModelConfig(abc.ABC):
 
     Attributes:
         family: the model's name in recipes, run directories and reports.
-        free_fields: fields that do not change the parameters. A recipe that starts from the parameters of
-            another run may set them.
+        free_fields: fields that never change the parameters. A recipe that starts from the parameters of
+            another run may set them; see `free`.
         sows_output: whether `hidden` sows the last layer's output before dropout, [B, T, D], as "output" into
             the collection "intermediates".
         published_as: the `model_type` under which transformers reads an exported model; "": none does.
@@ -96,6 +96,10 @@ class ModelConfig(abc.ABC):
     def uses_dropout(self) -> bool:
         """Whether training draws random numbers: any rate whose name ends in "dropout" is above 0."""
         return any(name.endswith("dropout") and type(x) is float and x > 0 for name, x in vars(self).items())
+
+    def free(self) -> frozenset[str]:
+        """The fields that a model may change and still start from the parameters of this one."""
+        return self.free_fields
 
     @property
     def carries_state(self) -> bool:

@@ -146,6 +146,10 @@ class GPTConfig(ModelConfig):
         """`max_length`; 0 while it is left to the data."""
         return self.max_length
 
+    def free(self) -> frozenset[str]:
+        """`free_fields`, and the longest text unless each place has a parameter of its own."""
+        return self.free_fields | ({"max_length"} if self.position != "learned" else frozenset())
+
     def resolved(self, vocab_size: int, length: int) -> "GPTConfig":
         """With the tokenizer's vocabulary and, where `max_length` is 0, the data's length."""
         return replace(super().resolved(vocab_size, length), max_length=self.max_length or length)
