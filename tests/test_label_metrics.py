@@ -143,6 +143,20 @@ def test_two_classifiers_are_compared_by_mcnemars_test_too(tmp_path):
     assert taggers[1].row.difference.mcnemar_p_value is None  # sentences, of which parts are right
 
 
+def test_models_that_predict_other_tokens_are_not_compared():
+    numbers = np.array([3.0, 2.0, 4.0]), np.array([5.0, 5.0, 6.0])
+    same = ("masked_tokens", "unit")
+    one = evaluation("a", {"accuracy": Statistics(numbers, significance.ratio, False, same)})
+    for units, counts, wanted in ((("token", "token"), (16, 16), True), (("token", "word"), (16, 16), False),
+                                  (("token", "token"), (16, 15), False)):  # fmt: skip
+        pair = [
+            one._replace(row=dataclasses.replace(one.row, context={"unit": u}, counts={"masked_tokens": n}))
+            for u, n in zip(units, counts)
+        ]
+        compare(pair)
+        assert (pair[1].row.difference is not None) == wanted
+
+
 @pytest.mark.parametrize(
     ("tags", "wanted"),
     [

@@ -151,6 +151,7 @@ def test_a_run_gives_rows_and_opens(run, config):
     assert (row.headline, row.task, row.family) == ("masked_accuracy", "masked", "bert")
     assert 0 <= row.metrics["masked_accuracy"].value <= 1
     assert row.metrics["masked_perplexity"].interval is not None
+    assert (row.context["window"], row.context["unit"], row.context["rate"]) == (32, "token", 0.15)
     assert row.metrics["bits_per_byte"].value is None
     assert "gives whole texts no probability" in row.metrics["bits_per_byte"].why
     assert row.counts["pairs"] > 0

@@ -31,7 +31,8 @@ class Statistics(NamedTuple):
         metric: from the sums of these arrays over documents to the value; traceable by jax, one function
             object in all calls.
         less_is_better: whether a smaller value is better.
-        same: names of counts in which two rows must agree for their values to be comparable.
+        same: names of counts, or of settings in the context, in which two rows must agree for their values to
+            be comparable.
         of_rows: whether the metric takes the arrays themselves and not their sums: for metrics of ranks.
     """
 

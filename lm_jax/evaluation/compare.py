@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from lm_jax.evaluation.base import Evaluation, Statistics
-from lm_jax.evaluation.row import Difference
+from lm_jax.evaluation.row import Difference, Row
 from lm_jax.metrics import significance
 
 
@@ -29,15 +30,20 @@ def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:
     """Whether two models can be compared in a metric.
 
     They can if they were evaluated on the same documents, at least two, if both have a value, and if the
-    counts that the metric names agree (`Statistics.same`).
+    counts and settings that the metric names agree (`Statistics.same`).
     """
     rows = (a.row, b.row)
     return (
         all(metric in row.metrics and row.metrics[metric].value is not None for row in rows)
         and a.row.text_sha256 == b.row.text_sha256
         and a.row.documents == b.row.documents > 1
-        and all(a.row.counts[count] == b.row.counts[count] for count in a.statistics[metric].same)
+        and all(_said(a.row, name) == _said(b.row, name) for name in a.statistics[metric].same)
     )
+
+
+def _said(row: Row, name: str) -> Any:
+    """A count of a row, or a setting of its context."""
+    return row.counts[name] if name in row.counts else row.context.get(name)
 
 
 def difference(a: Evaluation, b: Evaluation, metric: str, seed: int = 0) -> Difference:

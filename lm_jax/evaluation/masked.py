@@ -1,5 +1,6 @@
 """The evaluator of models that predict masked tokens from both sides: BERTs."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def evaluate(
     masked_D = np.array([len(p.right) for p in predictions], float)
     right_D = np.array([p.right.sum() for p in predictions], float)
     nats_D = -np.array([p.log_probs.sum(dtype=float) for p in predictions])
-    same = ("masked_tokens",)
+    same = ("masked_tokens", *_context(model))
     statistics = {
         "masked_accuracy": Statistics((right_D, masked_D), significance.ratio, False, same),
         "masked_perplexity": Statistics((nats_D, masked_D), likelihood.perplexity, same=same),
@@ -48,7 +49,7 @@ def evaluate(
         pairs_D = np.bincount(documents, minlength=len(texts)).astype(float)
         right_pairs_D = np.bincount(documents, weights=is_right, minlength=len(texts))
         statistics["pair_accuracy"] = Statistics(
-            (right_pairs_D, pairs_D), significance.ratio, False, ("pairs",)
+            (right_pairs_D, pairs_D), significance.ratio, False, ("pairs", "window")
         )
         counts["pairs"] = int(pairs_D.sum())
     metrics = measure(statistics, {}) | {"bits_per_byte": Metric(None, None, _NO_BITS)}
@@ -72,5 +73,8 @@ def evaluate(
 
 
 def _context(model: MaskedLanguageModel) -> dict[str, Any]:
-    masking = model.masking
-    return {"window": model.context, "unit": masking.unit, "rate": masking.rate}
+    """What decides which tokens of a text are masked, and by what they are replaced."""
+    settings = dataclasses.asdict(model.masking)
+    if model.masking.unit != "span":
+        del settings["span_p"], settings["max_span"]
+    return {"window": model.context, **settings}
