@@ -13,7 +13,9 @@ from lm_jax import runtime
 if __name__ == "__main__":
     runtime.prepare()  # first: handles signals, and sets up jax before its import
 
+import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -64,23 +66,33 @@ def main(argv: list[str]) -> None:
         language_model.load(arguments.model, arguments.step, mesh), Embeds, "make vectors of texts"
     )
     documents = lines_or_corpus(arguments.text)
+    # Missing fields and directories are noticed before the work.
+    seconds = [document.text_field(arguments.second) for document in documents] if arguments.second else []
+    scores = [document.number(arguments.score) for document in documents] if arguments.score else None
+    if arguments.out:
+        pathlib.Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
 
-    def embed(texts: list[str]) -> np.ndarray:
-        made = []
-        with Reporter() as report:
-            for first in range(0, len(texts), _TEXTS_AT_ONCE):
-                some = texts[first : first + _TEXTS_AT_ONCE]
-                made.append(model.embed(some, arguments.pooling, arguments.normalize, arguments.max_tokens))
-                report("embedding", first + len(some), len(texts))
-        return np.concatenate(made)
-
-    vectors_ND = embed([document.text for document in documents])
+    vectors_ND = _embed(model, [document.text for document in documents], arguments)
     if arguments.out:
         np.save(arguments.out, vectors_ND)
         print(f"written: {arguments.out}, {vectors_ND.shape[0]} vectors of {vectors_ND.shape[1]} numbers")
     if arguments.second:
-        others_ND = embed([document.text_field(arguments.second) for document in documents])
-        _compare(_cosines(vectors_ND, others_ND), documents, arguments.score)
+        others_ND = _embed(model, seconds, arguments)
+        _compare(_cosines(vectors_ND, others_ND), documents, scores)
+
+
+def _embed(model: Embeds, texts: list[str], arguments: Any) -> np.ndarray:
+    """The vectors of the texts; says how many were cut."""
+    made, num_cut = [], 0
+    with Reporter() as report:
+        for first in range(0, len(texts), _TEXTS_AT_ONCE):
+            some = texts[first : first + _TEXTS_AT_ONCE]
+            made.append(model.embed(some, arguments.pooling, arguments.normalize, arguments.max_tokens))
+            num_cut += sum(model.are_cut(some, arguments.max_tokens))
+            report("embedding", first + len(some), len(texts))
+    if num_cut:
+        print(f"{num_cut} of {len(texts)} texts: too long, only the first tokens were read", file=sys.stderr)
+    return np.concatenate(made)
 
 
 def _cosines(a_ND: np.ndarray, b_ND: np.ndarray) -> np.ndarray:
@@ -88,14 +100,15 @@ def _cosines(a_ND: np.ndarray, b_ND: np.ndarray) -> np.ndarray:
     return (a_ND * b_ND).sum(axis=1) / np.maximum(norms_N, 1e-12)
 
 
-def _compare(cosines_N: np.ndarray, documents: list[Document], score: str | None) -> None:
-    if score is None:
+def _compare(cosines_N: np.ndarray, documents: list[Document], scores: list[float] | None) -> None:
+    """Prints the cosines, or their correlation with scores."""
+    if scores is None:
         for document, cosine in zip(documents, cosines_N, strict=True):
             print(f"{cosine:.4f}\t{document.name}")
         return
-    scores_N = np.array([document.number(score) for document in documents])
     for name, measure in (("Spearman", correlation.spearman), ("Pearson", correlation.pearson)):
-        print(f"{name}'s correlation of {len(documents)} pairs: {float(measure(cosines_N, scores_N)):.4f}")
+        value = float(measure(cosines_N, np.array(scores)))
+        print(f"{name}'s correlation of {len(documents)} pairs: {value:.4f}")
 
 
 if __name__ == "__main__":

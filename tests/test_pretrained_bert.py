@@ -3,11 +3,14 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import scipy.stats
 
 import lm_jax
+from lm_jax import embed
 from lm_jax.errors import UserError
 from lm_jax.export import export
 from lm_jax.pretrained import huggingface
@@ -64,8 +67,9 @@ def test_hidden_states_and_logits_are_the_golden_ones(pretrained):
 
 
 def test_token_vectors_are_those_of_every_layer(pretrained):
-    bare = {n.removeprefix("bert."): x for n, x in weights_of("pretraining").items() if n.startswith("bert.")}
-    del bare
+    _, sown = pretrained.module.apply(pretrained.params, *INPUTS, method="encode", mutable=["intermediates"])
+    blocks = sown["intermediates"]["backbone"]["blocks"]
+    np.testing.assert_allclose(np.stack(blocks), GOLDEN["hidden"], atol=1e-4)
     text = "abc dab"
     [made] = pretrained.embed_tokens([text])
     assert made.layers_LTD.shape[0] == 3
@@ -100,6 +104,8 @@ def test_models_with_labels_are_the_golden_ones(tmp_path, model, architecture, l
         np.testing.assert_array_equal(there[name], array)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["architectures"], config["id2label"]) == ([architecture], names)
+    old = lm_jax.load(write(tmp_path / "old", weights_of(model), id2label=names))
+    assert old.task == lm.task, "the pooler tells where no architecture is named"
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
@@ -173,6 +179,7 @@ def test_masks_are_filled(pretrained):
     best = np.argsort(-expected)[:3]
     np.testing.assert_allclose([c.log_prob for c in first], expected[best], atol=1e-5)
     assert [c.text for c in first] == [pretrained.tokenizer.decode([i]) for i in best]
+    assert pretrained.fill("a [MASK] c [MASK]", top_k=3) == [first, second], "a text alone"
     with pytest.raises(UserError, match=r"has no mask; write \[MASK\] where"):
         pretrained.fill(["a b"])
 
@@ -195,6 +202,9 @@ def test_pseudo_log_likelihood_masks_one_token_at_a_time(pretrained):
             expected = logits[token] - np.log(np.exp(logits).sum())
             assert made.log_probs[i] == pytest.approx(expected, abs=1e-5)
         assert "compares with no left-to-right probability" in made.method
+        several = pretrained.pseudo_score(["", "a b c d", text], within_word)
+        assert [len(one.log_probs) for one in several] == [0, 4, len(ids)]
+        np.testing.assert_allclose(several[2].log_probs, made.log_probs, atol=1e-5)
 
 
 def test_vectors_of_texts_do_not_depend_on_others(pretrained):
@@ -203,14 +213,61 @@ def test_vectors_of_texts_do_not_depend_on_others(pretrained):
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
     for text, vector in zip(texts, together, strict=True):
         np.testing.assert_allclose(pretrained.embed([text], normalize=True)[0], vector, atol=1e-5)
-    assert pretrained.embed([]).shape[0] == 0
+    assert pretrained.embed([]).shape == (0, 16)
+    assert pretrained.are_cut(["a b", "a b c"], max_tokens=4) == [False, True]
     with pytest.raises(UserError, match="max_tokens=25 with a context of 24"):
         pretrained.embed(["a"], max_tokens=25)
 
 
+def test_vectors_are_written_and_compared(pretrained, tmp_path, capsys):
+    directory = write(tmp_path / "model", weights_of("pretraining"))
+    table, out = tmp_path / "t.csv", tmp_path / "new" / "v.npy"
+    rows = [("a b", "a c", 1.5), ("abc", "d", 0.5), ("p o", "p", 3.0), ("b " * 30, "b", 2.0)]
+    table.write_text("".join(f"{a},{b},{score}\n" for a, b, score in rows))
+    command = [f"--model={directory}", f"--text=csv:{table}#1", "--second=2"]
+    embed.main([*command, "--score=3", f"--out={out}"])
+    firsts, seconds = (pretrained.embed([row[i] for row in rows]) for i in (0, 1))
+    np.testing.assert_allclose(np.load(out), firsts, atol=1e-5)
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(firsts, seconds)]
+    shown, warned = capsys.readouterr()
+    wanted = scipy.stats.spearmanr(cosines, [row[2] for row in rows]).statistic
+    assert f"Spearman's correlation of 4 pairs: {wanted:.4f}" in shown
+    assert "1 of 4 texts: too long, only the first tokens were read" in warned
+    out.unlink()
+    for wrong, message in (("--score=4", "has no field '4'"), ("--score=2", "has no finite number")):
+        with pytest.raises(UserError, match=message):
+            embed.main([*command, wrong, f"--out={out}"])
+        assert not out.exists(), "noticed before the work"
+
+
 @pytest.mark.parity
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining", "BertForMaskedLM"])
+def test_the_published_size_equals_transformers(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.BertForPreTraining(transformers.BertConfig()).eval()
+    theirs.save_pretrained(tmp_path / "model")
+    words = [*WORDS[:5], *(f"w{i}" for i in range(5, 30522))]
+    (tmp_path / "model" / "vocab.txt").write_text("\n".join(words))
+    lm = lm_jax.load(tmp_path / "model")
+    assert sum(x.size for x in jax.tree.leaves(lm.params)) == 110_106_428
+    tokens = np.random.default_rng(0).integers(30522, size=(1, 24)).astype(np.int32)
+    with torch.no_grad():
+        made = theirs(torch.tensor(tokens).long(), output_hidden_states=True)
+    hidden = apply(lm, tokens)
+    np.testing.assert_allclose(hidden, made.hidden_states[-1].numpy(), atol=1e-4)
+    np.testing.assert_allclose(apply(lm, hidden, method="logits"), made.prediction_logits, atol=1e-4)
+
+
+KINDS = [
+    "BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForSequenceClassification",
+    "BertForTokenClassification",
+]  # fmt: skip
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(3, 48, 4, 64), (1, 24, 1, 50)])
 def test_both_directions_equal_transformers(tmp_path, kind, shape):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
@@ -238,10 +295,14 @@ def test_both_directions_equal_transformers(tmp_path, kind, shape):
     }
     with torch.no_grad():
         made = theirs(**inputs)
-    hidden = apply(lm, *INPUTS)
-    if kind == "BertModel":
-        np.testing.assert_allclose(hidden, made.last_hidden_state.numpy(), atol=1e-4)
+    is_text = SEGMENTS >= 0 if "Token" in kind else slice(None)
+    if "Classification" in kind:
+        ours = np.asarray(lm.module.apply(lm.params, *INPUTS))
+        np.testing.assert_allclose(ours[is_text], made.logits.numpy()[is_text], atol=1e-4)
+    elif kind == "BertModel":
+        np.testing.assert_allclose(apply(lm, *INPUTS), made.last_hidden_state.numpy(), atol=1e-4)
     else:
+        hidden = apply(lm, *INPUTS)
         logits = made.prediction_logits if kind == "BertForPreTraining" else made.logits
         np.testing.assert_allclose(apply(lm, hidden, method="logits"), logits.numpy(), atol=1e-4)
     export(lm, tmp_path / "ours")

@@ -173,6 +173,10 @@ class Embeds(Protocol):
         """A vector for each text, float32 [N, D]."""
         ...
 
+    def are_cut(self, texts: Sequence[str], max_tokens: int | None = None) -> list[bool]:
+        """Whether `embed` reads only the first tokens of each text."""
+        ...
+
     def embed_tokens(self, texts: Sequence[str], max_tokens: int | None = None) -> list[EmbeddedText]:
         """The vectors of each text's tokens, after every layer."""
         ...

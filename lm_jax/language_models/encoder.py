@@ -16,7 +16,6 @@ from lm_jax.language_models.base import EmbeddedText
 from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import Trained
 from lm_jax.models.heads import pool
-from lm_jax.parallel.sharding import by_rows
 from lm_jax.text.base import Encoding
 
 POOLINGS = ("mean", "first", "last", "max")
@@ -79,7 +78,13 @@ class EncoderLanguageModel:
             made_BD = self._pooled(self.params, tokens_BT, segments_BT, pooling, normalize)
             for i, vector in zip(group, np.asarray(made_BD)):
                 vectors[i] = vector
-        return np.array(vectors)
+        config: Any = self.config
+        return np.array(vectors, np.float32).reshape(len(rows), config.d_model)
+
+    def are_cut(self, texts: Sequence[str], max_tokens: int | None = None) -> list[bool]:
+        """Whether each text has more tokens than `max_tokens`, with [CLS] and [SEP]."""
+        most = self._most(max_tokens)
+        return [len(ids) + EXTRA > most for ids in self.tokenizer.encode_ids(as_texts(texts, "texts"))]
 
     def embed_tokens(self, texts: Sequence[str], max_tokens: int | None = None) -> list[EmbeddedText]:
         """The vectors of each text's tokens, [CLS] and [SEP] included, after each layer.
@@ -100,12 +105,16 @@ class EncoderLanguageModel:
 
     def _rows(self, texts: Sequence[np.ndarray], max_tokens: int | None = None) -> list[np.ndarray]:
         """[CLS], the tokens of a text, [SEP]; the text is cut where it is too long."""
+        most = self._most(max_tokens)
+        return [np.concatenate([[self._cls], ids[: most - EXTRA], [self._sep]]) for ids in texts]
+
+    def _most(self, max_tokens: int | None) -> int:
         most = self.context if max_tokens is None else max_tokens
         if not EXTRA < most <= self.context:
             raise UserError(
                 f"max_tokens={most} with a context of {self.context}", f"choose 3..{self.context}"
             )
-        return [np.concatenate([[self._cls], ids[: most - EXTRA], [self._sep]]) for ids in texts]
+        return most
 
     def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Any, Any]]:
         """Numbers of rows of one padded length, with their tokens and segments; there are few shapes."""
@@ -117,19 +126,8 @@ class EncoderLanguageModel:
             most = max(1, most_tokens // length)
             for first in range(0, len(numbers), most):
                 group = numbers[first : first + most]
-                chosen = [rows[i] for i in np.resize(group, self._num_rows(len(group), most))]
-                yield group, *self._placed(pad(chosen, length, self._pad))
-
-    def _num_rows(self, size: int, most: int) -> int:
-        """Rows of a batch: one of few numbers, a multiple of the number of devices."""
-        mesh = self.trained.mesh
-        shares = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-        rows = min(1 << (size - 1).bit_length(), most)
-        return -(-rows // shares) * shares
-
-    def _placed(self, rows: Any) -> Any:
-        mesh = self.trained.mesh
-        return rows if mesh is None or mesh.size == 1 else jax.device_put(rows, by_rows(mesh))
+                chosen = [rows[i] for i in np.resize(group, self.trained.num_rows(len(group), most))]
+                yield group, *self.trained.placed(pad(chosen, length, self._pad))
 
 
 def _spans(text: str, encoding: Encoding, length: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -63,12 +63,26 @@ class MaskedLanguageModel(EncoderLanguageModel):
         """How a mask is written in a text."""
         return self.tokenizer.special_text("mask")
 
-    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Candidate]]]:
+    @overload
+    def fill(self, texts: str, top_k: int = 5) -> list[list[Candidate]]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def fill(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Candidate]]]: ...
+
+    def fill(self, texts: Any, top_k: int = 5) -> Any:
         """The `top_k` most probable tokens for each mask of each text; see `Fills`.
+
+        Masks of one text are filled independently: each distribution is over what any of the others may be.
+
+        Args:
+            texts: the texts; or one text alone, whose result is then not in a list.
+            top_k: candidates for each mask.
 
         Raises:
             UserError: a text without a mask, one whose mask lies beyond the context, or an invalid `top_k`.
         """
+        if isinstance(texts, str):
+            return self.fill([texts], top_k)[0]
         if not 1 <= top_k <= self.config.known_tokens:
             raise UserError(f"top_k={top_k}", f"choose 1..{self.config.known_tokens}")
         rows = self._rows([self._encode_masks(text) for text in as_texts(texts, "texts")])
@@ -96,21 +110,27 @@ class MaskedLanguageModel(EncoderLanguageModel):
                     f"{self.context - EXTRA}",
                     "cut it",
                 )
-        masked = [self._mask_each(encoding.ids, within_word) for encoding in encodings]
-        rows = self._rows([row for of_text in masked for row in of_text])
-        places = [np.array([i + 1]) for of_text in masked for i in range(len(of_text))]
-        targets = iter(int(token) for encoding in encodings for token in encoding.ids)
-        found = iter([made[0][next(targets)] for made in self._log_probs(rows, places)])
         method = "within-word" if within_word else "original"
+        label = f"pseudo-log-likelihood ({method}), which compares with no left-to-right probability"
+        found = self._each_log_prob([encoding.ids for encoding in encodings], within_word)
         return [
-            PseudoScored(
-                text.encode(),
-                encoding.spans,
-                np.array([next(found) for _ in encoding.ids], float),
-                f"pseudo-log-likelihood ({method}), which compares with no left-to-right probability",
-            )
-            for text, encoding in zip(texts, encodings, strict=True)
+            PseudoScored(text.encode(), encoding.spans, log_probs, label)
+            for text, encoding, log_probs in zip(texts, encodings, found, strict=True)
         ]
+
+    def _each_log_prob(self, texts: Sequence[np.ndarray], within_word: bool) -> list[np.ndarray]:
+        """The natural-log probability of each token of each text, masked as by `_mask_each`: float64 [T]."""
+        rows = self._rows([row for ids in texts for row in self._mask_each(ids, within_word)])
+        places_N = np.concatenate([np.empty(0, np.int32), *(np.arange(1, len(ids) + 1) for ids in texts)])
+        targets_N = np.concatenate([np.empty(0, np.int32), *texts])
+        log_probs_N = np.empty(len(rows))
+        for group, tokens_BT, segments_BT in self._batches(rows):
+            filled = np.resize(group, len(tokens_BT))
+            asked = (x_N[filled, None].astype(np.int32) for x_N in (places_N, targets_N))
+            made_B1, _ = self._score(self.params, tokens_BT, segments_BT, *asked)
+            log_probs_N[group] = np.asarray(made_B1)[: len(group), 0]
+        ends = np.cumsum([len(ids) for ids in texts]).tolist()
+        return [log_probs_N[end - len(ids) : end] for ids, end in zip(texts, ends, strict=True)]
 
     def _mask_each(self, ids: np.ndarray, within_word: bool) -> list[np.ndarray]:
         """For each token the ids with it masked, and with the later tokens of its word if asked."""
@@ -244,7 +264,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
         for first in range(0, len(right), at_once):
             numbers = np.minimum(np.arange(first, first + at_once), len(right) - 1)
             rows = pairs.read_pairs(table, numbers, tokens, length, self._cls, self._sep, self._pad)
-            logits_B2 = np.asarray(self._pair(self.params, *self._placed(tuple(rows))))
+            logits_B2 = np.asarray(self._pair(self.params, *self.trained.placed(tuple(rows))))
             right[numbers] = logits_B2.argmax(axis=1) == table.labels[numbers]
         return table.documents, right
 

@@ -169,7 +169,9 @@ def _task(read: Values, values: dict[str, Any], config: BERTConfig, names: froze
         task: Any = TASKS.get(name)
         return task(dropout=dropout, **fields)
 
-    if any("TokenClassification" in name for name in read.texts("architectures")):
+    architectures = read.texts("architectures")
+    # The published class of token classification has no pooler, that of sequence classification has one.
+    if any("TokenClassification" in name for name in architectures) or not (architectures or config.pooler):
         return make("tagging", classes=classes)
     if values.get("problem_type") == "regression" or len(classes) == 1:
         return make("regression")

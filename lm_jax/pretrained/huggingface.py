@@ -76,7 +76,7 @@ def find(name: str) -> pathlib.Path:
 
 
 def read(directory: pathlib.Path) -> Pretrained:
-    """Opens a directory: config.json, safetensors, and tokenizer.json or vocab.json with merges.txt.
+    """Opens a directory: config.json, safetensors, tokenizer.json, vocab.txt, or vocab.json and merges.txt.
 
     A text of a left-to-right model begins and ends with the tokens that the files name (see `marks`). Rows of
     the vocabulary that only pad it to a multiple of a power of two have probability 0.
@@ -171,7 +171,7 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
     biases of zero. transformers reads the tokenizer only where it is a BPE or WordPiece.
 
     Raises:
-        UserError: a model that is not a GPT-2, or a directory that is not empty.
+        UserError: a model without a published form, or a directory that is not empty.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists", "give a new directory")
