@@ -359,6 +359,34 @@ def test_the_recipes_are_valid(recipe):
     assert (getattr(config, "init_from", "") == "runs/bert") == (not variant)
 
 
+def test_the_recipe_classifies_a_sentence_with_a_loss(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text("good Hello, my dog is cute\nbad my dog is a cat\n")
+    _, recipe = config_module.load(f"{ROOT}/configs/classify.py:scratch")
+    recipe = fields.override(recipe, {
+        "data.corpus": f"labelled:{path}", "data.valid": f"{path}", "data.split": "tail:0",
+        "data.vocab_size": "60", "model.num_layers": "1",
+    })  # fmt: skip
+    data = pipeline.prepare(recipe.data, recipe.task.fields(), tmp_path / "cache")
+    config = recipe.resolved(data.tokenizer.vocab_size, data.classes)
+    task, module = config.task, config.task.make(config.model)
+    assert task.classes == ("bad", "good")
+    [batch] = list(task.held_out(data.splits["train"], config.data, config.model, 2, Process()))
+    one = jax.tree.map(lambda x: x[np.asarray(batch.labels) == 1], batch)
+    written = data.tokenizer.decode(one.tokens[0][one.segments[0] >= 0])
+    assert "hello , my dog is cute" in written
+
+    @jax.jit
+    def classify(batch):
+        params = task.init(module, jax.random.key(0), config.data.sequence_length)
+        logits = module.apply(params, batch.tokens, batch.segments, batch.types)
+        return logits, task.losses(module, params, batch)[0]["nats"].mean
+
+    logits, loss = jax.device_get(classify(one))
+    assert logits.shape == (1, 2)
+    assert loss == pytest.approx(np.log(np.exp(logits[0]).sum()) - logits[0, 1], rel=1e-5)
+
+
 def test_predict_writes_a_line_for_each_text(classifier, tagger, directory, capsys):
     (directory / "lines.txt").write_text("ann hates tea jam\nbob likes jam tea\n")
     out = directory / "out" / "labels.tsv"
