@@ -1,8 +1,8 @@
 """Where minutes of pre-training help a classifier, and where not: `python benchmarks/pretraining.py`.
 
     --only=tags,movies,sst2,cola   see below
-    --sst2=DIR --cola=DIR          SST-2 as lines of a label and a sentence (train.txt, dev.txt, test.txt), CoLA's
-                                   tables; NLTK's brown and movie_reviews must be on the machine
+    --sst2=DIR --cola=DIR          SST-2 as lines of a label and a sentence (train.txt, dev.txt, test.txt) and
+                                   CoLA's tables; NLTK's brown and movie_reviews must be on the machine
     --seeds=2                      of fine-tuning; the encoder is pre-trained once for each text
     --out=runs/pretraining         run directories; finished ones are not run again
 
