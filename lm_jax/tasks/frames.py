@@ -88,11 +88,16 @@ def draw_documents(num_documents: int, num_examples: int, seed: int) -> np.ndarr
 
 
 def fit(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each of a pair of texts fit: the longer is cut first, then each in turn."""
-    over = max(0, first + second - room)
-    from_first, from_second = min(over, max(0, first - second)), min(over, max(0, second - first))
-    rest = over - from_first - from_second
-    return first - from_first - (rest + 1) // 2, second - from_second - rest // 2
+    """How many tokens of each of a pair of texts fit: the longer is cut first, then both to half of the room.
+
+    Of an odd room the longer one, or of two equal ones the second, has a token more: as by the strategy
+    "longest_first" of Hugging Face's tokenizers.
+    """
+    shorter, longer = sorted((first, second))
+    if shorter + longer > room:
+        shorter = min(shorter, room // 2)
+        longer = room - shorter
+    return (shorter, longer) if first <= second else (longer, shorter)
 
 
 def windows(num_tokens: int, places_W: np.ndarray, room: int) -> list[tuple[int, int]]:
