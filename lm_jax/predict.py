@@ -41,6 +41,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)
+    if arguments.out:  # a directory that cannot be made is noticed before the work
+        pathlib.Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     model = language_model.load(arguments.model, arguments.step, mesh)
     documents = lines_or_corpus(arguments.text)
     cut: list[str] = []
@@ -54,7 +56,6 @@ def main(argv: list[str]) -> None:
         return
     path = pathlib.Path(arguments.out)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file:
             _write(file, rows)
     except OSError as error:
