@@ -21,6 +21,7 @@ from lm_jax.models.gpt import GPTConfig
 from lm_jax.tasks.base import Process
 from lm_jax.tasks.causal import Causal
 from lm_jax.tasks.masked import Masked
+from lm_jax.training.graft import graft
 
 MODEL = BERTConfig(num_layers=1, num_heads=2, d_model=16, pooler=True)
 
@@ -161,6 +162,24 @@ def test_a_run_gives_rows_and_opens(run, config):
     text = texts.read_held_out(workdir, "valid")
     assert evaluate(lm, text, str(workdir)).row.metrics == row.metrics, "the noise is fixed"
     assert experiment.run(config, workdir)[0].metrics == row.metrics, "a finished run prints its results"
+
+
+def test_the_head_of_masked_tokens_is_kept_with_and_without_pairs(run, config):
+    """As where a published BERT, which tells pairs, is trained on without them."""
+    source = lm_jax.load(run[0])
+    there = source.params["params"]
+    for pairs in ("none", "next", "order"):
+        tuned = dataclasses.replace(
+            config, model=source.config, task=Masked(pairs=pairs), init_from=str(run[0])
+        )
+        params = experiment._initial_params(tuned)["params"]
+        wanted = {name: x for name, x in there["head"].items() if name != "pairs" or pairs != "none"}
+        jax.tree.map(np.testing.assert_array_equal, params, {**there, "head": wanted})
+    without = {**there, "head": {name: x for name, x in there["head"].items() if name != "pairs"}}
+    made = graft(tuned, {"params": without}, "x")["params"]
+    assert made["head"]["pairs"]["kernel"].shape == (16, 2)
+    del made["head"]["pairs"]
+    jax.tree.map(np.testing.assert_array_equal, made, without)
 
 
 def test_an_encoder_run_is_exported(run, tmp_path):

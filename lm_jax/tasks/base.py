@@ -59,11 +59,14 @@ class Task(abc.ABC, Generic[B]):
         adapter: the kind of language model that a run of this task holds; see
             `language_models.load.ADAPTERS`.
         evaluator: how such a model is evaluated; see `evaluation.EVALUATORS`.
+        free_heads: parts of the head that no other part depends on: a run that starts from a model of the
+            task takes the rest where either lacks them.
     """
 
     name: ClassVar[str]
     adapter: ClassVar[str]
     evaluator: ClassVar[str]
+    free_heads: ClassVar[tuple[str, ...]] = ()
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
         """Raises UserError for an invalid value, or one that does not fit the model or the data."""

@@ -70,6 +70,7 @@ class Masked(Task[MaskedBatch]):
     name: ClassVar[str] = "masked"
     adapter: ClassVar[str] = "masked"
     evaluator: ClassVar[str] = "masked"
+    free_heads: ClassVar[tuple[str, ...]] = ("pairs",)
 
     rate: float = 0.15  # share of the tokens that are predicted
     unit: str = "token"  # what is masked together: token, word or span
