@@ -222,7 +222,7 @@ def test_vectors_of_texts_do_not_depend_on_others(pretrained):
 def test_vectors_are_written_and_compared(pretrained, tmp_path, capsys):
     directory = write(tmp_path / "model", weights_of("pretraining"))
     table, out = tmp_path / "t.csv", tmp_path / "new" / "v.npy"
-    rows = [("a b", "a c", 1.5), ("abc", "d", 0.5), ("p o", "p", 3.0), ("b " * 30, "b", 2.0)]
+    rows = [("a b", "a c", 1.5), ("abc", "d", 0.5), ("p o", "p", 3.0), ("b " * 30, "b", 2.0), ("", "c", 1.0)]
     table.write_text("".join(f"{a},{b},{score}\n" for a, b, score in rows))
     command = [f"--model={directory}", f"--text=csv:{table}#1", "--second=2"]
     embed.main([*command, "--score=3", f"--out={out}"])
@@ -231,8 +231,8 @@ def test_vectors_are_written_and_compared(pretrained, tmp_path, capsys):
     cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(firsts, seconds)]
     shown, warned = capsys.readouterr()
     wanted = scipy.stats.spearmanr(cosines, [row[2] for row in rows]).statistic
-    assert f"Spearman's correlation of 4 pairs: {wanted:.4f}" in shown
-    assert "1 of 4 texts: too long, only the first tokens were read" in warned
+    assert f"Spearman's correlation of 5 pairs: {wanted:.4f}" in shown
+    assert "1 of 5 texts: too long, only the first tokens were read" in warned
     out.unlink()
     for wrong, message in (("--score=4", "has no field '4'"), ("--score=2", "has no finite number")):
         with pytest.raises(UserError, match=message):

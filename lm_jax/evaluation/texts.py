@@ -62,11 +62,13 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
 def lines_or_corpus(text: str) -> list[Document]:
     """The documents of a corpus such as tsv:FILE#COLUMN, or the lines of a file, without their ends.
 
+    Records and lines without text are among them, so that results have the places of the file.
+
     Raises:
         UserError: no such file, or one without text.
     """
     if corpora.is_spec(text):
-        documents = list(corpora.read(text))
+        documents = list(dataclasses.replace(corpora.read(text), keeps_empty=True))
     else:
         lines = corpora.read(f"text:{text}", "line")
         documents = [line._replace(text=line.text.removesuffix("\n")) for line in lines]
