@@ -99,6 +99,15 @@ def test_scanned_layers_are_the_plain_ones():
     np.testing.assert_allclose(made, encode(SMALL, params, TOKENS, SEGMENTS), atol=1e-6)
 
 
+@pytest.mark.parametrize("config", [SMALL, MODERN], ids=["published", "modern"])
+def test_bfloat16_is_near_float32(config):
+    params = first_params(config)
+    made = encode(dataclasses.replace(config, dtype="bfloat16"), params, TOKENS, SEGMENTS)
+    assert made.dtype == jnp.bfloat16
+    exact = encode(config, params, TOKENS, SEGMENTS)
+    assert 0 < np.abs(made.astype(float) - exact).mean() < 0.02 * np.abs(exact).mean()
+
+
 def test_too_long_a_text_is_refused():
     with pytest.raises(UserError, match="13 tokens for a model that reads 12"):
         encode(SMALL, first_params(SMALL), np.zeros((1, 13), np.int32))

@@ -13,11 +13,13 @@ from test_training import one_batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import OptimizerConfig
 from lm_jax.errors import UserError
+from lm_jax.models.bert import BERTConfig
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel import sharding
 from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh, make_mesh
 from lm_jax.plan import hlo
 from lm_jax.tasks.causal import Causal
+from lm_jax.tasks.masked import Masked, MaskedBatch
 from lm_jax.training import loop
 from lm_jax.training.loop import Trainer
 from lm_jax.training.program import Program
@@ -45,12 +47,12 @@ def recipe(model, mesh=MeshConfig(), optimizer=None, vocab_size=64, **train):  #
     return config.resolved(vocab_size)
 
 
-def loss_and_gradient(config):
+def loss_and_gradient(config, batch=None):
     """Of one batch; the step of plain SGD at rate 1 is the gradient."""
     trainer = Trainer(config)
     state = trainer.program.init()
     before = jax.device_get(state.params)
-    state, metrics = trainer.step(state, one_batch(config))
+    state, metrics = trainer.step(state, one_batch(config) if batch is None else batch)
     return float(metrics["loss"]), jax.tree.map(np.subtract, before, jax.device_get(state.params))
 
 
@@ -66,6 +68,29 @@ def test_the_loss_and_gradient_of_one_device_on_eight(model):
         print(f"{name:<28}{other_loss:.6f}  gradients apart by at most {apart:.1e}")
         assert other_loss == pytest.approx(loss, rel=1e-5)
         assert apart < 1e-5 * max(1, largest)
+
+
+@pytest.mark.slow
+def test_masked_tokens_and_pairs_on_eight_devices():
+    """The rows differ in the number of masked tokens, and some have no pair."""
+    random, T = np.random.default_rng(0), 16
+    model = BERTConfig(num_layers=1, num_heads=2, d_model=16, pooler=True)
+    task = Masked(pairs="next")
+    config = dataclasses.replace(recipe(model), task=task)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sequence_length=T))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=T))
+    places = np.sort(random.permuted(np.tile(np.arange(T), (8, 1)), axis=1)[:, :2]).astype(np.int32)
+    batch = MaskedBatch(
+        random.integers(64, size=(8, T), dtype=np.int32), np.zeros((8, T), np.int32), places,
+        random.integers(64, size=(8, 2), dtype=np.int32), random.integers(2, size=(8, 2)).astype(np.float32),
+        random.integers(2, size=(8, T), dtype=np.int32), random.integers(2, size=8, dtype=np.int32),
+        (np.arange(8) != 3).astype(np.float32),
+    )  # fmt: skip
+    loss, gradient = loss_and_gradient(config, batch)
+    for name in ("data 8", "data 2 x fsdp 2 x tensor 2"):
+        other_loss, other = loss_and_gradient(dataclasses.replace(config, mesh=MESHES[name]), batch)
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, other)
 
 
 @pytest.mark.parametrize("model", [GPT2, MODERN], ids=["gpt2", "modern"])
