@@ -1,8 +1,8 @@
 """What a model and its config must offer, and the names of the models there are.
 
-To add a model: a frozen dataclass that extends `ModelConfig`, a linen module that fulfils `LeftToRight`, and
-`@MODELS.register("NAME")` above the config (built-in ones are in the table below). Nothing else in the
-project asks which model it has.
+To add a model: a frozen dataclass that extends `ModelConfig`, a linen module that fulfils `LeftToRight` (or
+`Encodes`, if it reads both sides; then also set `reads` and `adapter`), and `@MODELS.register("NAME")` above
+the config (built-in ones are in the table below). Nothing else in the project asks which model it has.
 """
 
 import abc
