@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_gpt
 
 from lm_jax.errors import UserError
 from lm_jax.models.bert import BERTConfig
@@ -29,21 +30,13 @@ SEGMENTS = np.where(np.arange(12) < LENGTHS[:, None], 0, -1).astype(np.int32)
 
 def first_params(config, seed=0):
     """Random variables, biases and norms too."""
-
-    @jax.jit
-    def make():
-        shapes = jax.eval_shape(config.make().init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-        leaves, tree = jax.tree.flatten(shapes)
-        keys = jax.random.split(jax.random.key(seed), len(leaves))
-        return tree.unflatten(0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True))
-
-    return make()
+    rng = np.random.default_rng(seed)
+    shapes = tiny_gpt.shapes(config.make())
+    return jax.tree.map(lambda x: np.float32(rng.normal(scale=0.3, size=x.shape)), shapes)
 
 
 def encode(config, params, tokens, segments=None):
-    return np.asarray(
-        jax.jit(lambda *inputs: config.make().apply(params, *inputs, method="encode"))(tokens, segments)
-    )
+    return tiny_gpt.apply(config.make(), params, tokens, segments, method="encode")
 
 
 def count(module):
@@ -124,7 +117,7 @@ def test_too_long_a_text_is_refused():
 )
 def test_pooling_reads_only_tokens(pooling, expected):
     hidden = np.random.default_rng(1).standard_normal((2, 12, 4)).astype(np.float32)
-    made = pool(jnp.asarray(hidden), jnp.asarray(SEGMENTS), pooling)
+    made = jax.device_get(jax.jit(pool, static_argnums=2)(hidden, SEGMENTS, pooling))
     for row, length in enumerate(LENGTHS):
         np.testing.assert_allclose(made[row], expected(hidden[row, :length]), rtol=1e-6)
 

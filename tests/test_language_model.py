@@ -1,5 +1,7 @@
 """Scores and texts of a run: every token once, with enough before it; and nothing lost on the way."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from lm_jax.errors import UserError
 from lm_jax.export import main
 from lm_jax.language_models import load as load_module
 from lm_jax.language_models.causal import _windows
+from lm_jax.language_models.trained import shared
 from lm_jax.metrics import likelihood
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.text.base import END
@@ -90,6 +93,20 @@ def test_a_score_does_not_depend_on_the_texts_beside_it(model):
     [alone] = model.score([text])
     among = model.score(["it", text, "with " * 40])[1]
     np.testing.assert_allclose(alone.log_probs, among.log_probs, atol=1e-6)
+
+
+def test_models_of_one_shape_share_compiled_programs(model, tiny_run):
+    again = lm_jax.load(tiny_run[1])
+    assert again is not model
+    assert again._scorer is model._scorer
+    assert again._decoder().step is model._decoder().step
+
+    @dataclasses.dataclass
+    class NoHash:
+        x: int
+
+    made = [shared(lambda module: object(), NoHash(1)) for _ in range(2)]
+    assert made[0] is not made[1]
 
 
 def test_a_smaller_stride_gives_more_context(model):

@@ -121,7 +121,7 @@ def test_losses_are_those_of_all_positions(data, config):
     resolved = config.resolved(data.tokenizer.vocab_size)
     task = resolved.task
     module = task.make(resolved.model)
-    params = task.init(module, jax.random.key(0), 32)
+    params = jax.jit(lambda: task.init(module, jax.random.key(0), 32))()
     batch = task.source(data.splits["train"], config.data, 4, seed=3).batch(0)
     sums, _ = jax.jit(lambda p, b: task.losses(module, p, b))(params, batch)
 

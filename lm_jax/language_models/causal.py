@@ -11,7 +11,7 @@ import numpy as np
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.language_models.options import as_texts, check_stride
-from lm_jax.language_models.trained import Trained
+from lm_jax.language_models.trained import Trained, shared
 from lm_jax.metrics.chunked import chunked_token_log_probs
 from lm_jax.models.base import Rewinds
 from lm_jax.parallel.distributed import share
@@ -34,11 +34,8 @@ class CausalLanguageModel(LeftToRight):
         self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
         task = Causal if trained.task is None else trained.task
         self.task, self.evaluator = task.name, task.evaluator
-        self._scorer = jax.jit(partial(_log_probs, self.module))
         # The same objects at each call: decoders compile a program for each function.
-        self._prefill, self._step, self._extend = (
-            partial(self.module.apply, method=method) for method in ("prefill", "step", "extend")
-        )
+        self._scorer, self._prefill, self._step, self._extend = shared(_functions, self.module)
 
     @property
     def context(self) -> int | None:
@@ -167,6 +164,11 @@ def _default_stride(context: int) -> int:
 
 def _bucket(length: int) -> int:
     return max(16, 1 << (length - 1).bit_length())
+
+
+def _functions(module: nn.Module) -> tuple[Any, Any, Any, Any]:
+    prefill, step, extend = (partial(module.apply, method=name) for name in ("prefill", "step", "extend"))
+    return jax.jit(partial(_log_probs, module)), prefill, step, extend
 
 
 def _log_probs(

@@ -14,7 +14,7 @@ from lm_jax.data.examples import pad
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import EmbeddedText
 from lm_jax.language_models.options import as_texts
-from lm_jax.language_models.trained import Trained
+from lm_jax.language_models.trained import Trained, shared
 from lm_jax.models.heads import pool
 from lm_jax.text.base import Encoding
 
@@ -42,8 +42,7 @@ class EncoderLanguageModel:
         self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
         self.task = "none" if trained.task is None else trained.task.name
         self._cls, self._sep, self._pad = map(self.tokenizer.require_special, ("cls", "sep", "pad"))
-        self._pooled = jax.jit(partial(_pooled, self.module), static_argnums=(3, 4))
-        self._layers = jax.jit(partial(_layers, self.module))
+        self._pooled, self._layers = shared(_compiled, self.module)
 
     @property
     def context(self) -> int:
@@ -134,6 +133,10 @@ def _spans(text: str, encoding: Encoding, length: int) -> np.ndarray:
     """The spans of a row of `length` tokens: [CLS], the first tokens of a text, [SEP]."""
     size = len(text.encode())
     return np.concatenate([[[0, 0]], encoding.spans[: length - EXTRA], [[size, size]]]).astype(np.int64)
+
+
+def _compiled(module: nn.Module) -> tuple[Any, Any]:
+    return jax.jit(partial(_pooled, module), static_argnums=(3, 4)), jax.jit(partial(_layers, module))
 
 
 def _pooled(

@@ -1,16 +1,16 @@
 """Modules that give texts, pairs of texts, or words a label, as language models."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from lm_jax.data.examples import row_lengths
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LabelledText, PredictedNumber
-from lm_jax.language_models.trained import Trained
+from lm_jax.language_models.trained import Trained, shared
 from lm_jax.parallel.distributed import share
 from lm_jax.tasks.frames import Frame, windows
 from lm_jax.text.words import first_tokens, is_blank, word_spans
@@ -53,7 +53,7 @@ class _Reader:
         self.second_field: str = getattr(task, "second", "")
         self._length = trained.length or self.config.context_length or _LONGEST
         self._frame = Frame.of(self.tokenizer)
-        self._apply = jax.jit(partial(self.module.apply))
+        self._apply = shared(_compiled, self.module)
 
     def describe_context(self) -> dict[str, Any]:
         """How many tokens are read of a text, special ones included."""
@@ -212,6 +212,10 @@ class Tagger(_Reader):
             best_W = labelled.probabilities.argmax(axis=-1)
             found.append([(word, self.classes[k]) for word, k in zip(words, best_W)])
         return found
+
+
+def _compiled(module: nn.Module) -> Any:
+    return jax.jit(module.apply)
 
 
 def most_probable(labelled: Sequence[LabelledText]) -> list[Label]:

@@ -16,7 +16,7 @@ from lm_jax.errors import UserError
 from lm_jax.language_models.base import Candidate
 from lm_jax.language_models.encoder import EXTRA, EncoderLanguageModel
 from lm_jax.language_models.options import as_texts
-from lm_jax.language_models.trained import Trained
+from lm_jax.language_models.trained import Trained, shared
 from lm_jax.metrics.likelihood import token_log_probs
 
 _SEED = 0  # of the noise in texts that are evaluated
@@ -53,9 +53,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
     def __init__(self, trained: Trained):
         super().__init__(trained)
         self._mask = self.tokenizer.require_special("mask")
-        self._predict = jax.jit(partial(_predict, self.module))
-        self._score = jax.jit(partial(_score, self.module))
-        self._pair = jax.jit(partial(_pair, self.module))
+        self._predict, self._score, self._pair = shared(_compiled, self.module)
         self._kind_of_pairs = getattr(trained.task, "pairs", "none")
 
     @property
@@ -283,6 +281,11 @@ class MaskedPredictions(NamedTuple):
 
 def _widened(row: np.ndarray, length: int, value: int) -> np.ndarray:
     return np.pad(row, (0, length - len(row)), constant_values=value)
+
+
+def _compiled(module: nn.Module) -> tuple[Any, Any, Any]:
+    predict, score, pair = (jax.jit(partial(f, module)) for f in (_predict, _score, _pair))
+    return predict, score, pair
 
 
 def _predict(module: nn.Module, params: Any, *rows: Any) -> Any:

@@ -1,6 +1,8 @@
 """The parts of a trained module, from which adapters make language models."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from flax import linen as nn
@@ -10,6 +12,22 @@ from lm_jax.models.base import ModelConfig
 from lm_jax.parallel.sharding import by_rows
 from lm_jax.tasks.base import Task
 from lm_jax.text.base import Tokenizer
+
+_Made = TypeVar("_Made")
+
+
+def shared(make: Callable[[nn.Module], _Made], module: nn.Module) -> _Made:
+    """`make(module)`: one object for equal modules, so that models of one shape share compiled programs."""
+    try:
+        hash(module)
+    except TypeError:  # a field of a module outside this package may have no hash
+        return make(module)
+    return _shared(make, module)
+
+
+@lru_cache(maxsize=64)
+def _shared(make: Callable[[nn.Module], _Made], module: nn.Module) -> _Made:
+    return make(module)
 
 
 class Trained(NamedTuple):
