@@ -202,6 +202,7 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     trainer = loop.Trainer(resolved)
     is_new = _is_new(workdir)
     with together():
+        trainer.held_out(data)  # that a part cannot be validated on is noticed before the first step
         start = _initial_params(resolved) if config.init_from and is_new else None
     # Nothing is written before: after an error the directory can be used by another recipe.
     with together():

@@ -217,6 +217,13 @@ def test_a_vocabulary_without_a_mask_is_refused(config, tmp_path):
         experiment.run(wrong, tmp_path / "run")
 
 
+def test_a_part_that_gives_no_pairs_is_noticed_before_training(config, tmp_path):
+    wrong = dataclasses.replace(config, data=dataclasses.replace(config.data, split="tail:3words"))
+    with pytest.raises(UserError, match=r"the valid part has 1 document, and pairs of sentences need two"):
+        experiment.run(wrong, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_the_recipes_are_valid():
     from lm_jax import config as config_module
 

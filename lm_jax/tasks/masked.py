@@ -358,6 +358,13 @@ class _PairRows:
         self._specials = [tokenizer.require_special(name) for name in ("cls", "sep", "pad")]
         ends = sentence_pairs.sentence_ends(tokenizer)
         self._sentences = sentence_pairs.find_sentences(split.stream, ends, self._length)
+        if kind == "next" and len(self._sentences.documents) < 2:
+            raise UserError(
+                f"the {split.name} part has {len(self._sentences.documents)} document, and pairs of sentences"
+                " need two",
+                "let documents be smaller (data.documents=paragraph or line), hold out more, or set "
+                "task.pairs=order",
+            )
         self._make, self._short_share, self._seed = _TABLES[kind], short_share, seed
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
         # The number of pairs differs from epoch to epoch: an epoch has as many batches as the first one.

@@ -1,10 +1,11 @@
 """The training loop: batches, validation, checkpoints, signals."""
 
 import contextlib
+import itertools
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -47,20 +48,28 @@ class Trainer:
         """One update; `batch` has this process's rows of the global batch, and `state` is donated."""
         return self.program.step(state, self.rows.assemble(batch), self.key)
 
+    def held_out(self, data: pipeline.Data) -> Iterator[Any]:
+        """The batches of the validation part, of which the first is made at once.
+
+        Raises:
+            UserError: a part from which no batch can be made.
+        """
+        config, num_rows = self.config, self.program.rows_evaluated
+        rows = Rows(by_rows(self.mesh), num_rows)
+        batches = config.task.held_out(
+            data.splits["valid"], config.data, config.model, num_rows, Process(rows.index, rows.count)
+        )
+        if (first := next(batches, None)) is None:
+            raise UserError("the validation part gives no batch", "hold out more, or give data.valid")
+        return map(rows.assemble, itertools.chain([first], batches))
+
     def validate(self, params: Any, data: pipeline.Data) -> list[Figure]:
         """The task's figures for the validation part, which is read once."""
-        config, program, split = self.config, self.program, data.splits["valid"]
-        rows = Rows(by_rows(self.mesh), program.rows_evaluated)
-        batches = config.task.held_out(
-            split, config.data, config.model, program.rows_evaluated, Process(rows.index, rows.count)
-        )
-        carry, found = program.init_carry(), []
-        for batch in batches:
-            sums, carry = program.evaluate(params, rows.assemble(batch), carry)
+        carry, found = self.program.init_carry(), []
+        for batch in self.held_out(data):
+            sums, carry = self.program.evaluate(params, batch, carry)
             found.append(sums)
-        if not found:
-            raise UserError("the validation part gives no batch", "hold out more, or give data.valid")
-        return config.task.figures(_added(jax.device_get(found)), split, data)
+        return self.config.task.figures(_added(jax.device_get(found)), data.splits["valid"], data)
 
 
 def _added(found: list[dict[str, Sums]]) -> dict[str, Sums]:
