@@ -76,3 +76,24 @@ def test_two_odd_arguments(name):
 @pytest.mark.parametrize("name", OF_ONE)
 def test_an_odd_argument(name):
     assert sum(refused(OF_ONE[name], x) for x in ODD) >= len(ODD) // 2
+
+
+@pytest.mark.parametrize("size", [10**9, 10**30])
+@pytest.mark.parametrize(
+    "function",
+    [
+        OF_ONE["max_order"], OF_ONE["num_classes"], OF_ONE["num_bins"],
+        lambda n: text.rouge("a", "b", types=[f"rouge{n}"]),
+        lambda n: text.rouge("a", "b", types=["rouge" + "9" * 5000]),
+        lambda n: generation.distinct_n([[1, 2]], n),
+        lambda n: significance.bootstrap_interval([1.0, 2], num_resamples=n),
+        lambda n: significance.approximate_randomization([1.0, 2], [2.0, 3], num_trials=n),
+    ],
+)  # fmt: skip
+def test_an_absurd_size_is_refused_at_once(function, size):
+    assert refused(function, size)
+
+
+def test_every_k_up_to_the_largest_integer_is_taken():
+    assert likelihood.accuracy(LOGITS, np.array(IDS), k=2**31 - 1).mean == 1
+    assert refused(OF_ONE["k"], 2**31)

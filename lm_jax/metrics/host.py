@@ -58,11 +58,11 @@ def floating(x: Any) -> Any:
     return x.astype(jnp.promote_types(x.dtype, jnp.result_type(float)) if is_traced(x) else float)
 
 
-def whole(x: Any, name: str, least: int) -> int:
+def whole(x: Any, name: str, least: int, most: int = 2**31 - 1) -> int:
     """A whole number that is known when a program is traced, of Python, NumPy or JAX.
 
     Raises:
-        UserError: another type, or less than `least`.
+        UserError: another type, less than `least`, or more than `most`.
     """
     try:
         value = operator.index(x)
@@ -70,6 +70,8 @@ def whole(x: Any, name: str, least: int) -> int:
         raise UserError(f"{name}={x!r}", "give a whole number") from None
     if isinstance(x, bool) or value < least:
         raise UserError(f"{name}={x!r}", f"give a whole number of {least} or more")
+    if value > most:
+        raise UserError(f"{name}={x!r}", f"give a whole number of {most:,} at most")
     return value
 
 

@@ -24,6 +24,7 @@ from lm_jax.errors import UserError
 from lm_jax.metrics.host import array, check_real, non_negative, real, whole
 
 Number = float | Array
+_MOST_BINS = 1 << 20
 
 
 def token_log_probs(logits: Array, targets: Array) -> jax.Array:
@@ -152,7 +153,7 @@ def reliability_bins(
     ignore_index: int | None = None,
 ) -> ReliabilityBins:
     """Bins the predictions (the most probable token, the lowest id among equals) by their probability."""
-    num_bins = whole(num_bins, "num_bins", 1)
+    num_bins = whole(num_bins, "num_bins", 1, _MOST_BINS)
     logits, targets, weights, is_unknown = _mask(logits, targets, weights, ignore_index)
     confidence = jnp.exp(logits.max(axis=-1) - jax.nn.logsumexp(logits, axis=-1))
     correct = jnp.where(is_unknown, jnp.nan, logits.argmax(axis=-1) == targets)

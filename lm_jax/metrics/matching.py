@@ -23,6 +23,7 @@ from lm_jax.errors import UserError
 from lm_jax.metrics.host import array, whole
 
 _WORD = 32
+LARGEST_ORDER = 100  # of n-grams: each order is written out in the compiled program
 
 
 def lengths(ids_BT: Array) -> jax.Array:
@@ -32,7 +33,7 @@ def lengths(ids_BT: Array) -> jax.Array:
 
 def are_ngrams(ids_BT: Array, n: int) -> jax.Array:
     """Whether an n-gram without padding starts at each position, bool [B, T]."""
-    ids_BT, n = _ids(ids_BT), whole(n, "n", 1)
+    ids_BT, n = _ids(ids_BT), whole(n, "n", 1, LARGEST_ORDER)
     if ids_BT.ndim != 2:
         raise UserError(f"ids of shape {ids_BT.shape} are not texts", "give [B, T], padded with negative ids")
     longer = jnp.pad(ids_BT, [(0, 0), (0, n - 1)], constant_values=-1)
@@ -41,14 +42,14 @@ def are_ngrams(ids_BT: Array, n: int) -> jax.Array:
 
 def count_earlier(ids_BT: Array, max_order: int) -> list[jax.Array]:
     """How often the n-gram at each position occurs before in the text, for n = 1 to `max_order`, [B, T]."""
-    max_order = whole(max_order, "max_order", 1)
+    max_order = whole(max_order, "max_order", 1, LARGEST_ORDER)
     ids_TB, _ = _pairs_last(ids_BT, ids_BT)
     return [x_TB.T for x_TB in _count_ngrams(ids_TB, ids_TB, max_order, before=True)]
 
 
 def count_in(a_BT: Array, b_BS: Array, max_order: int) -> list[jax.Array]:
     """How often the n-gram at each position of a occurs in b, for n = 1 to `max_order`, [B, T]."""
-    max_order = whole(max_order, "max_order", 1)
+    max_order = whole(max_order, "max_order", 1, LARGEST_ORDER)
     return [x_TB.T for x_TB in _count_ngrams(*_pairs_last(a_BT, b_BS), max_order, before=False)]
 
 

@@ -34,6 +34,7 @@ Metric = Callable[..., Any]
 Statistics = Array | Sequence[Array]
 
 _DRAWS_AT_A_TIME = 1 << 18  # row numbers held at once: 1 MB, which stays in the cache of a CPU
+_MOST_DRAWS = 1 << 24  # whose keys take 128 MB
 
 
 def ratio(total: Array, weight: Array) -> Array:
@@ -371,10 +372,10 @@ def _on_the_cpu() -> contextlib.AbstractContextManager[Any]:
 def _draws(given: Array | None, num: int, seed: int, num_documents: int) -> Array:
     """The input of each draw of documents: a key, or the given rows or swaps, checked."""
     if given is None:
-        if whole(seed, "seed", -(2**31)) >= 2**32:  # jax would drop the further bits
-            raise UserError(f"seed={seed}", "give a whole number of 32 bits")
+        seed = whole(seed, "seed", -(2**31), 2**32 - 1)  # jax would drop further bits
+        num = whole(num, "the number of draws", 1, _MOST_DRAWS)
         with _on_the_cpu():
-            return jax.random.split(jax.random.key(seed), whole(num, "the number of draws", 1))
+            return jax.random.split(jax.random.key(seed), num)
     given = real(given, "draws")
     fits = given.ndim == 2 and len(given) and given.shape[1] == num_documents
     are_rows = given.dtype == bool or np.issubdtype(given.dtype, np.integer)

@@ -247,7 +247,7 @@ def _check_types(types: Sequence[str]) -> None:
         if (
             not isinstance(t, str)
             or isinstance(types, str)
-            or not re.fullmatch("rouge([1-9][0-9]*|L|Lsum)", t)
+            or not re.fullmatch("rouge([1-9][0-9]?|L|Lsum)", t)
         ):
             raise UserError(
                 f"no ROUGE type {t!r}", "use 'rouge1', 'rouge2' and so on, 'rougeL' or 'rougeLsum'"
