@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_jax import errors, flags
+from lm_jax import errors, files, flags
 from lm_jax.data.documents import Document
 from lm_jax.evaluation.texts import lines_or_corpus
 from lm_jax.language_models import load as language_model
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     seconds = [document.text_field(arguments.second) for document in documents] if arguments.second else []
     scores = [document.number(arguments.score) for document in documents] if arguments.score else None
     if arguments.out:
-        pathlib.Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+        files.make_directory(pathlib.Path(arguments.out).parent)
 
     vectors_ND = _embed(model, [document.text for document in documents], arguments)
     if arguments.out:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
-from lm_jax import errors, flags
+from lm_jax import errors, files, flags
 from lm_jax.data.documents import Document
 from lm_jax.evaluation.labelled import item, predicted
 from lm_jax.evaluation.texts import Text, lines_or_corpus
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)
     if arguments.out:  # a directory that cannot be made is noticed before the work
-        pathlib.Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+        files.make_directory(pathlib.Path(arguments.out).parent)
     model = language_model.load(arguments.model, arguments.step, mesh)
     documents = lines_or_corpus(arguments.text)
     cut: list[str] = []
