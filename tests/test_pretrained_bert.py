@@ -12,7 +12,10 @@ import tiny_gpt
 
 import lm_jax
 from lm_jax import embed
+from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
+from lm_jax.evaluation.base import evaluate
+from lm_jax.evaluation.texts import Text
 from lm_jax.export import export
 from lm_jax.pretrained import huggingface
 from lm_jax.text.wordpiece import WordPiece
@@ -126,6 +129,8 @@ def test_a_bare_encoder_with_and_without_a_prefix(tmp_path, prefix):
     np.testing.assert_allclose(hidden, GOLDEN["hidden"][-1], atol=1e-4)
     pooled = apply(lm, hidden[:, 0], method="pool")
     np.testing.assert_allclose(pooled, GOLDEN["pooled"], atol=1e-4)
+    with pytest.raises(UserError, match=r"m is a bert without a head, which predicts nothing .*embed"):
+        evaluate(lm, Text("t", [Document("d", "a b")]), "m")
 
 
 def test_export_gives_the_same_arrays(pretrained, tmp_path):

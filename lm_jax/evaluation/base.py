@@ -114,6 +114,11 @@ def evaluate(
     """
     if not text.documents:
         raise UserError(f"nothing to score in {text.name}", "give a text with at least one document")
+    if model.evaluator == "none":
+        raise UserError(
+            f"{name} is a {model.family} without a head, which predicts nothing that can be evaluated",
+            "train it for a task (init_from), or compare its vectors (python -m lm_jax.embed)",
+        )
     return EVALUATORS.get(model.evaluator)(model, text, name, stride, report)
 
 
