@@ -11,6 +11,7 @@ from lm_jax.evaluation.row import Metric, Row
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.masked import MaskedLanguageModel
 from lm_jax.metrics import likelihood, significance
+from lm_jax.tasks.masked import HELD_OUT
 from lm_jax.text.words import count_words
 
 _NO_BITS = "no bits per byte: a masked model gives whole texts no probability"
@@ -22,9 +23,9 @@ def evaluate(
 ) -> Evaluation:
     """Predicts masked tokens of a text; see `evaluation.base.evaluate`.
 
-    Tokens are masked as in training, the same ones in each call. The metrics are the share of masked tokens
-    that are the most probable ones, their perplexity exp(nats / masked tokens), and, for models trained on
-    pairs of sentences, the share of pairs that are told right.
+    Tokens are masked by `HELD_OUT`, the same ones in each call, whatever the training's noise was. The metrics
+    are the share of masked tokens that are the most probable ones, their perplexity exp(nats / masked
+    tokens), and, for models trained on pairs of sentences, the share of pairs that are told right.
     """
     texts = [document.text for document in text.documents]
     predictions = []
@@ -74,7 +75,4 @@ def evaluate(
 
 def _context(model: MaskedLanguageModel) -> dict[str, Any]:
     """What decides which tokens of a text are masked, and by what they are replaced."""
-    settings = dataclasses.asdict(model.masking)
-    if model.masking.unit != "span":
-        del settings["span_p"], settings["max_span"]
-    return {"window": model.context, **settings}
+    return {"window": model.context, **dataclasses.asdict(HELD_OUT)}

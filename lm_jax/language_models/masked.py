@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from lm_jax.data import pairs
-from lm_jax.data.corruption import Masking, mask_rows
+from lm_jax.data.corruption import mask_rows
 from lm_jax.data.store import TokenStream
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import Candidate
@@ -18,6 +18,7 @@ from lm_jax.language_models.encoder import EXTRA, EncoderLanguageModel
 from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import Trained, shared
 from lm_jax.metrics.likelihood import token_log_probs
+from lm_jax.tasks.masked import HELD_OUT
 
 _SEED = 0  # of the noise in texts that are evaluated
 
@@ -174,13 +175,8 @@ class MaskedLanguageModel(EncoderLanguageModel):
         best = np.argsort(-log_probs_V, kind="stable")[:top_k]
         return [Candidate(self.tokenizer.decode([i]), float(log_probs_V[i])) for i in best.tolist()]
 
-    @property
-    def masking(self) -> Masking:
-        """How tokens were masked in training."""
-        return getattr(self.trained.task, "masking", Masking())
-
     def predict_masked(self, texts: Sequence[str], first: int = 0) -> list["MaskedPredictions"]:
-        """Masks tokens of each text as in training, and predicts them.
+        """Masks tokens of each text by `HELD_OUT`, whatever the training's noise was, and predicts them.
 
         A text longer than the context is read in pieces that do not overlap. The noise depends on the number
         of the text, the context and the tokens alone, so that models with one tokenizer are asked for the
@@ -226,7 +222,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
         maskable_1T = ~np.isin(tokens_1T, special)
         maskable_1T[0, len(row) :] = False
         masked = mask_rows(
-            self.masking, tokens_1T, maskable_1T, self.tokenizer.starts_word[tokens_1T], np.array([len(row)]),
+            HELD_OUT, tokens_1T, maskable_1T, self.tokenizer.starts_word[tokens_1T], np.array([len(row)]),
             self._mask, self.tokenizer.vocab_size, [_SEED, text], piece,
         )  # fmt: skip
         is_asked_P = masked.weights_BP[0] > 0

@@ -32,6 +32,7 @@ _TABLES = {"next": sentence_pairs.next_sentence_pairs, "order": sentence_pairs.s
 _KINDS_OF_PAIRS = ("none", *_TABLES)
 _STREAM = 1  # of random numbers, another one than that of the windows
 _HELD_OUT_SEED = 0  # of the noise in held-out text, the same for every run
+HELD_OUT = Masking()  # of held-out text: that of the published model, so that all models are asked alike
 
 
 class MaskedBatch(NamedTuple):
@@ -154,8 +155,8 @@ class Masked(Task[MaskedBatch]):
     def held_out(
         self, split: Split, data: DataConfig, model: ModelConfig, batch_size: int, process: Process
     ) -> Iterator[MaskedBatch]:
-        """Each token of a part once, or each pair of one epoch; the noise is the same for every run."""
-        noise = _Noise(self.masking, split, _HELD_OUT_SEED)
+        """Each token of a part once, or each pair of one epoch; the noise is `HELD_OUT` for every run."""
+        noise = _Noise(HELD_OUT, split, _HELD_OUT_SEED)
         rows = share(batch_size, process.index, process.count)
         if self.pairs == "none":
             clean = _held_out_rows(split, data, batch_size, process)
