@@ -15,7 +15,9 @@ import shlex
 import sys
 
 from lm_jax import errors, files, flags
+from lm_jax.config import FILE
 from lm_jax.data.documents import DOCUMENTS
+from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation import texts
 from lm_jax.evaluation.compare import compare
@@ -68,6 +70,8 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(rest)
 
     out = pathlib.Path(arguments.out)
+    if (out / FILE).is_file():  # train.py would take the results for the run's own
+        raise UserError(f"{out} is a run directory, which has results of its own", "give another --out")
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for path in arguments.model]

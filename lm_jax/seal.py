@@ -152,15 +152,6 @@ def staged(
         shutil.rmtree(made, ignore_errors=True)
 
 
-def replace_text(path: pathlib.Path, text: str) -> None:
-    """`files.write_text` of an optional file, together with the seal of a directory that has one."""
-    if (path.parent / FILE).is_file():
-        with staged(path.parent, optional=[path.name]) as stage:
-            files.write_text(stage / path.name, text)
-    else:
-        files.write_text(path, text)
-
-
 def update(path: pathlib.Path, grows: bool = False) -> None:
     """Seals the present content of a file that has grown, on disk when it returns."""
     seal = read(path.parent) or Seal({}, {})

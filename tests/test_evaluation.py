@@ -409,6 +409,15 @@ def test_eval_takes_the_runs_own_test_part_and_repeats_its_results(runs, command
         assert row.data["sha256"]
 
 
+def test_results_are_not_written_over_those_of_a_run(runs, command):
+    before = (runs / "ngram" / "results.json").read_bytes()
+    with pytest.raises(
+        UserError, match=r"ngram is a run directory, which has results of its own; give another"
+    ):
+        command.main([f"--model={runs / 'gpt'}", f"--out={runs / 'ngram'}"])
+    assert (runs / "ngram" / "results.json").read_bytes() == before
+
+
 _IMPORTS = """
 import gc, importlib.util, os, sys
 threshold, arguments = gc.get_threshold(), list(sys.argv)

@@ -137,7 +137,7 @@ def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> None:
         OSError: no permission, or a full disk.
     """
     values = [row.as_json() for row in rows]
-    seal.replace_text(path, files.dump_json(values, indent=2, allow_nan=False) + "\n")
+    files.write_json(path, values)
 
 
 def read_rows(path: pathlib.Path) -> list[Row]:
