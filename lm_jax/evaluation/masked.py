@@ -23,9 +23,10 @@ def evaluate(
 ) -> Evaluation:
     """Predicts masked tokens of a text; see `evaluation.base.evaluate`.
 
-    Tokens are masked by `HELD_OUT`, the same ones in each call, whatever the training's noise was. The metrics
-    are the share of masked tokens that are the most probable ones, their perplexity exp(nats / masked
-    tokens), and, for models trained on pairs of sentences, the share of pairs that are told right.
+    Tokens are masked by `HELD_OUT`, the same ones in each call, whatever the training's noise was. The
+    metrics are the share of masked tokens that are the most probable ones, their perplexity
+    exp(nats / masked tokens), and, for models trained on pairs of sentences, the share of pairs that are told
+    right.
     """
     texts = [document.text for document in text.documents]
     predictions = []
