@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import math
+import os
 import pathlib
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +24,7 @@ from lm_jax.seal import Seal
 
 _METRICS = "metrics"  # Orbax's item with the validation loss
 _UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")  # the directory of a checkpoint before its rename
+_REPLACED = ".replaced"  # directory of the checkpoints that are no longer kept, before they are removed
 
 
 class Checkpoints:
@@ -70,10 +73,20 @@ class Checkpoints:
             preservation_policy=policy,
             create=not self._read_only,
             read_only=self._read_only,
+            # A process killed while it removes a checkpoint in place would leave a damaged one.
+            todelete_subdir=None if self._read_only else _REPLACED,
             multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        manager = ocp.CheckpointManager(self.directory, options=options)
+        try:
+            manager = ocp.CheckpointManager(self.directory, options=options)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # The only file that it reads besides the losses, and that it still changes after the seal.
+            cause = str(error).partition("\n")[0][:200]
+            raise UserError(
+                f"a _CHECKPOINT_METADATA in {self.directory} is damaged: {cause}",
+                "remove the checkpoint, or restore the file",
+            ) from None
         if unfinished:
             step = max(manager.all_steps(), default=None)
             where = "from the beginning" if step is None else f"from step {step}"
@@ -93,12 +106,18 @@ class Checkpoints:
         """
         if not is_writer() or not self.directory.is_dir():
             return []
+        self._remove_replaced()
         steps = []
         for path in self.directory.iterdir():
             if match := _UNFINISHED.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
                 steps.append(int(match[1]))
         return sorted(steps)
+
+    def _remove_replaced(self) -> None:
+        """Removes the checkpoints that are no longer kept. Call it where none is being written."""
+        if is_writer():
+            shutil.rmtree(self.directory / _REPLACED, ignore_errors=True)
 
     def save(self, step: int, params: Any, rest: Any, valid_loss: float | None = None) -> None:
         """Saves in the background; the arrays may be donated after the call.
@@ -116,10 +135,11 @@ class Checkpoints:
         items = {"params": params, "rest": _numbered(rest)}
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
         assert valid_loss is None or math.isfinite(valid_loss)
-        self._manager.wait_until_finished()
+        self._finish()
         self._saving = (step, {name: _form(tree) for name, tree in items.items()})
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
-        self._manager.save(step, args=args, metrics=metrics, force=True)
+        with self._writing():
+            self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
         """The step to resume from; None if nothing was saved."""
@@ -175,11 +195,40 @@ class Checkpoints:
         path = self.directory / str(step)
         return self.restore_params(step, _tree(_forms(self._seal_of(path), path)["params"]))
 
+    def sizes(self, step: int) -> tuple[int, int]:
+        """The number of arrays of the parameters and of the numbers in them; errors as for `restore`."""
+        path = self.directory / str(step)
+        forms = _forms(self._seal_of(path), path)["params"].values()
+        return len(forms), sum(math.prod(map(int, re.findall(r"\d+", f.partition("[")[2]))) for f in forms)
+
     def close(self) -> None:
         """Waits until all writes are finished."""
         if "_manager" in vars(self):
-            self._manager.wait_until_finished()
+            self._finish()
             self._manager.close()
+
+    def _finish(self) -> None:
+        """Waits for the checkpoint that is being written, and removes those that it replaces."""
+        with self._writing():
+            self._manager.wait_until_finished()
+        if not self._read_only:
+            self._remove_replaced()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises OSError where there is no room: TensorStore has errors of its own."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self.directory)) from None
+        except ValueError as error:
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, UserError) or not found:
+                raise
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(self.directory)) from None
 
     def __enter__(self) -> Self:
         return self
@@ -201,14 +250,17 @@ class Checkpoints:
             for item, tree in like.items():
                 _check_form(path, forms[item], _form(tree))
         args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
-        return self._manager.restore(step, args=ocp.args.Composite(**args))
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**args))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # of a file that fits its digest
+            cause = str(error).partition("\n")[0][:200]
+            raise UserError(f"checkpoint {path} is damaged: {cause}", _remedy(path)) from None
 
     def _check_loss(self, path: pathlib.Path) -> None:
         try:
-            found = self._seal_of(path, _METRICS)
-            file = path / _METRICS / _METRICS
-            if not any(name.startswith(_METRICS) for name in found.states) and file.is_file():
-                JsonObject.read(file).take("valid_loss", float)  # sealed by an earlier version, without it
+            self._seal_of(path, _METRICS)
+            if (file := path / _METRICS / _METRICS).is_file():
+                JsonObject.read(file).take("valid_loss", float)  # earlier versions did not seal it
         except UserError:
             if self._read_only:
                 time.sleep(0.3)  # a process that trains may be deleting it
@@ -218,7 +270,7 @@ class Checkpoints:
 
     def _seal_of(self, path: pathlib.Path, *names: str) -> Seal:
         """The seal of a checkpoint, after a check of these files, which is of all bytes."""
-        remedy = f"remove {path} to use an earlier checkpoint, or start again in another directory"
+        remedy = _remedy(path)
         try:
             found = seal.read(path)
             if found is not None and names:
@@ -238,6 +290,10 @@ class Checkpoints:
         items = {*forms, _METRICS}  # Orbax still changes files of its own beside them
         names = [name for name in seal.files_in(path) if name.partition("/")[0] in items]
         seal.write_whole(path, names, {"forms": forms})
+
+
+def _remedy(path: pathlib.Path) -> str:
+    return f"remove {path} to use an earlier checkpoint, or start again in another directory"
 
 
 def _forms(found: Seal, path: pathlib.Path) -> dict[str, dict[str, str]]:

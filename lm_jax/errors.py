@@ -61,5 +61,5 @@ def reported() -> Iterator[None]:
 
 
 def _exit(code: int, line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
     raise SystemExit(code)

@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from lm_jax import stopping
 
@@ -38,12 +39,28 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8, nor terminals show all of it
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    from absl import logging  # after the restart
-
-    logging.set_verbosity(logging.ERROR)  # Orbax warns about requested behaviour
+    quiet_libraries()
     from lm_jax import compiled  # imports jax, which reads the variables above
 
     compiled.seal_cache()
+
+
+def quiet_libraries() -> None:
+    """Lets Orbax and TensorStore print nothing.
+
+    Orbax warns about requested behaviour, and logs errors with their traces that it also raises. Where a
+    checkpoint cannot be written, TensorStore calls event loops of asyncio that are closed by then, and prints
+    their errors.
+    """
+    from absl import logging  # after the restart
+
+    def report(unraisable: Any) -> None:
+        trace = unraisable.exc_traceback
+        if trace is None or trace.tb_frame.f_globals.get("__name__") != "asyncio.base_events":
+            sys.__unraisablehook__(unraisable)
+
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = report
 
 
 _traced_platform: contextvars.ContextVar[str] = contextvars.ContextVar("traced_platform", default="")

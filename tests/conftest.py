@@ -11,6 +11,7 @@ import gc
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -33,6 +34,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402 (behind the variables that it reads)
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))  # for the tests of what they try
 
 gc.set_threshold(100_000, 50)  # tracing makes many objects and little garbage
 

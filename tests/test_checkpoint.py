@@ -1,11 +1,14 @@
 """Checkpoints: which are kept, that they come back whole, and that a damaged one is noticed."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from lm_jax import seal
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.errors import UserError
 
@@ -37,6 +40,40 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
 def test_of_checkpoints_without_a_loss_only_the_latest_is_kept(tmp_path):
     save_all(tmp_path, {10: None, 20: 1.0, 30: None, 40: None})
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
+
+
+def test_a_checkpoint_that_is_no_longer_kept_is_never_removed_in_place(tmp_path, monkeypatch):
+    def look(path, **options):
+        if path.is_dir():
+            seen.extend((p.name, seal.check(p) is not None) for p in path.iterdir())
+        remove(path, **options)
+
+    remove, seen = shutil.rmtree, []
+    monkeypatch.setattr(shutil, "rmtree", look)
+    save_all(tmp_path, {10: None, 20: None})
+    assert seen == [("10", True)]
+    # A process that was killed has left a part of one.
+    (tmp_path / "checkpoints" / ".replaced" / "10").mkdir(parents=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 20
+        assert not (tmp_path / "checkpoints" / ".replaced").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED: Failed to open: No space left [os_error_code='28']"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_a_full_disk_names_the_directory(tmp_path, error):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(OSError, match="No space left on device") as raised, checkpoints._writing():
+        raise error
+    assert raised.value.filename == str(checkpoints.directory)
+    for other in (ValueError("another"), UserError("[os_error_code='28']")):
+        with pytest.raises(ValueError, match=str(other)[:7].replace("[", r"\[")), checkpoints._writing():
+            raise other
 
 
 def test_no_directory_is_made_before_the_first_save(tmp_path):

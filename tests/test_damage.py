@@ -243,6 +243,31 @@ def test_a_parameter_that_is_not_finite_is_named(value, dtype):
     assert finite._all_finite([jnp.asarray(good), jnp.asarray(bad)]) == [True, False]  # as on accelerators
 
 
+def test_more_layers_than_a_checkpoint_has_are_refused_before_they_are_traced(golden):
+    values = json.loads((golden / "config.json").read_text())
+    values["model"]["num_layers"] = 1_000_000
+    (golden / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"config.json describes a model of num_layers=1000000"):
+        lm_jax.load(golden)
+
+
+@pytest.mark.parametrize("change", [lambda v: [v], lambda v: v | {"commit_timestamp_nsecs": 1.5}])
+def test_a_damaged_description_of_a_checkpoint_by_orbax_is_named(golden, change):
+    path = golden / "checkpoints" / "6" / "_CHECKPOINT_METADATA"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=r"_CHECKPOINT_METADATA in .* is damaged"):
+        lm_jax.load(golden)
+
+
+def test_a_loss_that_fits_its_digest_and_is_none(golden):
+    path = golden / "checkpoints" / "6"
+    (path / "metrics" / "metrics").write_text("1.5")
+    found = seal.read(path)
+    seal.write_whole(path, found.states, found.facts)
+    with pytest.raises(UserError, match=r"metrics is not an object"):
+        lm_jax.load(golden)
+
+
 def test_models_with_parameters_that_are_not_finite_are_refused(golden, tmp_path):
     model = lm_jax.load(golden)
     with Checkpoints(golden) as checkpoints:
@@ -355,6 +380,7 @@ def nan(array):
         ("first_child.2", lambda a: a.view(np.float32), r"first_child.2 has the form float32"),
         ("vocabulary.ends", lambda a: a[::-1], r"vocabulary.ends are not the ends of words"),
         ("vocabulary.text", lambda a: a[1:], r"vocabulary.ends are not"),
+        ("vocabulary.text", lambda a: a ^ 1, r"the vocabulary does not begin with the special words"),
         ("order", "0", "order is 0"), ("order", "4", r"log10_backoffs.3 is missing"),
         ("order", "x", "order is not a"),
         ("log10_unseen", "nan", "log10_unseen is nan"),

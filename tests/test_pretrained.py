@@ -166,7 +166,7 @@ def lacking_a_shard(directory):
         (lambda d: other(d, n_embd=None), "config.json has no field 'n_embd'"),
         (lambda d: other(d, n_embd=True), "config.json: n_embd=True is not a whole number"),
         (lambda d: other(d, n_embd=10**30), "n_embd=10+ in .*; restore"),
-        (lambda d: other(d, n_layer=10**9), "1000000000 layers in .*, and there are 28 arrays"),
+        (lambda d: other(d, n_layer=10**9), "of num_layers=1000000000, and there are 28 arrays"),
         (lambda d: other(d, n_head=0), "n_head=0 in .*; restore"),
         (lambda d: other(d, n_inner=1.5), "config.json: n_inner=1.5 is not a whole number"),
         (lambda d: other(d, hidden_size=8), "n_embd=16 in .*; restore the file .hidden_size may differ"),
@@ -205,6 +205,7 @@ def lacking_a_shard(directory):
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer in"),
         (lambda d: ByteTokenizer().save(d), "has 257 tokens, its model 37; restore"),
         (lambda d: (d / "config.json").write_text("{"), "is not JSON"),
+        (lambda d: other(d, n_embd=2 * 10**9, hidden_size=2 * 10**9), "a model of d_model=2000000000, and"),
     ],
 )  # fmt: skip
 def test_a_wrong_directory_is_a_one_line_error(tmp_path, spoil, line):

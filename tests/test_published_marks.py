@@ -156,7 +156,7 @@ def test_tokens_that_were_added_have_their_ids(published, tmp_path):
     assert tokenizer.encode("covid").ids.tolist() == [size + 1]
     assert b"<sep>" not in [tokenizer.token_bytes(size), tokenizer.decode_bytes([size])]
     assert tokenizer.decode(tokenizer.encode("a <sep> covid").ids) == "a <sep> covid"
-    for added in ([], {"covid": "1"}, {"covid": size + 5}):
+    for added in ([], {"covid": "1"}, {"covid": size + 5}, {"\ud800": size}):
         (directory / "added_tokens.json").write_text(json.dumps(added))
         with pytest.raises(UserError, match=r"added_tokens\.json"):
             huggingface._read_tokenizer(directory, is_causal=True)

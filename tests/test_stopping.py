@@ -7,12 +7,10 @@ import subprocess
 import sys
 import time
 
+import faults
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
-
-import faults  # noqa: E402
 
 _PROGRAM = """
 import os, signal, sys, time

@@ -2,17 +2,14 @@
 
 import io
 import pathlib
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+import wrong_commands
 
 from lm_jax import config, errors, experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
-
-import wrong_commands  # noqa: E402
 
 # Kinds whose command lines name no trained model.
 _QUICK = (

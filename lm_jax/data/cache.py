@@ -16,6 +16,7 @@ from typing import Any
 
 from lm_jax import files, seal
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.progress import say
 
 _FORMAT_VERSION = 5  # increase it when the same sources and settings give other texts, tokens or files
@@ -26,7 +27,7 @@ def key(*facts: Any) -> str:
     return hashlib.sha256(json.dumps([_FORMAT_VERSION, *facts]).encode()).hexdigest()[:20]
 
 
-def build(directory: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def build(directory: Path, fill: Callable[[Path], dict[str, Any]]) -> JsonObject:
     """Fills a directory unless it is complete; returns the facts that `fill` returned, then or now.
 
     It is filled under another name and then renamed: a process that is killed leaves no incomplete directory,
@@ -52,10 +53,10 @@ def build(directory: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[str, 
             f"cannot write the cache of texts and tokens in {directory.parent}: {error.strerror or error}",
             "make room or get permission there, or set LM_JAX_CACHE to another directory",
         ) from None
-    return facts
+    return JsonObject(facts, f"{directory / seal.FILE}, facts")
 
 
-def read_facts(directory: Path) -> dict[str, Any]:
+def read_facts(directory: Path) -> JsonObject:
     """The facts that `fill` returned when the directory was built. Files are not checked again.
 
     Raises:
@@ -64,15 +65,15 @@ def read_facts(directory: Path) -> dict[str, Any]:
     return _facts(seal.read(directory), directory)
 
 
-def _checked_facts(directory: Path) -> dict[str, Any]:
+def _checked_facts(directory: Path) -> JsonObject:
     """The facts of a directory whose files are whole; raises UserError if one is damaged."""
     return _facts(seal.check(directory), directory)
 
 
-def _facts(found: seal.Seal | None, directory: Path) -> dict[str, Any]:
+def _facts(found: seal.Seal | None, directory: Path) -> JsonObject:
     if found is None:
         raise UserError(f"{directory / seal.FILE} is missing", "remove the directory: it is built again")
-    return dict(found.facts)
+    return JsonObject(dict(found.facts), f"{directory / seal.FILE}, facts")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from lm_jax.data.corpora import Corpus, Progress
 from lm_jax.data.documents import NO_FIELDS, Document, Fields
 from lm_jax.data.store import Split
 from lm_jax.errors import UserError
+from lm_jax.files import JsonObject
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import Tokenizer
 
@@ -117,7 +118,7 @@ def prepare(
     texts_key = cache.key("texts", config.split, fingerprints, fields)
     texts = root / f"texts-{texts_key}"
     facts = cache.build(texts, lambda to: _write_texts(config, fields, sources, to))
-    parts = [part for part in splits.PARTS if part in facts["parts"]]
+    parts = [part for part in splits.PARTS if part in facts.inner("parts").values]
 
     def write_tokens(directory: Path) -> dict[str, Any]:
         tokenizer = _make_tokenizer(config, fields, texts, progress)
@@ -187,17 +188,19 @@ def _provenance(
     config: DataConfig,
     fields: Fields,
     sources: dict[str, Corpus],
-    facts: dict[str, Any],
+    facts: JsonObject,
     tokenizer: Tokenizer,
     parts: dict[str, Split],
 ) -> dict[str, Any]:
     names = ("num_documents", "num_bytes", "num_words", "num_tokens", "sha256")
-    hashes = {part: facts["parts"][part]["fields_sha256"] for part in parts}
+    written = facts.inner("parts")
+    classes = facts.take("labels", dict)
+    hashes = {part: written.inner(part).take("fields_sha256", str) for part in parts}
     read = {kind: list(asked) for kind, asked in fields._asdict().items()}
     return {
         **{name: getattr(config, name) for name in ("corpus", "documents", "split", "valid", "test")},
-        "sha256": facts["sha256"],
-        **({"fields": read | {"classes": facts["labels"], "sha256": hashes}} if any(fields) else {}),
+        "sha256": facts.take("sha256", str),
+        **({"fields": read | {"classes": classes, "sha256": hashes}} if any(fields) else {}),
         "sources": {part: corpus.facts for part, corpus in sources.items()},
         "tokenizer": {
             "kind": tokenizer.kind,

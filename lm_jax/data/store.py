@@ -24,6 +24,8 @@ from lm_jax.text import load as tokenizers
 from lm_jax.text.base import Tokenizer, grouped
 from lm_jax.text.words import count_words, first_tokens
 
+_DTYPES = ("uint16", "uint32")  # of tokens
+
 
 class TokenStream(NamedTuple):
     """One text of each document as a stream of tokens, `end d1 end d2 end ...`.
@@ -80,16 +82,18 @@ class Split:
 
     def __init__(self, name: str, texts: Path, tokens: Path):
         facts, encoded = cache.read_facts(texts), cache.read_facts(tokens)
-        self.name, self.end_id = name, encoded["end_id"]
-        self._texts, self._tokens, self._dtype = texts, tokens, encoded["dtype"]
-        self._label_names: dict[str, list[str]] = facts["labels"]
+        self.name, self.end_id = name, encoded.take("end_id", int)
+        self._texts, self._tokens, self._dtype = texts, tokens, encoded.take("dtype", str)
+        if self._dtype not in _DTYPES:
+            raise UserError(f"{encoded.where}: dtype is {self._dtype!r}", "remove the directory")
+        self._label_names = facts.inner("labels")
         self.tokens, self.document_offsets = self._stream(name)
         self.num_tokens = len(self.tokens) - 1
-        part = facts["parts"][name]
-        self.num_documents: int = part["documents"]
-        self.num_bytes: int = part["bytes"]
-        self.num_words: int = part["words"]
-        self.sha256: str = part["sha256"]
+        part = facts.inner("parts").inner(name)
+        self.num_documents: int = part.take("documents", int)
+        self.num_bytes: int = part.take("bytes", int)
+        self.num_words: int = part.take("words", int)
+        self.sha256: str = part.take("sha256", str)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -117,7 +121,7 @@ class Split:
 
     def label_names(self, field: str) -> list[str]:
         """The classes that the training part has, sorted; of labels or of tags."""
-        return self._label_names[field]
+        return self._label_names.take(field, list)
 
     def numbers(self, field: str) -> np.ndarray:
         """A number of each document, one of `Fields.numbers`: float64 [D]."""

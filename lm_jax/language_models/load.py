@@ -16,7 +16,7 @@ from lm_jax.language_models.base import LanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.language_models.ngram_classes import ClassModels, NGramClassifier
 from lm_jax.language_models.trained import Trained
-from lm_jax.models.base import ModelConfig
+from lm_jax.models.base import ModelConfig, check_sizes
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.vocabulary import SPECIALS
@@ -150,15 +150,14 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
     if run.label:
         return NGramClassifier(ClassModels.load(path), tokenizer, run.data.documents)
     if run.task is None:
-        is_sealed = seal.check(path, NGRAM_FILE) is not None
-        return NGramLanguageModel(
-            NGramModel.load(path / NGRAM_FILE, checked=is_sealed), tokenizer, run.data.documents
-        )
+        seal.check(path, NGRAM_FILE)
+        return NGramLanguageModel(NGramModel.load(path / NGRAM_FILE), tokenizer, run.data.documents)
     config: ModelConfig = run.model.resolved(tokenizer.vocab_size, run.data.sequence_length)
     task = run.task.resolved(classes_of(data_facts))
     devices = fit_mesh(run.mesh if mesh is None else mesh, exact=mesh is not None)
     with Checkpoints(path, read_only=True) as checkpoints:
         chosen = checkpoints.choose(step)
+        check_sizes(config, *checkpoints.sizes(chosen), str(path / FILE))
         if run.format_version == 1:
             params = config.convert_from_format_1(checkpoints.read_params(chosen))
         else:

@@ -57,12 +57,13 @@ class ClassModels:
         """
         values = JsonObject.read(directory / _FILE)
         classes, numbers = values.take("classes", list), values.take("counts", list)
-        fits = all(isinstance(name, str) for name in classes) and all(type(n) is int for n in numbers)
-        if not fits or len(classes) != len(numbers) or not classes:
+        fits = all(isinstance(name, str) for name in classes) and len(classes) == len(numbers)
+        counted = all(type(n) is int and 0 <= n < 1 << 53 for n in numbers) and any(numbers)
+        if not fits or not counted:
             raise UserError(f"{values.where} has no count for each class", "restore the file")
         names = [_model_name(number) for number in range(len(classes))]
-        is_sealed = seal.check(directory, _FILE, *names) is not None
-        models = tuple(NGramModel.load(directory / name, checked=is_sealed) for name in names)
+        seal.check(directory, _FILE, *names)
+        models = tuple(NGramModel.load(directory / name) for name in names)
         return cls(models, tuple(classes), tuple(numbers), values.take("label", str))
 
 

@@ -16,6 +16,8 @@ from flax import linen as nn
 from lm_jax.errors import UserError
 from lm_jax.registry import Registry
 
+_ANY_LENGTH = 1 << 24  # that a context may have whatever the parameters are
+
 
 class Cost(NamedTuple):
     """What a model costs, a multiplication and an addition being two operations.
@@ -157,6 +159,28 @@ class ModelConfig(abc.ABC):
         # The backward pass needs what each block of a stack reads, even with remat.
         kept = getattr(self, "num_layers", 0) * getattr(self, "d_model", 0)
         return None if cost is None else Size(cost.parameters, kept)
+
+
+def check_sizes(config: ModelConfig, num_arrays: int, num_values: int, source: str) -> None:
+    """Refuses sizes that no model with such parameters has, before a model of that size is traced.
+
+    Args:
+        config: a model.
+        num_arrays: the number of its arrays of parameters.
+        num_values: an upper bound of the number of its parameters.
+        source: the file that the config is from, for errors.
+
+    Raises:
+        UserError: more layers than arrays, or another size above the bound.
+    """
+    is_scanned = getattr(config, "scan_layers", False)
+    for name, value in vars(config).items():
+        limit = num_arrays if name == "num_layers" and not is_scanned else max(num_values, _ANY_LENGTH)
+        if type(value) is int and value > limit:
+            raise UserError(
+                f"{source} describes a model of {name}={value}, and there are {num_arrays} arrays of weights",
+                "restore the file",
+            )
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from typing import NoReturn
@@ -9,9 +10,11 @@ from typing import NoReturn
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.ngram.vocabulary import SPECIALS
 
 _ROUNDING = 1e-5  # of log10 p in float32
 _MAX_ORDER = 1000
+_SPECIAL_ENDS = tuple(itertools.accumulate(map(len, SPECIALS)))
 
 
 class Checks:
@@ -62,6 +65,8 @@ class Checks:
         text, ends = self.array("vocabulary.text", "b"), self.array("vocabulary.ends", "i")
         if not len(ends) or ends[0] < 0 or ends[-1] != len(text) or np.any(ends[1:] < ends[:-1]):
             self._refuse("vocabulary.ends are not the ends of words")
+        if tuple(ends[:3].tolist()) != _SPECIAL_ENDS or text[: ends[2]].tobytes() != b"".join(SPECIALS):
+            self._refuse("the vocabulary does not begin with the special words")
 
     def level(self, n: int, size: int, contexts: int) -> None:
         """The n-grams of an order: their probabilities, last words, and places among those of their prefix.

@@ -155,12 +155,8 @@ class NGramModel:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike, checked: bool = False) -> NGramModel:
-        """Maps a saved model into memory.
-
-        Args:
-            path: a file that `save` wrote.
-            checked: whether its bytes are known to be what was written; otherwise all values are checked.
+    def load(cls, path: str | os.PathLike) -> NGramModel:
+        """Maps a file that `save` wrote into memory, and checks its values.
 
         Raises:
             UserError: the file cannot be read, is damaged or holds no n-gram model of this version.
@@ -172,8 +168,7 @@ class NGramModel:
             )
         checks = Checks(path, arrays, metadata)
         order, log10_unseen = checks.order(), checks.number("log10_unseen")
-        if not checked:
-            _check_arrays(checks, order)
+        _check_arrays(checks, order)
         text, ends = arrays["vocabulary.text"].tobytes(), [0, *arrays["vocabulary.ends"].tolist()]
         words = [text[start:end] for start, end in itertools.pairwise(ends)]
         return cls(

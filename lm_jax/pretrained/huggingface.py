@@ -14,6 +14,7 @@ import numpy as np
 
 from lm_jax import files
 from lm_jax.errors import UserError
+from lm_jax.models.base import check_sizes
 from lm_jax.pretrained import gpt2, marks, weights
 from lm_jax.pretrained.base import FORMS, Form
 from lm_jax.tasks.base import Task
@@ -142,11 +143,7 @@ def read_config(directory: pathlib.Path) -> tuple[Any, Task | None]:
     names = weights.names(directory, form.bare_name)
     config: Any
     config, task = form.read_config(values, names, str(path))
-    if config.num_layers > len(names):  # before anything is made for each layer
-        raise UserError(
-            f"{config.num_layers} layers in {path}, and there are {len(names)} arrays of weights",
-            "restore the file",
-        )
+    check_sizes(config, len(names), weights.num_bytes(directory) // 2, str(path))
     return config, task
 
 

@@ -37,6 +37,11 @@ def names(directory: pathlib.Path, bare_name: Callable[[str], str] = str) -> fro
         return frozenset(map(bare_name, tensors))
 
 
+def num_bytes(directory: pathlib.Path) -> int:
+    """The size of the files of a directory; errors as for `names`."""
+    return sum(path.stat().st_size for path in _shards(directory))
+
+
 def read(
     directory: pathlib.Path,
     wanted: Mapping[str, Sequence[str]],

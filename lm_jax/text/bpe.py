@@ -148,6 +148,8 @@ def _add_tokens(library: huggingface.Tokenizer, path: Path, special: set[str]) -
         return
     added = JsonObject.read(path)
     ids = {text: added.take(text, int) for text in added.values}
+    if any("\ud800" <= character <= "\udfff" for character in "".join(ids)):
+        raise UserError(f"{path} has a token with half a character", "restore the file")
     for text, token_id in sorted(ids.items(), key=lambda item: item[1]):
         is_special = text in special or re.fullmatch(r"<.+>|\[.+\]", text) is not None
         library.add_tokens([AddedToken(text, special=is_special, normalized=False)])
