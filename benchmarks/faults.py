@@ -1,17 +1,22 @@
 """Makes mistakes and accidents on purpose and counts what the commands answer: `python benchmarks/faults.py`.
 
-    --only=commands   wrong command lines (see wrong_commands.py): exit code 2, one line, under 10 s
-    --only=signals    SIGINT and SIGTERM at random moments: one line, the usual exit code, and the same
-                      numbers after the same command was given again
-    --tries=50        signals of each kind
-    --seed=0          of the random moments
+    --only=commands     wrong command lines (see wrong_commands.py): exit code 2, one line, under 10 s
+    --only=signals      SIGINT and SIGTERM at random moments: one line, the usual exit code, and the same
+                        numbers after the same command was given again
+    --only=kills        SIGKILL at random moments, likewise; no unfinished file stays
+    --only=operations   SIGKILL at single file operations, likewise (see fault_operations.py)
+    --only=disk         a full disk from such an operation on: exit code 2 and one line, likewise
+    --only=damages      damaged files of runs and of the cache: the same numbers, or one line that names the
+                        file (see fault_damages.py)
+    --tries=50          of each kind (signals: of each signal; not of commands and damages)
+    --seed=0            of the random moments
 
-Printed are a line for each failure, and a table of what was tried and what passed, by kind. The exit code is
-1 if anything failed.
+Printed are a line for each failure, and a table of what was tried and what passed, by kind; after Ctrl-C, of
+what was tried until then. The exit code is 1 if anything failed.
 """
 
 import argparse
-import json
+import contextlib
 import os
 import pathlib
 import random
@@ -21,19 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-class Outcome(NamedTuple):
-    """One try: its kind, and what was wrong; "" if nothing was."""
-
-    kind: str
-    fault: str = ""
-
+import fault_damages
+import fault_operations
+from fault_runs import ROOT, Chain, Forked, Outcome, numbers, unexpected_lines, write_recipes
 
 # ----------------------------------------------------------------------------------------- command lines
 
@@ -45,9 +43,10 @@ def commands(tries: int, seed: int) -> Iterator[Outcome]:
     does after its imports, at a hundredth of their time.
     """
     import wrong_commands
-    from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # as the commands do where they start
+    from lm_jax import runtime
+
+    runtime.quiet_libraries()  # as the commands do where they start
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         os.environ.update(LM_JAX_CACHE=str(folder / "cache"), JAX_PLATFORMS="cpu")
@@ -60,34 +59,9 @@ def commands(tries: int, seed: int) -> Iterator[Outcome]:
         os.chdir(ROOT)
         for case in wrong_commands.cases(files):
             start = time.monotonic()
-            code, printed = _forked(lambda: mains[case.command](list(case.arguments)), folder / "stderr")  # noqa: B023
+            process = Forked(lambda: mains[case.command](list(case.arguments)), folder / "stderr")  # noqa: B023
+            code, printed = process.finish()
             yield Outcome(case.kind, _fault_of_line(case, code, printed, time.monotonic() - start))
-
-
-def _forked(function: Callable[[], None], log: pathlib.Path) -> tuple[int, str]:
-    """The exit code of a command that runs in a forked process, and what it prints to standard error."""
-    from lm_jax import errors
-
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        for name, number in ((os.devnull, 1), (log, 2)):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        signal.alarm(60)
-        code: object = 0
-        try:
-            with errors.reported():
-                function()
-        except SystemExit as error:
-            code = error.code
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        finally:
-            sys.stderr.flush()
-            os._exit(code if isinstance(code, int) else 1)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), log.read_text(errors="replace")
 
 
 def _fault_of_line(case: Any, code: int, printed: str, seconds: float) -> str:
@@ -100,42 +74,13 @@ def _fault_of_line(case: Any, code: int, printed: str, seconds: float) -> str:
 
 # ---------------------------------------------------------------------------------------------- signals
 
-_GPT = """
-from lm_jax.config import Config, OptimizerConfig, TrainConfig
-from lm_jax.data.pipeline import DataConfig
-from lm_jax.models.gpt import GPTConfig
-
-def get_config(variant=""):
-    data = DataConfig(corpus="text:{text}", documents="line", split="hash:0.1,0.1", tokenizer="byte",
-                      sequence_length=32)
-    train = TrainConfig(num_steps=60, batch_size=4, eval_every=20, checkpoint_every=7, log_every=1,
-                        sample_tokens=8)
-    model = GPTConfig(num_layers=1, num_heads=2, d_model=16, dropout=0.1)
-    return Config(data=data, model=model, train=train, optimizer=OptimizerConfig(warmup_steps=2))
-"""
-_NGRAM = """
-from lm_jax.config import CountConfig
-from lm_jax.data.pipeline import DataConfig
-from lm_jax.ngram.smoothing import NGramConfig
-
-def get_config(variant=""):
-    data = DataConfig(corpus="text:{text}", documents="line", split="hash:0.1,0.1", tokenizer="word")
-    return CountConfig(data=data, model=NGramConfig(order=3, smoothing="witten_bell"), sample_tokens=8)
-"""
-_WORDS = ["the", "a", "model", "language", "data", "reads", "learns", "writes", "old", "new", "text"]
-_PROGRESS = re.compile(r"step +\d+  validation |[a-z ]+ \d+/\d+ ")  # lines of a run that goes well
-
 
 def signals(tries: int, seed: int) -> Iterator[Outcome]:
     """SIGINT and SIGTERM, `tries` of each, at random moments of tiny runs, from the first import on."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        lines = [" ".join(draw.choices(_WORDS, k=draw.randrange(3, 12))) for _ in range(400)]
-        (folder / "text.txt").write_text(" .\n".join(lines), encoding="utf-8")
-        for family, recipe in (("gpt", _GPT), ("ngram", _NGRAM)):
-            path = folder / f"{family}.py"
-            path.write_text(recipe.format(text=folder / "text.txt"), encoding="utf-8")
+        for path in write_recipes(folder, draw):
             for number in (signal.SIGINT, signal.SIGTERM):
                 yield from _interrupted(path, number, tries // 2, draw)
 
@@ -191,17 +136,6 @@ class _Run:
         return self.process.returncode, printed, time.monotonic() - self.start
 
 
-def _numbers(workdir: pathlib.Path) -> list[object]:
-    """What a run measured, without times."""
-    rows = json.loads((workdir / "results.json").read_text())
-    found: list[object] = [[{k: v for k, v in row.items() if k != "model"} for row in rows]]
-    if (workdir / "metrics.jsonl").exists():
-        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-        timed = ("tokens_per_second", "input_wait")
-        found += [{k: v for k, v in line.items() if k not in timed} for line in lines]
-    return found
-
-
 def _interrupted(
     recipe: pathlib.Path, number: signal.Signals, tries: int, draw: random.Random
 ) -> Iterator[Outcome]:
@@ -211,7 +145,7 @@ def _interrupted(
     if code:
         yield Outcome(kind, f"the uninterrupted run ended with {code}: {printed}")
         return
-    expected, attempt = _numbers(first.workdir), 0
+    expected, attempt = numbers(first.workdir), 0
     workdir = recipe.parent / f"{recipe.stem}-{number.name}-{attempt}"
     for _ in range(tries):
         run = _Run(recipe, workdir, cold=draw.random() < 0.2)
@@ -226,7 +160,7 @@ def _interrupted(
         if (workdir / "results.json").exists() or draw.random() < 0.2:  # to the end, and a new directory
             code, printed, _ = _Run(recipe, workdir).finish()
             fault = "" if code == 0 else f"the same command again ended with {code}: {printed[-500:]}"
-            if not fault and _numbers(workdir) != expected:
+            if not fault and numbers(workdir) != expected:
                 fault = f"other numbers than those of the uninterrupted run, in {workdir}"
             yield Outcome(f"the same numbers after {kind}", fault)
             attempt += 1
@@ -235,7 +169,7 @@ def _interrupted(
 
 def _fault_of(code: int, printed: str, number: int, finished: bool) -> str:
     """What is wrong with the end of an interrupted process; "" if nothing is."""
-    lines = [line for line in printed.splitlines() if not _PROGRESS.match(line)]
+    lines = unexpected_lines(printed)
     stopped = ["stopped"]
     saved = len(lines) == 1 and re.fullmatch(r"stopped at step \d+, saved; .* to resume", lines[0])
     if (code == 128 + number and lines == stopped) or (code == 0 and (saved or (finished and not lines))):
@@ -246,9 +180,68 @@ def _fault_of(code: int, printed: str, number: int, finished: bool) -> str:
     return f"exit code {code}: {printed[-1500:]!r}"
 
 
+# ------------------------------------------------------------------------------------------------ kills
+
+
+def kills(tries: int, seed: int) -> Iterator[Outcome]:
+    """SIGKILL at random moments of a GPT's and of a counted run, three of four in the GPT's."""
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        for recipe in write_recipes(pathlib.Path(name), draw):
+            chain, done = Chain(recipe, train_main()), 0
+            while done < (-(-3 * tries // 4) if recipe.stem == "gpt" else tries // 4):
+                process, end = chain.start(), time.monotonic() + chain.seconds * draw.random()
+                path, lines = (
+                    chain.workdir / "metrics.jsonl",
+                    draw.randrange(1, 130),
+                )  # half of them: the time
+                while time.monotonic() < end or lines < 60:
+                    if process.has_ended() or (
+                        lines < 60 and path.exists() and path.read_bytes().count(b"\n") >= lines
+                    ):
+                        break
+                    time.sleep(0.001)
+                time.sleep(0.02 * draw.random())
+                if process.kill():
+                    done += 1
+                    yield Outcome(f"SIGKILL during {recipe.stem}")
+                    if draw.random() < 0.5:
+                        continue
+                yield from chain.finish(f"SIGKILL during {recipe.stem}")
+
+
+def operations(tries: int, seed: int) -> Iterator[Outcome]:
+    """See `fault_operations.operations`."""
+    return fault_operations.operations(train_main(), tries, seed)
+
+
+def disk(tries: int, seed: int) -> Iterator[Outcome]:
+    """See `fault_operations.disk`."""
+    return fault_operations.disk(train_main(), tries, seed)
+
+
+def train_main() -> Callable[[list[str]], None]:
+    """`main` of train.py, in a process that has imported what it needs and has not started jax."""
+    import orbax.checkpoint  # noqa: F401 (at the first checkpoint, a second in each process)
+    import wrong_commands
+
+    from lm_jax import compiled, runtime
+
+    runtime.quiet_libraries()  # as the commands do where they start
+    compiled.seal_cache()
+    return wrong_commands.load_main("train")
+
+
 # ----------------------------------------------------------------------------------------------- report
 
-KINDS: dict[str, Callable[[int, int], Iterator[Outcome]]] = {"commands": commands, "signals": signals}
+KINDS: dict[str, Callable[[int, int], Iterator[Outcome]]] = {
+    "commands": commands,
+    "signals": signals,
+    "kills": kills,
+    "operations": operations,
+    "disk": disk,
+    "damages": fault_damages.damages,
+}
 
 
 def main() -> None:
@@ -256,22 +249,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=KINDS)
+    parser.add_argument("--only", choices=KINDS, action="append")
     parser.add_argument("--tries", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
+    chosen = flags.only or list(KINDS)
+    if {"operations", "disk"} & set(chosen):
+        fault_operations.load_shim()
     counts: dict[str, list[int]] = {}
-    for name, function in KINDS.items():
-        if flags.only in (None, name):
-            for outcome in function(flags.tries, flags.seed):
+    with tempfile.TemporaryDirectory() as name:
+        os.environ.update(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="1", LM_JAX_CACHE=f"{name}/cache")
+        for variable, value in (  # as the commands do where they start
+            ("JAX_COMPILATION_CACHE_DIR", f"{name}/compiled"),
+            ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"),
+            ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1"),
+        ):
+            os.environ.setdefault(variable, value)
+        with contextlib.suppress(KeyboardInterrupt):  # the table tells what was tried
+            for outcome in (one for kind in chosen for one in KINDS[kind](flags.tries, flags.seed)):
                 count = counts.setdefault(outcome.kind, [0, 0])
                 count[0] += 1
                 count[1] += not outcome.fault
                 if outcome.fault:
                     print(f"{outcome.kind}: {outcome.fault}", flush=True)
-    print(f"{'kind':<50}{'tried':>8}{'passed':>8}")
+    print(f"{'kind':<70}{'tried':>8}{'passed':>8}")
     for kind, (tried, passed) in counts.items():
-        print(f"{kind:<50}{tried:>8}{passed:>8}")
+        print(f"{kind:<70}{tried:>8}{passed:>8}")
     sys.exit(any(tried != passed for tried, passed in counts.values()))
 
 
