@@ -130,8 +130,7 @@ def _of_runs(folder: pathlib.Path) -> Iterator[Reader]:
 
 def _read_store(path: pathlib.Path) -> None:
     split = Split("train", path / "texts", path / "tokens")
-    assert split.num_documents == len(list(split.documents()))
-    assert len(split.labels("label")) == len(split.numbers("n")) == split.num_documents
+    assert len(split.labels("label")) == len(split.numbers("n")) == len(list(split.documents()))
     split.label_names("label")
     assert split.tokens.max() < split.tokenizer.vocab_size
 
