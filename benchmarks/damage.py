@@ -12,7 +12,7 @@ _DIGITS = b"0123456789"
 
 
 def damages(data: bytes, seed: int = 0) -> Iterator[tuple[str, bytes | None]]:
-    """17 damaged versions of a file's content with their names; None: the file is deleted.
+    """19 damaged versions of a file's content with their names; None: the file is deleted.
 
     Args:
         data: the content, at least two bytes.
@@ -30,6 +30,8 @@ def damages(data: bytes, seed: int = 0) -> Iterator[tuple[str, bytes | None]]:
     for end in (len(data) - 1, len(data) // 2, draw.randrange(1, len(data))):
         yield f"truncated to {end} bytes", data[:end]
     at = draw.randrange(len(data))
+    yield f"byte {at} removed", data[:at] + data[at + 1 :]
+    yield f"byte {at} doubled", data[: at + 1] + data[at:]
     yield f"zeros from byte {at} on", data[:at] + bytes(min(512, len(data) - at)) + data[at + 512 :]
     yield "a byte appended", data + b"7"
     yield "its beginning appended", data + data[: max(1, len(data) // 3)]

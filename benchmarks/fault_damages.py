@@ -75,7 +75,7 @@ def _file_kind(name: str) -> str:
 
 
 def damages(tries: int, seed: int) -> Iterator[Outcome]:
-    """17 damages of a file of each kind: of a trained, a counted and a labelled run, one that is resumed, of
+    """16 to 19 damages of a file of each kind: of a trained, a counted and a labelled run, one that is resumed, of
     the cache of texts and tokens, and of that of compiled programs.
     """
     with tempfile.TemporaryDirectory() as name:
