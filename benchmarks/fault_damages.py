@@ -75,8 +75,10 @@ def _file_kind(name: str) -> str:
 
 
 def damages(tries: int, seed: int) -> Iterator[Outcome]:
-    """16 to 19 damages of a file of each kind: of a trained, a counted and a labelled run, one that is resumed, of
-    the cache of texts and tokens, and of that of compiled programs.
+    """16 to 19 damages of a file of each kind.
+
+    Of a trained, a counted and a labelled run, of one that is resumed, of the cache of texts and tokens, and
+    of that of compiled programs.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
