@@ -117,7 +117,7 @@ def test_a_checkpoint_of_another_width_is_refused(runs):
             experiment.run(fields.override(config, {name: value}), path / "whole")
     text = (path / "whole/config.json").read_text()
     (path / "parts/config.json").write_text(text.replace('"d_hidden": 16', '"d_hidden": 20'))
-    with pytest.raises(UserError, match="config.json is not what was written"):
+    with pytest.raises(UserError, match=r"config\.json is not what was written"):
         language_model.load(path / "parts")
     (path / "parts/seal.json").rename(path / "parts/seal.away")  # as of a run of an earlier version
     with pytest.raises(UserError, match=r"does not fit the config: .*layer_0.*64.* there and .*80"):
