@@ -160,7 +160,7 @@ def test_another_decoder_than_the_embedding_is_refused(tmp_path):
         ({"hidden_size": "wide"}, "config.json: hidden_size='wide' is not a whole number"),
         ({"hidden_size": True}, "config.json: hidden_size=True is not a whole number"),
         ({"num_hidden_layers": None}, "has no field 'num_hidden_layers'"),
-        ({"num_hidden_layers": 10**9}, "1000000000 layers in .*, and there are"),
+        ({"num_hidden_layers": 10**9}, "num_layers=1000000000, and there are"),
         ({"hidden_size": 10**12}, "hidden_size=1000000000000 in"),
         ({"hidden_size": 10**30}, "hidden_size=10*0 in"),
         ({"vocab_size": 10**400}, "vocab_size has a number that is out of range"),
