@@ -21,7 +21,7 @@ from lm_jax.text.base import Encoding
 POOLINGS = ("mean", "first", "last", "max")
 _TOKENS_PER_BATCH = {"cpu": 1024}  # faster than larger batches on a CPU (benchmarks/embed.py)
 _TOKENS_PER_BATCH_ELSEWHERE = 1 << 15
-_MULTIPLE = 16  # of which the lengths of rows are
+_MULTIPLE = 8  # of which the lengths of rows are
 EXTRA = 2  # [CLS] and [SEP]
 
 
@@ -116,17 +116,22 @@ class EncoderLanguageModel:
         return most
 
     def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Any, Any]]:
-        """Numbers of rows of one padded length, with their tokens and segments; there are few shapes."""
+        """Numbers of rows of similar length, with their tokens and segments; there are few shapes.
+
+        The shortest rows come first. A batch is as long as its longest row, and full but for the last one.
+        """
         most_tokens = _TOKENS_PER_BATCH.get(runtime.platform(), _TOKENS_PER_BATCH_ELSEWHERE)
-        by_length: dict[int, list[int]] = {}
-        for i, row in enumerate(rows):
-            by_length.setdefault(_padded(len(row), self.context), []).append(i)
-        for length, numbers in sorted(by_length.items()):
-            most = max(1, most_tokens // length)
-            for first in range(0, len(numbers), most):
-                group = numbers[first : first + most]
-                chosen = [rows[i] for i in np.resize(group, self.trained.num_rows(len(group), most))]
-                yield group, *self.trained.placed(pad(chosen, length, self._pad))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        lengths, first = [_padded(len(rows[i]), self.context) for i in order], 0
+        while first < len(order):
+            last = first + 1
+            while last < len(order) and (last + 1 - first) * lengths[last] <= most_tokens:
+                last += 1
+            group, most = order[first:last], max(1, most_tokens // lengths[last - 1])
+            num_rows = self.trained.num_rows(len(group), most) if last == len(order) else most
+            chosen = [rows[i] for i in np.resize(group, self.trained.num_rows(num_rows, num_rows))]
+            yield group, *self.trained.placed(pad(chosen, lengths[last - 1], self._pad))
+            first = last
 
 
 def _spans(text: str, encoding: Encoding, length: int) -> np.ndarray:
