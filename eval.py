@@ -28,9 +28,7 @@ from lm_jax.progress import Reporter, read_metrics
 from lm_jax.report import html, table
 
 
-def main(argv: list[str]) -> None:
-    """Parses the flags, scores, and writes the report."""
-    rest, mesh = flags.split_mesh(argv)
+def _parser() -> flags.Parser:
     parser = flags.Parser(prog="eval.py", description=__doc__, epilog=flags.MESH_HELP)
     parser.add_argument(
         "--model",
@@ -67,8 +65,13 @@ def main(argv: list[str]) -> None:
         metavar="DIR",
         help="where the results go (default: runs/eval)",
     )
-    arguments = parser.parse_args(rest)
+    return parser
 
+
+def main(argv: list[str]) -> None:
+    """Parses the flags, scores, and writes the report."""
+    rest, mesh = flags.split_mesh(argv)
+    arguments = _parser().parse_args(rest)
     out = pathlib.Path(arguments.out)
     if (out / FILE).is_file():  # train.py would take the results for the run's own
         raise UserError(f"{out} is a run directory, which has results of its own", "give another --out")

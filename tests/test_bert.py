@@ -126,7 +126,7 @@ def test_pooling_reads_only_tokens(pooling, expected):
     ("fields", "message"),
     [
         ({"num_heads": 3}, "does not divide into model.num_heads=3"),
-        ({"position": "rope", "num_heads": 16}, "heads of width 1"),
+        ({"position": "rope", "num_heads": 16}, "a head has 1 of them"),
         ({"mlp": "relu"}, "model.mlp='relu'; choose"),
         ({"dropout": 1.0}, "model.dropout=1.0; it must lie in"),
     ],

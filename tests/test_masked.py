@@ -117,6 +117,12 @@ def test_held_out_rows_hold_each_token_once(data, config, separate):
     assert sorted(np.concatenate(found).tolist()) == sorted(split.tokens[:-1].tolist())
 
 
+def test_all_models_are_asked_for_the_same_held_out_tokens(data, config):
+    tasks = [Masked(), Masked(rate=0.4, unit="word", mask_share=1.0, random_share=0.0)]
+    asked = [list(task.held_out(data.splits["valid"], config.data, MODEL, 4, Process())) for task in tasks]
+    jax.tree.map(np.testing.assert_array_equal, *asked)
+
+
 def test_losses_are_those_of_all_positions(data, config):
     resolved = config.resolved(data.tokenizer.vocab_size)
     task = resolved.task

@@ -3,6 +3,7 @@
 import collections
 import math
 import random
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -120,11 +121,13 @@ TOKENS = st.sampled_from([FULL_STOP, QUESTION_MARK, WORD, WORD, WORD, WORD])
 DOCUMENTS = st.lists(st.lists(TOKENS, max_size=40), min_size=1, max_size=6)
 
 
+@pytest.mark.parametrize("block", [3, 1 << 22])  # tokens that are searched at a time
 @settings(deadline=None, max_examples=100)
 @given(documents=DOCUMENTS, length=st.integers(5, 30))
-def test_documents_are_divided_into_sentences(documents, length):
+def test_documents_are_divided_into_sentences(block, documents, length):
     stream = stream_of(documents)
-    found = find_sentences(stream, ENDS, length)
+    with mock.patch("lm_jax.data.pairs._BLOCK", block):
+        found = find_sentences(stream, ENDS, length)
     expected = [sentences for sentences in sentences_of(stream, length - 3) if sentences]
     assert found.documents.tolist() == [i for i, document in enumerate(documents) if document]
     assert found.counts.tolist() == [len(sentences) for sentences in expected]
@@ -132,11 +135,6 @@ def test_documents_are_divided_into_sentences(documents, length):
         edges = [s.start for s in sentences] + [sentences[-1].stop]
         assert found.edges[first : first + len(edges)].tolist() == edges
     assert len(found.edges) == sum(len(sentences) + 1 for sentences in expected)
-
-
-def test_sentences_are_found_across_blocks(monkeypatch):
-    monkeypatch.setattr("lm_jax.data.pairs._BLOCK", 3)
-    test_documents_are_divided_into_sentences()
 
 
 @pytest.mark.parametrize("kind", MAKERS)

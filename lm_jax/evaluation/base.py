@@ -122,6 +122,28 @@ def evaluate(
     return EVALUATORS.get(model.evaluator)(model, text, name, stride, report)
 
 
+def row_of(model: Any, text: Text, name: str, **measured: Any) -> Row:
+    """The row of a model on a text.
+
+    Args:
+        model: any model.
+        text: the text.
+        name: what to call the model.
+        measured: the other fields of `Row`; `text_sha256` is that of the documents' texts if it is not given.
+    """
+    measured.setdefault("text_sha256", text.sha256())
+    header = {
+        "model": name,
+        "family": model.family,
+        "task": model.task,
+        "step": model.step,
+        "split": text.name,
+        "documents": len(text.documents),
+        "data": text.data,
+    }
+    return Row(**header, **measured)
+
+
 def measure(statistics: Mapping[str, Statistics], reasons: Mapping[str, str]) -> dict[str, Metric]:
     """The values of metrics, with 95 % bootstrap intervals over documents.
 

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.data.corpora import Progress
-from lm_jax.evaluation.base import Evaluation, Statistics, measure
-from lm_jax.evaluation.row import Row
+from lm_jax.evaluation.base import Evaluation, Statistics, measure, row_of
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import LanguageModel, ScoredText, Scores, require
 from lm_jax.metrics import likelihood, significance
@@ -33,20 +32,15 @@ def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, re
     sums_D = _Sums(*(np.array(column, float) for column in zip(*scored, strict=True)))
     statistics = _statistics(sums_D)
     nats = float(sums_D.nats.sum())
-    row = Row(
-        model=name,
-        family=model.family,
-        task=model.task,
-        step=model.step,
-        split=text.name,
-        documents=len(scored),
-        text_sha256=text.sha256(),
+    row = row_of(
+        model,
+        text,
+        name,
         conditioned_on=conditioned_on,
         context=scorer.describe_context(stride),
         counts={count: int(getattr(sums_D, count).sum()) for count in ("tokens", "words", "bytes", "oov")},
         sums={"nats": nats if np.isfinite(nats) else None},
         metrics=measure(statistics, _reasons(sums_D, complete)),
-        data=text.data,
     )
     return Evaluation(row, statistics)
 

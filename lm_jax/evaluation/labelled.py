@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from lm_jax.data.corpora import Progress
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
-from lm_jax.evaluation.base import Statistics, measure
+from lm_jax.evaluation.base import Statistics, measure, row_of
 from lm_jax.evaluation.row import Row
 from lm_jax.evaluation.texts import Text
 from lm_jax.text.base import grouped
@@ -83,18 +83,14 @@ def make_row(
     for document, label in zip(text.documents, truth, strict=True):
         second = document.text_field(second_field) if second_field else ""
         digest.update(json.dumps([document.text, second, label]).encode())
-    return Row(
-        model=name,
-        family=model.family,
-        task=model.task,
-        step=model.step,
-        split=text.name,
-        documents=len(text.documents),
+    return row_of(
+        model,
+        text,
+        name,
         text_sha256=digest.hexdigest(),
         conditioned_on="the whole text",
         context=model.describe_context(),
         counts=dict(counts),
         sums={},
         metrics=measure(statistics, reasons),
-        data=text.data,
     )

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from lm_jax.data.corpora import Progress
-from lm_jax.evaluation.base import Evaluation, Statistics, measure
-from lm_jax.evaluation.row import Metric, Row
+from lm_jax.evaluation.base import Evaluation, Statistics, measure, row_of
+from lm_jax.evaluation.row import Metric
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.masked import MaskedLanguageModel
 from lm_jax.metrics import likelihood, significance
@@ -56,20 +56,15 @@ def evaluate(
         counts["pairs"] = int(pairs_D.sum())
     metrics = measure(statistics, {}) | {"bits_per_byte": Metric(None, None, _NO_BITS)}
     nats = float(nats_D.sum())
-    row = Row(
-        model=name,
-        family=model.family,
-        task=model.task,
-        step=model.step,
-        split=text.name,
-        documents=len(texts),
-        text_sha256=text.sha256(),
+    row = row_of(
+        model,
+        text,
+        name,
         conditioned_on="the tokens on both sides",
         context=_context(model),
         counts=counts,
         sums={"nats": nats if np.isfinite(nats) else None},
         metrics=metrics,
-        data=text.data,
     )
     return Evaluation(row, statistics)
 

@@ -4,9 +4,8 @@ Devlin et al. 2019 (BERT); Xiong et al. 2020 (pre-norm); Warner et al. 2024 (Mod
 units, no biases). Fields are independent, so that an ablation changes one. Shape letters: `layers.py`.
 """
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,31 +13,19 @@ from flax import linen as nn
 
 from lm_jax.errors import UserError
 from lm_jax.models.attention import encoder_mask
-from lm_jax.models.base import Cost, ModelConfig
+from lm_jax.models.base import Cost
 from lm_jax.models.layers import Dense, Dropout, Embed
 from lm_jax.models.products import matmul_transposed
-from lm_jax.models.transformer import (
-    MLPS,
-    NORMS,
-    Stack,
-    StackConfig,
-    convert_layers,
-    layer_sizes,
-    make_norm,
-    norm_size,
-)
-
-_CHOICES = {
-    "position": ("learned", "rope", "none"),
-    "norm": NORMS,
-    "mlp": tuple(MLPS),
-    "dtype": ("float32", "bfloat16"),
-}
+from lm_jax.models.transformer import Stack, StackConfig, layer_sizes, make_norm, norm_size
+from lm_jax.models.transformer_config import TransformerConfig
 
 
 @dataclass(frozen=True)
-class BERTConfig(ModelConfig):
-    """The shape of a BERT. As published, "base" is 12 layers, 12 heads, 768 wide, 512 long."""
+class BERTConfig(TransformerConfig):
+    """The shape of a BERT. As published, "base" is 12 layers, 12 heads, 768 wide, 512 long.
+
+    A text's length counts [CLS] and [SEP].
+    """
 
     family: ClassVar[str] = "bert"
     published_as: ClassVar[str] = "bert"
@@ -48,110 +35,23 @@ class BERTConfig(ModelConfig):
     free_fields: ClassVar[frozenset[str]] = frozenset(
         {"dropout", "attention_dropout", "dtype", "scan_layers", "remat"}
     )
+    counts: ClassVar[tuple[str, ...]] = (*TransformerConfig.counts, "num_types")
+    rates: ClassVar[tuple[str, ...]] = ("dropout", "attention_dropout")
 
-    max_length: int = 0  # longest text, in tokens with [CLS] and [SEP]; 0: data.sequence_length
-    num_layers: int = 4  # number of blocks
-    num_heads: int = 4  # attention heads in a block; divides d_model
-    d_model: int = 128  # width of the residual stream
-    d_ff: int = 0  # width inside the MLP; 0: 4 * d_model, or 2/3 of that with swiglu: as many parameters
-    num_types: int = 2  # token types, which tell the two texts of a pair apart; 0: no embedding of them
-    position: str = "learned"  # learned: an embedding is added, rope: queries and keys are rotated, or none
-    rope_theta: float = 10000.0  # rope's base: its slowest pair turns once in about 2π times as many tokens
-    norm_first: bool = False  # norms before attention and MLP and at the end, or after each sum, as published
-    norm: str = "layer"  # layer, or rms: no mean taken out and no bias
     mlp: str = "gelu_exact"  # gelu_exact, gelu (its tanh approximation), or swiglu: gated hidden units
-    use_bias: bool = True  # of products and layer norms
-    pooler: bool = False  # a dense layer with tanh on the first position, for tasks on whole texts
-    dropout: float = 0.0  # of embeddings and residual branches; 0.1 as published
-    attention_dropout: float = 0.0  # of attention probabilities; 0.1 as published
     layer_norm_epsilon: float = 1e-12  # added to the variance, or to rms's mean square
-    dtype: str = "float32"  # of computation, or bfloat16; parameters are float32
-    scan_layers: bool = False  # layers are one stacked parameter tree and compile once
-    remat: bool = False  # backward recomputes blocks and keeps less; on a CPU that needs scan_layers too
-
-    @property
-    def mlp_width(self) -> int:
-        """`d_ff`, or its value for 0; with swiglu rounded up to a multiple of 8."""
-        return self.d_ff or (8 * math.ceil(self.d_model / 3) if self.mlp == "swiglu" else 4 * self.d_model)
+    num_types: int = 2  # token types, which tell the two texts of a pair apart; 0: no embedding of them
+    norm_first: bool = False  # norms before attention and MLP and at the end, or after each sum, as published
+    pooler: bool = False  # a dense layer with tanh on the first position, for tasks on whole texts
+    attention_dropout: float = 0.0  # of attention probabilities; 0.1 as published, as dropout
 
     def stack(self) -> StackConfig:
         """The shape of the blocks."""
-        return StackConfig(
-            self.num_layers,
-            self.num_heads,
-            self.d_model,
-            self.mlp_width,
-            norm=self.norm,
-            norm_first=self.norm_first,
-            mlp=self.mlp,
-            use_bias=self.use_bias,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            layer_norm_epsilon=self.layer_norm_epsilon,
-            rope_theta=self.rope_theta if self.position == "rope" else 0.0,
-            dtype=jnp.dtype(self.dtype),
-            scan_layers=self.scan_layers,
-            remat=self.remat,
-        )
-
-    def check(self) -> None:
-        """Raises UserError for a value that no model can have, or two that do not go together."""
-        for name, options in _CHOICES.items():
-            if getattr(self, name) not in options:
-                raise UserError(f"model.{name}={getattr(self, name)!r}", f"choose {' or '.join(options)}")
-        for name in ("num_layers", "num_heads", "d_model"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)}", "it must be 1 or more")
-        for name in ("vocab_size", "max_length", "d_ff", "num_types"):
-            if getattr(self, name) < 0:
-                raise UserError(f"model.{name}={getattr(self, name)}", "it must be 0 or more")
-        for name in ("layer_norm_epsilon", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"model.{name}={getattr(self, name)}", "it must be above 0")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)}", "it must lie in [0, 1)")
-        if self.d_model % self.num_heads:
-            raise UserError(
-                f"model.d_model={self.d_model} does not divide into model.num_heads={self.num_heads}",
-                "make it a multiple",
-            )
-        if self.position == "rope" and self.d_model // self.num_heads % 2:
-            raise UserError(
-                f"model.position=rope with heads of width {self.d_model // self.num_heads}",
-                "rope rotates pairs of features: make model.d_model / model.num_heads even",
-            )
-
-    @property
-    def context_length(self) -> int:
-        """`max_length`; 0 while it is left to the data."""
-        return self.max_length
-
-    def free(self) -> frozenset[str]:
-        """`free_fields`, and the longest text unless each place has a parameter of its own."""
-        return self.free_fields | ({"max_length"} if self.position != "learned" else frozenset())
-
-    def resolved(self, vocab_size: int, length: int) -> "BERTConfig":
-        """With the tokenizer's vocabulary and, where `max_length` is 0, the data's length."""
-        return replace(super().resolved(vocab_size, length), max_length=self.max_length or length)
-
-    def check_resolved(self) -> None:
-        """Raises UserError where a size is still left to the tokenizer or the data."""
-        super().check_resolved()
-        if self.max_length < 1:
-            raise UserError(f"model.max_length={self.max_length}", "a model itself needs 1 or more")
+        return replace(super().stack(), norm_first=self.norm_first, attention_dropout=self.attention_dropout)
 
     def make(self) -> "BERT":
         """The module."""
         return BERT(self)
-
-    def for_inference(self) -> "BERTConfig":
-        """Layers one by one, which run faster than a scan."""
-        return replace(self, scan_layers=False)
-
-    def convert(self, variables: Any) -> Any:
-        """Variables with the layers stacked or one by one, as `scan_layers` says."""
-        return convert_layers(variables, self.scan_layers)
 
     def cost(self, length: int) -> Cost:
         """Parameters of the encoder, and operations of its matrix products; see `GPTConfig.cost`.
@@ -169,10 +69,6 @@ class BERTConfig(ModelConfig):
         forward = self.num_layers * (2 * products + 4 * length * D)
         parameters = self.num_layers * block + norm_size(stack) * (1 + self.norm_first) + rows * D + pooler
         return Cost(parameters, forward, 3 * forward)
-
-    def describe_context(self) -> dict[str, Any]:
-        """The number of tokens that are read at once."""
-        return {"window": self.max_length}
 
 
 class BERT(nn.Module):

@@ -4,7 +4,7 @@ Radford et al. 2019 (GPT-2); Touvron et al. 2023 (LLaMA: rope, rms, swiglu); Cho
 parallel blocks, no biases). Fields are independent, so that an ablation changes one.
 """
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,34 +22,19 @@ from lm_jax.models.attention import (
     segment_mask,
     split_fused_heads,
 )
-from lm_jax.models.base import Cost, ModelConfig
+from lm_jax.models.base import Cost
 from lm_jax.models.heads import mask_padding
 from lm_jax.models.layers import Dropout, Embed
 from lm_jax.models.products import matmul_transposed
-from lm_jax.models.transformer import (
-    MLPS,
-    NORMS,
-    Stack,
-    StackConfig,
-    convert_layers,
-    layer_sizes,
-    make_norm,
-    norm_size,
-)
+from lm_jax.models.transformer import Stack, StackConfig, layer_sizes, make_norm, norm_size
+from lm_jax.models.transformer_config import TransformerConfig
 
 _normal = nn.initializers.normal
 _BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
-_CHOICES = {
-    "position": ("learned", "rope", "none"),
-    "norm": NORMS,
-    "mlp": tuple(MLPS),
-    "attention": tuple(ATTENTIONS),
-    "dtype": ("float32", "bfloat16"),
-}
 
 
 @dataclass(frozen=True)
-class GPTConfig(ModelConfig):
+class GPTConfig(TransformerConfig):
     """The shape of a GPT. GPT-2 "124M" is 12 layers, 12 heads, 768 wide, 1024 long, 50257 tokens."""
 
     family: ClassVar[str] = "gpt"
@@ -57,66 +42,34 @@ class GPTConfig(ModelConfig):
     free_fields: ClassVar[frozenset[str]] = frozenset(
         {"dropout", "dtype", "attention", "scan_layers", "remat"}
     )
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {
+        **TransformerConfig.choices,
+        "attention": tuple(ATTENTIONS),
+    }
+    counts: ClassVar[tuple[str, ...]] = (*TransformerConfig.counts, "num_kv_heads")
 
-    max_length: int = 0  # longest context, in tokens; 0: data.sequence_length
-    num_layers: int = 4  # number of blocks
-    num_heads: int = 4  # attention heads in a block; divides d_model
+    dropout: float = 0.0  # of embeddings, attention probabilities and residual branches
     num_kv_heads: int = 0  # heads of keys and values, shared by groups of the others; 0: num_heads
-    d_model: int = 128  # width of the residual stream
-    d_ff: int = 0  # width inside the MLP; 0: 4 * d_model, or 2/3 of that with swiglu: as many parameters
-    position: str = "learned"  # learned: an embedding is added, rope: queries and keys are rotated, or none
-    rope_theta: float = 10000.0  # rope's base: its slowest pair turns once in about 2π times as many tokens
-    norm: str = "layer"  # layer, or rms: no mean taken out and no bias
-    mlp: str = "gelu"  # gelu, or swiglu: gated hidden units
     parallel_block: bool = False  # attention and MLP read the same norm and are added together
     tied_head: bool = True  # the head is the token embedding
-    use_bias: bool = True  # of products and layer norms
-    dropout: float = 0.0  # of embeddings, attention probabilities and residual branches
-    layer_norm_epsilon: float = 1e-5  # added to the variance, or to rms's mean square
-    dtype: str = "float32"  # of computation, or bfloat16; parameters are float32
     attention: str = (
         "full"  # full, block_causal: skips what is later, or fused: cuDNN's for bfloat16 on a GPU
     )
-    scan_layers: bool = False  # layers are one stacked parameter tree and compile once
-    remat: bool = False  # backward recomputes blocks and keeps less; on a CPU that needs scan_layers too
-
-    @property
-    def head_width(self) -> int:
-        """Width of an attention head."""
-        return self.d_model // self.num_heads
 
     @property
     def kv_heads(self) -> int:
         """`num_kv_heads`, or its value for 0."""
         return self.num_kv_heads or self.num_heads
 
-    @property
-    def mlp_width(self) -> int:
-        """`d_ff`, or its value for 0; with swiglu rounded up to a multiple of 8."""
-        return self.d_ff or (8 * math.ceil(self.d_model / 3) if self.mlp == "swiglu" else 4 * self.d_model)
-
     def stack(self) -> StackConfig:
         """The shape of the blocks."""
-        return StackConfig(
-            self.num_layers,
-            self.num_heads,
-            self.d_model,
-            self.mlp_width,
-            self.num_kv_heads,
-            norm=self.norm,
-            mlp=self.mlp,
+        return replace(
+            super().stack(),
+            num_kv_heads=self.num_kv_heads,
             parallel=self.parallel_block,
-            use_bias=self.use_bias,
-            dropout=self.dropout,
-            attention_dropout=self.dropout,
-            layer_norm_epsilon=self.layer_norm_epsilon,
             # Keeps the residual stream's variance from growing with depth (Radford et al. 2019, section 2.3).
             residual_scale=(2 * self.num_layers) ** -0.5,
-            rope_theta=self.rope_theta if self.position == "rope" else 0.0,
             core=self.attention_core(),
-            dtype=jnp.dtype(self.dtype),
-            scan_layers=self.scan_layers,
-            remat=self.remat,
         )
 
     def attention_core(self) -> AttentionCore:
@@ -125,52 +78,17 @@ class GPTConfig(ModelConfig):
 
     def check(self) -> None:
         """Raises UserError for a value that no model can have, or two that do not go together."""
-        for name, options in _CHOICES.items():
-            if getattr(self, name) not in options:
-                raise UserError(f"model.{name}={getattr(self, name)!r}", f"choose {' or '.join(options)}")
-        for name in ("num_layers", "num_heads", "d_model"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)}", "it must be 1 or more")
-        for name in ("vocab_size", "max_length", "num_kv_heads", "d_ff"):
-            if getattr(self, name) < 0:
-                raise UserError(f"model.{name}={getattr(self, name)}", "it must be 0 or more")
-        for name in ("layer_norm_epsilon", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"model.{name}={getattr(self, name)}", "it must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout={self.dropout}", "it must lie in [0, 1)")
-        self._check_combinations()
-
-    @property
-    def context_length(self) -> int:
-        """`max_length`; 0 while it is left to the data."""
-        return self.max_length
-
-    def free(self) -> frozenset[str]:
-        """`free_fields`, and the longest text unless each place has a parameter of its own."""
-        return self.free_fields | ({"max_length"} if self.position != "learned" else frozenset())
-
-    def resolved(self, vocab_size: int, length: int) -> "GPTConfig":
-        """With the tokenizer's vocabulary and, where `max_length` is 0, the data's length."""
-        return replace(super().resolved(vocab_size, length), max_length=self.max_length or length)
-
-    def check_resolved(self) -> None:
-        """Raises UserError where a size is still left to the tokenizer or the data."""
-        super().check_resolved()
-        if self.max_length < 1:
-            raise UserError(f"model.max_length={self.max_length}", "a model itself needs 1 or more")
+        super().check()
+        self.check_divides("num_heads", "num_kv_heads")
+        if self.attention == "fused" and self.dropout:
+            raise UserError(
+                f"model.attention=fused cannot drop probabilities, but model.dropout={self.dropout}",
+                "set model.dropout=0 or model.attention=full",
+            )
 
     def make(self) -> "GPT":
         """The module."""
         return GPT(self)
-
-    def for_inference(self) -> "GPTConfig":
-        """Layers one by one: a scan copies the cache at each token."""
-        return replace(self, scan_layers=False)
-
-    def convert(self, variables: Any) -> Any:
-        """Variables with the layers stacked or one by one, as `scan_layers` says."""
-        return convert_layers(variables, self.scan_layers)
 
     def cost(self, length: int) -> Cost:
         """Parameters, and operations of the matrix products for each token of rows of `length` tokens.
@@ -194,29 +112,6 @@ class GPTConfig(ModelConfig):
     def convert_from_format_1(self, variables: Any) -> Any:
         """Variables whose q, k and v are still columns of one matrix, in the layout of today."""
         return split_fused_qkv(variables, self)
-
-    def describe_context(self) -> dict[str, Any]:
-        """The length of the windows in which texts are read."""
-        return {"window": self.max_length}
-
-    def _check_combinations(self) -> None:
-        for whole, part in (("d_model", "num_heads"), ("num_heads", "num_kv_heads")):
-            if getattr(self, part) and getattr(self, whole) % getattr(self, part):
-                raise UserError(
-                    f"model.{whole}={getattr(self, whole)} does not divide into "
-                    f"model.{part}={getattr(self, part)}",
-                    "make it a multiple",
-                )
-        if self.position == "rope" and self.head_width % 2:
-            raise UserError(
-                f"model.position=rope turns pairs of features, but a head has {self.head_width} of them",
-                "make model.d_model / model.num_heads even",
-            )
-        if self.attention == "fused" and self.dropout:
-            raise UserError(
-                f"model.attention=fused cannot drop probabilities, but model.dropout={self.dropout}",
-                "set model.dropout=0 or model.attention=full",
-            )
 
 
 class GPT(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.models.base import ModelConfig
 from lm_jax.registry import Registry
 from lm_jax.tasks.base import Task
@@ -61,6 +62,16 @@ class Form(NamedTuple):
         """The name of a weight in the file of a model of a task."""
         is_bare = task is None or name.startswith(self.unprefixed)
         return name if is_bare else self.prefix + name
+
+
+def check_published(config: ModelConfig, wanted: Mapping[str, Any]) -> None:
+    """Raises UserError for a field that has another value than all models of the published architecture."""
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise UserError(
+                f"a {config.family} model with model.{name}={getattr(config, name)} has no published form",
+                f"only model.{name}={value} can be exported",
+            )
 
 
 # The `model_type` of a config.json -> its form.

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.models.bert import BERTConfig
-from lm_jax.pretrained.base import Form, Shape
+from lm_jax.pretrained.base import Form, Shape, check_published
 from lm_jax.pretrained.values import Values
 from lm_jax.tasks.base import TASKS, Task
 from lm_jax.tasks.masked import Masked
@@ -197,12 +197,7 @@ def write_config(config: BERTConfig, task: Task | None, tokenizer: Tokenizer) ->
     Raises:
         UserError: a field that published BERTs do not have.
     """
-    for name, wanted in _FIXED.items():
-        if getattr(config, name) != wanted:
-            raise UserError(
-                f"a BERT with model.{name}={getattr(config, name)} has no published form",
-                f"only model.{name}={wanted} can be exported",
-            )
+    check_published(config, _FIXED)
     activation = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}.get(config.mlp)
     if activation is None:
         raise UserError(

@@ -8,7 +8,7 @@ from lm_jax.errors import UserError
 from lm_jax.files import JsonObject
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.pretrained import marks
-from lm_jax.pretrained.base import Form
+from lm_jax.pretrained.base import Form, check_published
 from lm_jax.pretrained.values import Values
 from lm_jax.tasks.base import Task
 from lm_jax.tasks.causal import Causal
@@ -137,17 +137,9 @@ def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> 
         UserError: a field that GPT-2 does not have.
     """
     gpt2 = GPTConfig()
-    for name in ("position", "norm", "mlp", "parallel_block"):
-        if getattr(config, name) != getattr(gpt2, name):
-            raise UserError(
-                f"a GPT with model.{name}={getattr(config, name)} is not a GPT-2",
-                f"only model.{name}={getattr(gpt2, name)} can be exported",
-            )
-    if config.kv_heads != config.num_heads:
-        raise UserError(
-            f"a GPT with model.num_kv_heads={config.num_kv_heads} is not a GPT-2",
-            "only as many as model.num_heads can be exported",
-        )
+    wanted = {name: getattr(gpt2, name) for name in ("position", "norm", "mlp", "parallel_block")}
+    kv_heads = config.num_heads if config.num_kv_heads else 0
+    check_published(config, wanted | {"num_kv_heads": kv_heads})
     end_ids = [tokenizer.end_id, *tokenizer.other_end_ids]
     return {
         "architectures": ["GPT2LMHeadModel"],

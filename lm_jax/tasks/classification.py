@@ -1,5 +1,6 @@
 """The tasks of classifying texts or pairs of texts, and of predicting a number for each."""
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -81,8 +82,9 @@ class _OfTexts(Task[LabelBatch]):
             texts.lengths, limits, texts.assemble, batch_size, process.index, process.count
         )
 
+    @abc.abstractmethod
     def _labels(self, split: Split) -> np.ndarray:
-        raise NotImplementedError
+        """The label of each text, [D]."""
 
     def _example_weights(self, labels_N: np.ndarray) -> np.ndarray:
         return np.ones(len(labels_N), np.float32)
