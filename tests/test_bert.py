@@ -10,6 +10,7 @@ import tiny_gpt
 
 from lm_jax.errors import UserError
 from lm_jax.models.bert import BERTConfig
+from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.heads import MaskedModel, pool
 from lm_jax.models.layers import gelu_exact
 from lm_jax.models.transformer import convert_layers
@@ -134,3 +135,10 @@ def test_pooling_reads_only_tokens(pooling, expected):
 def test_wrong_fields_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(SMALL, **fields).check()
+
+
+@pytest.mark.parametrize("kind", [BERTConfig, GPTConfig])
+def test_the_data_give_sizes_that_the_recipe_leaves_open(kind):
+    assert kind().resolved(29, 12) == kind(vocab_size=29, num_tokens=29, max_length=12)
+    resolved = kind(vocab_size=32, max_length=64).resolved(29, 12)
+    assert resolved == kind(vocab_size=32, num_tokens=29, max_length=64)
