@@ -22,8 +22,8 @@ def get_config(variant: str = "") -> Config:
     """4 layers, 4 heads, 128 wide, 128 tokens of context. Or "published", "base".
 
     Of the masked tokens of held-out documents of Python 3.11's documentation 46.6 % (validation) and 43.6 %
-    (test) are predicted right; a unigram model would predict 9 %. It takes 5 minutes on two idle cores by the
-    speed of its steps, and took 25 on cores that other programs shared.
+    (test) are predicted right; always the most frequent token would be right in 8.9 and 8.2 %. It takes 5 min
+    25 s on two idle cores, evaluation included.
     """
     data = DataConfig(
         corpus="python-docs", tokenizer="wordpiece-uncased", vocab_size=4096, sequence_length=128
