@@ -115,8 +115,8 @@ def tags(flags: argparse.Namespace, out: pathlib.Path) -> Iterator[Line]:
                 )
             config = dataclasses.replace(config, task=dataclasses.replace(config.task, num_examples=count))
             name = f"tags-{count}-{'scratch' if not source else 'pretrained'}"
-            row, mean = seeds_of(config, flags.seeds, out, name, "tag_accuracy")
-            yield _line(case, method, row, "tag_accuracy", mean)
+            row, mean = seeds_of(config, flags.seeds, out, name, "accuracy")
+            yield _line(case, method, row, "accuracy", mean)
 
 
 def _most_frequent_tags(data: dict[str, Any], count: int) -> float:
