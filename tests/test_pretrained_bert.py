@@ -1,9 +1,11 @@
 """BERT in Hugging Face's form: the golden file, transformers itself both ways, and real weights."""
 
+import dataclasses
 import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -17,6 +19,7 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.base import evaluate
 from lm_jax.evaluation.texts import Text
 from lm_jax.export import export
+from lm_jax.language_models.encoder import EncoderLanguageModel, _padded
 from lm_jax.pretrained import huggingface
 from lm_jax.text.wordpiece import WordPiece
 
@@ -223,6 +226,26 @@ def test_vectors_of_texts_do_not_depend_on_others(pretrained):
     assert pretrained.are_cut(["a b", "a b c"], max_tokens=4) == [False, True]
     with pytest.raises(UserError, match="max_tokens=25 with a context of 24"):
         pretrained.embed(["a"], max_tokens=25)
+
+
+def test_vectors_in_bfloat16_are_those_of_the_float32_parameters(pretrained):
+    """For batches, kernels are cast once."""
+    config = dataclasses.replace(pretrained.config, dtype="bfloat16")
+    module = pretrained.module.clone(backbone=config.make())
+    lm = EncoderLanguageModel(pretrained.trained._replace(config=config, module=module))
+    ids = [2, *pretrained.tokenizer.encode("a b c").ids, 3, 0, 0, 0]
+    tokens_1T = np.array([ids], np.int32)
+    hidden = apply(lm, tokens_1T, np.where(tokens_1T == 0, -1, 0).astype(np.int32))
+    assert hidden.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(lm.embed(["a b c"], "first")[0], hidden[0, 0].astype(np.float32))
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 33, 64, 65, 128, 129, 500, 512])
+def test_rows_have_few_lengths_and_little_padding(length):
+    padded = _padded(length, 512)
+    assert length <= padded <= max(4, length * 9 / 8 + 4)
+    assert len({_padded(n, 512) for n in range(1, 513)}) == 40
+    assert _padded(length, 511) <= 511 or length == 512
 
 
 def test_vectors_are_written_and_compared(pretrained, tmp_path, capsys):

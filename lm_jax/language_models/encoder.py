@@ -1,7 +1,7 @@
 """Encoders as language models: vectors of texts and of tokens."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,9 +19,8 @@ from lm_jax.models.heads import pool
 from lm_jax.text.base import Encoding
 
 POOLINGS = ("mean", "first", "last", "max")
-_TOKENS_PER_BATCH = {"cpu": 1024}  # faster than larger batches on a CPU (benchmarks/embed.py)
+_TOKENS_PER_BATCH = {"cpu": 512}  # faster than larger batches on a CPU (benchmarks/train_bert.py, "embed")
 _TOKENS_PER_BATCH_ELSEWHERE = 1 << 15
-_MULTIPLE = 8  # of which the lengths of rows are
 EXTRA = 2  # [CLS] and [SEP]
 
 
@@ -43,6 +42,12 @@ class EncoderLanguageModel:
         self.task = "none" if trained.task is None else trained.task.name
         self._cls, self._sep, self._pad = map(self.tokenizer.require_special, ("cls", "sep", "pad"))
         self._pooled, self._layers = shared(_compiled, self.module)
+
+    @cached_property
+    def _cast(self) -> Any:
+        """The parameters for many batches: their kernels are not cast for each of them."""
+        config: Any = self.config
+        return _with_cast_kernels(self.params, config.dtype)
 
     @property
     def context(self) -> int:
@@ -74,7 +79,7 @@ class EncoderLanguageModel:
         rows = self._rows([e.ids for e in encodings], max_tokens)
         vectors: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
         for group, tokens_BT, segments_BT in self._batches(rows):
-            made_BD = self._pooled(self.params, tokens_BT, segments_BT, pooling, normalize)
+            made_BD = self._pooled(self._cast, tokens_BT, segments_BT, pooling, normalize)
             for i, vector in zip(group, np.asarray(made_BD)):
                 vectors[i] = vector
         config: Any = self.config
@@ -171,4 +176,18 @@ def _layers(module: nn.Module, params: Any, tokens_BT: jax.Array, segments_BT: j
 
 
 def _padded(length: int, most: int) -> int:
-    return min(-(-length // _MULTIPLE) * _MULTIPLE, most)
+    """The length of a row that holds so many tokens: a multiple of 4, or of a larger power of 2 beyond 64.
+
+    The steps are an eighth of the length at most beyond 32: little is padding, and there are few shapes.
+    """
+    multiple = max(4, (1 << (length - 1).bit_length()) // 16)
+    return min(-(-length // multiple) * multiple, most)
+
+
+def _with_cast_kernels(params: Any, dtype: str) -> Any:
+    """The parameters with the kernels of products in the dtype of computation, to which modules cast them."""
+
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
