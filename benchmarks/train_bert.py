@@ -3,7 +3,7 @@
 Cases: a training step of masked language modelling (forward, backward, clipping, AdamW) with 20 predictions
 in each row of 128 tokens; one of classification with dropout 0.1; and vectors of 256 sentences by a model of
 MiniLM's size. transformers computes the logits of all positions; beside it stands the same model with its
-head on the predicted positions only, as here. See race.py for how they are timed.
+head on the predicted positions only, as here. Vectors are made from strings. See race.py for the timing.
 
     --cases=small,wide,classify,embed
     --dtypes=float32,bfloat16
@@ -93,7 +93,7 @@ def theirs(name: str, case: Case, dtype: str, gathered: bool) -> Callable[[], An
     cast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
     if name == "embed":
         model.eval()
-        return lambda: _their_vectors(torch, model, sentences(case), cast)
+        return _their_vectors(torch, transformers, model, sentences(case), cast)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     batch = [torch.from_numpy(x.astype(np.int64)) for x in rows(case)]
@@ -121,20 +121,33 @@ def theirs(name: str, case: Case, dtype: str, gathered: bool) -> Callable[[], An
     return step
 
 
-def _their_vectors(torch: Any, model: Any, texts: list[np.ndarray], cast: Any) -> Any:
+def _their_vectors(
+    torch: Any, transformers: Any, model: Any, texts: list[np.ndarray], cast: Any
+) -> Callable[[], Any]:
     """Mean vectors, in batches of 32 sentences sorted by length, as sentence-transformers makes them."""
-    order, made = sorted(range(len(texts)), key=lambda i: -len(texts[i])), []
-    with torch.inference_mode(), cast:
-        for first in range(0, len(order), 32):
-            group = [texts[i] for i in order[first : first + 32]]
-            tokens = torch.zeros((len(group), max(map(len, group)) + 2), dtype=torch.long)
-            mask = torch.zeros_like(tokens)
-            for row, ids in enumerate(group):
-                tokens[row, : len(ids) + 2] = torch.tensor([101, *ids.tolist(), 102])
-                mask[row, : len(ids) + 2] = 1
-            hidden = model(tokens, attention_mask=mask).last_hidden_state.float()
-            made.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-    return torch.cat(made)
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer = transformers.BertTokenizerFast(str(_vocabulary(directory, model.config.vocab_size)))
+    written = sorted((tokenizer.decode(ids) for ids in texts), key=lambda text: -len(text))
+
+    def run() -> Any:
+        made = []
+        with torch.inference_mode(), cast:
+            for first in range(0, len(written), 32):
+                inputs = tokenizer(written[first : first + 32], padding=True, return_tensors="pt")
+                mask = inputs["attention_mask"]
+                hidden = model(**inputs).last_hidden_state.float()
+                made.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        return torch.cat(made)
+
+    return run
+
+
+def _vocabulary(directory: str, size: int) -> pathlib.Path:
+    """A WordPiece vocabulary of special tokens and made words, each of which is one token."""
+    path = pathlib.Path(directory, "vocab.txt")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    path.write_text("\n".join([*special, *(f"w{i}" for i in range(len(special), size))]))
+    return path
 
 
 def ours(name: str, case: Case, dtype: str) -> Callable[[], Any]:
@@ -189,7 +202,7 @@ def ours(name: str, case: Case, dtype: str) -> Callable[[], Any]:
 
 
 def _our_vectors(model: Any, texts: list[np.ndarray]) -> Callable[[], Any]:
-    """Vectors of sentences by `embed`, of tokens that are words of a vocabulary made for it."""
+    """Vectors of sentences by `embed`."""
     import jax
     import jax.numpy as jnp
 
@@ -198,10 +211,7 @@ def _our_vectors(model: Any, texts: list[np.ndarray]) -> Callable[[], Any]:
     from lm_jax.text.wordpiece import WordPiece
 
     with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory, "vocab.txt")
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        path.write_text("\n".join([*special, *(f"w{i}" for i in range(len(special), model.vocab_size))]))
-        tokenizer = WordPiece.load(path)
+        tokenizer = WordPiece.load(_vocabulary(directory, model.vocab_size))
     module = model.make()
     params = jax.jit(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))()
     lm = EncoderLanguageModel(Trained(model, module, params, tokenizer))
