@@ -38,6 +38,7 @@ class Sampling:
     banned: tuple[tuple[int, ...], ...] = ()  # sequences whose last token never follows those before it
     forced: tuple[int, ...] = ()  # the tokens that the continuation begins with
     min_tokens: int = 0  # how many tokens precede an end token at least
+    forced_end: int = 0  # the continuation's number of tokens of which the last is the end token; 0: off
     other_ends: tuple[int, ...] = ()  # tokens that `min_tokens` keeps off, too: the caller ends texts there
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class Sampling:
             ("frequency_penalty", -100, 100), ("presence_penalty", -100, 100),
         ):  # fmt: skip
             check_number(name, getattr(self, name), low, high)
-        for name in ("top_k", "no_repeat_ngram", "min_tokens"):
+        for name in ("top_k", "no_repeat_ngram", "min_tokens", "forced_end"):
             value = getattr(self, name)
             if not is_whole(value):
                 raise UserError(f"{name}={value!r}", "give a whole number")
@@ -155,6 +156,8 @@ def edit(
     if len(s.forced):
         token_B = jnp.asarray(s.forced)[jnp.minimum(number_B, len(s.forced) - 1)]
         edited_BV = processors.only(edited_BV, jnp.where(number_B < len(s.forced), token_B, -1))
+    if _in_use(s.forced_end, 0):
+        edited_BV = processors.only(edited_BV, jnp.where(number_B == s.forced_end - 1, end_id, -1))
     return edited_BV
 
 

@@ -146,7 +146,7 @@ class Scores(Protocol):
 
 @runtime_checkable
 class Generates(Protocol):
-    """The capability of continuing text."""
+    """The capability of continuing text, or of writing the target of a source."""
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]
@@ -156,6 +156,21 @@ class Generates(Protocol):
 
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
         """The continuation of one prompt, in pieces as they are made."""
+        ...
+
+
+@runtime_checkable
+class ScoresTargets(Protocol):
+    """The capability of giving a target a probability, given a source.
+
+    Attributes:
+        target_field: the field of documents that holds the target.
+    """
+
+    target_field: str
+
+    def score_targets(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoredText]:
+        """The probability of each target, given the source at the same place."""
         ...
 
 
@@ -233,6 +248,7 @@ class Predicts(Protocol):
 _REMEDIES: dict[type, str] = {
     Scores: "give one that gives whole texts a probability, such as an n-gram model or a GPT",
     Generates: "give one that reads left to right",
+    ScoresTargets: "give one that was trained by task=seq2seq",
     Embeds: "give one that has a vector for each token, such as a BERT",
     Fills: "give one that was trained on masked text, such as a BERT",
     Labels: "give one that was trained to classify",
@@ -255,6 +271,29 @@ def require(model: LanguageModel, capability: type[Capability], what_for: str) -
     if not isinstance(model, capability):
         raise UserError(f"a {model.family} model does not {what_for}", _REMEDIES.get(capability, ""))
     return model
+
+
+def run(decoder: Decoder, request: Request) -> list[Generation]:
+    """What a model generates for a request: the continuations of each prompt, which are adjacent."""
+    generations = []
+    for row, (tokens, log_probs, length) in enumerate(zip(*_generated(decoder, request), strict=True)):
+        text = request.text(row, tokens[:length])
+        end = request.stops_at(text)
+        text = text if end is None else text[:end]
+        generations.append(Generation(text.decode(errors="replace"), tokens[:length], log_probs[:length]))
+    return generations
+
+
+def _generated(decoder: Decoder, request: Request) -> Generated:
+    prompts, limits = request.prompts, request.limits
+    if request.beams is not None:
+        found = beam.search(decoder, prompts, limits, request.beams, request.sampling)
+        return Generated(found.tokens, found.log_probs, found.lengths)
+    if request.draft is None:
+        return sampling.generate(decoder, prompts, limits, request.sampling)
+    return speculative.generate(
+        decoder, request.draft._decoder(), prompts, limits, request.sampling, request.num_drafted
+    ).generated
 
 
 class LeftToRight(abc.ABC):
@@ -302,24 +341,7 @@ class LeftToRight(abc.ABC):
             UserError: an option that is unknown or out of range, or a prompt longer than the context.
         """
         request = Request(self.tokenizer, prompts, max_tokens, options)
-        generations = []
-        for row, (tokens, log_probs, length) in enumerate(zip(*self._generated(request), strict=True)):
-            text = request.text(row, tokens[:length])
-            end = request.stops_at(text)
-            text = text if end is None else text[:end]
-            generations.append(Generation(text.decode(errors="replace"), tokens[:length], log_probs[:length]))
-        return generations
-
-    def _generated(self, request: Request) -> Generated:
-        decoder, prompts, limits = self._decoder(), request.prompts, request.limits
-        if request.beams is not None:
-            found = beam.search(decoder, prompts, limits, request.beams, request.sampling)
-            return Generated(found.tokens, found.log_probs, found.lengths)
-        if request.draft is None:
-            return sampling.generate(decoder, prompts, limits, request.sampling)
-        return speculative.generate(
-            decoder, request.draft._decoder(), prompts, limits, request.sampling, request.num_drafted
-        ).generated
+        return run(self._decoder(), request)
 
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
         """The text of `generate([prompt], ...)`, a few tokens at a time, in whole characters.

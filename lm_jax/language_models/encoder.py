@@ -21,7 +21,6 @@ from lm_jax.text.base import Encoding
 POOLINGS = ("mean", "first", "last", "max")
 _TOKENS_PER_BATCH = {"cpu": 512}  # faster than larger batches on a CPU (benchmarks/train_bert.py, "embed")
 _TOKENS_PER_BATCH_ELSEWHERE = 1 << 15
-EXTRA = 2  # [CLS] and [SEP]
 
 
 class EncoderLanguageModel:
@@ -40,8 +39,18 @@ class EncoderLanguageModel:
         self.config, self.module, self.params = trained.config, trained.module, trained.params
         self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
         self.task = "none" if trained.task is None else trained.task.name
-        self._cls, self._sep, self._pad = map(self.tokenizer.require_special, ("cls", "sep", "pad"))
+        self._begin, self._end, self._pad = self._special_ids()
         self._pooled, self._layers = shared(_compiled, self.module)
+
+    def _special_ids(self) -> tuple[tuple[int, ...], int, int]:
+        """The tokens before a text, the one after it, and the one at padding."""
+        cls, sep, padding = map(self.tokenizer.require_special, ("cls", "sep", "pad"))
+        return (cls,), sep, padding
+
+    @property
+    def _extra(self) -> int:
+        """The number of special tokens of a row."""
+        return len(self._begin) + 1
 
     @cached_property
     def _cast(self) -> Any:
@@ -88,7 +97,7 @@ class EncoderLanguageModel:
     def are_cut(self, texts: Sequence[str], max_tokens: int | None = None) -> list[bool]:
         """Whether each text has more tokens than `max_tokens`, with [CLS] and [SEP]."""
         most = self._most(max_tokens)
-        return [len(ids) + EXTRA > most for ids in self.tokenizer.encode_ids(as_texts(texts, "texts"))]
+        return [len(ids) + self._extra > most for ids in self.tokenizer.encode_ids(as_texts(texts, "texts"))]
 
     def embed_tokens(self, texts: Sequence[str], max_tokens: int | None = None) -> list[EmbeddedText]:
         """The vectors of each text's tokens, [CLS] and [SEP] included, after each layer.
@@ -103,20 +112,24 @@ class EncoderLanguageModel:
             layers_LBTD = np.asarray(self._layers(self.params, tokens_BT, segments_BT))
             for row, i in enumerate(group):
                 length = len(rows[i])
-                spans = _spans(texts[i], encodings[i], length)
+                spans = _spans(texts[i], encodings[i], len(self._begin), length)
                 made[i] = EmbeddedText(spans, layers_LBTD[:, row, :length])
         return made
 
     def _rows(self, texts: Sequence[np.ndarray], max_tokens: int | None = None) -> list[np.ndarray]:
-        """[CLS], the tokens of a text, [SEP]; the text is cut where it is too long."""
+        """The tokens of a text between special ones; the text is cut where it is too long."""
         most = self._most(max_tokens)
-        return [np.concatenate([[self._cls], ids[: most - EXTRA], [self._sep]]) for ids in texts]
+        return [
+            np.concatenate([self._begin, ids[: most - self._extra], [self._end]]).astype(np.int32)
+            for ids in texts
+        ]
 
     def _most(self, max_tokens: int | None) -> int:
         most = self.context if max_tokens is None else max_tokens
-        if not EXTRA < most <= self.context:
+        if not self._extra < most <= self.context:
             raise UserError(
-                f"max_tokens={most} with a context of {self.context}", f"choose 3..{self.context}"
+                f"max_tokens={most} with a context of {self.context}",
+                f"choose {self._extra + 1}..{self.context}",
             )
         return most
 
@@ -139,10 +152,10 @@ class EncoderLanguageModel:
             first = last
 
 
-def _spans(text: str, encoding: Encoding, length: int) -> np.ndarray:
-    """The spans of a row of `length` tokens: [CLS], the first tokens of a text, [SEP]."""
-    size = len(text.encode())
-    return np.concatenate([[[0, 0]], encoding.spans[: length - EXTRA], [[size, size]]]).astype(np.int64)
+def _spans(text: str, encoding: Encoding, num_before: int, length: int) -> np.ndarray:
+    """The spans of a row of `length` tokens: special ones, the first tokens of a text, a special one."""
+    size, before = len(text.encode()), np.zeros((num_before, 2), np.int64)
+    return np.concatenate([before, encoding.spans[: length - num_before - 1], [[size, size]]])
 
 
 def _compiled(module: nn.Module) -> tuple[Any, Any]:

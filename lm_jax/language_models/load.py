@@ -38,6 +38,7 @@ ADAPTERS: Registry[Any] = Registry(
         "classifier": "lm_jax.language_models.labels:Classifier",
         "encoder": "lm_jax.language_models.encoder:EncoderLanguageModel",
         "masked": "lm_jax.language_models.masked:MaskedLanguageModel",
+        "seq2seq": "lm_jax.language_models.seq2seq:open_model",
         "regressor": "lm_jax.language_models.labels:Regressor",
         "tagger": "lm_jax.language_models.labels:Tagger",
     },
@@ -175,14 +176,14 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
 
 
 def _load_pretrained(directory: pathlib.Path, mesh: MeshConfig | None) -> LanguageModel:
-    model, params, tokenizer, task = huggingface.read(directory)
+    model, params, tokenizer, task, options = huggingface.read(directory)
     finite.check(params, str(directory))
     model = model.resolved(tokenizer.vocab_size, model.context_length)
     devices = fit_mesh(mesh or MeshConfig(), exact=True)
     params = jax.device_put(params, by_name(devices, params))
     module = model.make() if task is None else task.make(model)
     adapter = ADAPTERS.get(model.adapter if task is None else task.adapter)
-    return adapter(Trained(model, module, params, tokenizer, task, mesh=devices))
+    return adapter(Trained(model, module, params, tokenizer, task, mesh=devices, generation=options))
 
 
 def _abstract_params(task: Any, config: ModelConfig, length: int) -> Any:

@@ -14,7 +14,7 @@ from lm_jax.data.corruption import mask_rows
 from lm_jax.data.store import TokenStream
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import Candidate
-from lm_jax.language_models.encoder import EXTRA, EncoderLanguageModel
+from lm_jax.language_models.encoder import EncoderLanguageModel
 from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import Trained, shared
 from lm_jax.metrics.likelihood import token_log_probs
@@ -103,10 +103,10 @@ class MaskedLanguageModel(EncoderLanguageModel):
         texts = as_texts(texts, "texts")
         encodings = self.tokenizer.encode_batch(texts)
         for text, encoding in zip(texts, encodings, strict=True):
-            if len(encoding.ids) + EXTRA > self.context:
+            if len(encoding.ids) + self._extra > self.context:
                 raise UserError(
                     f"the text {text[:40]!r} has {len(encoding.ids)} tokens, and the model reads "
-                    f"{self.context - EXTRA}",
+                    f"{self.context - self._extra}",
                     "cut it",
                 )
         method = "within-word" if within_word else "original"
@@ -151,7 +151,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
             )
         ids = [part for piece in self.tokenizer.encode_ids(pieces) for part in (piece, [self._mask])]
         whole = np.concatenate(ids[:-1]).astype(np.int32)
-        if len(whole) + EXTRA > self.context and self._mask in whole[self.context - EXTRA :]:
+        if len(whole) + self._extra > self.context and self._mask in whole[self.context - self._extra :]:
             raise UserError(
                 f"a mask of the text {text[:40]!r} lies beyond the context of {self.context} tokens",
                 "cut the text",
@@ -187,7 +187,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
             first: the number of the first one.
         """
         ids = self.tokenizer.encode_ids(list(texts))
-        size = self.context - EXTRA
+        size = self.context - self._extra
         pieces = [(i, start) for i, x in enumerate(ids) for start in range(0, len(x), size)]
         rows = self._rows([ids[i][start : start + size] for i, start in pieces])
         made: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in ids]
@@ -243,7 +243,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
             return None
         ids = self.tokenizer.encode_ids(list(texts))
         offsets = np.cumsum([1, *(len(x) + 1 for x in ids)])
-        tokens = np.concatenate([[self._sep], *(np.append(x, self._sep) for x in ids)])
+        tokens = np.concatenate([[self._end], *(np.append(x, self._end) for x in ids)])
         length = self.context
         sentences = pairs.find_sentences(
             TokenStream(tokens, offsets), pairs.sentence_ends(self.tokenizer), length
@@ -257,7 +257,7 @@ class MaskedLanguageModel(EncoderLanguageModel):
         right, at_once = np.zeros(len(table.labels), bool), 16
         for first in range(0, len(right), at_once):
             numbers = np.minimum(np.arange(first, first + at_once), len(right) - 1)
-            rows = pairs.read_pairs(table, numbers, tokens, length, self._cls, self._sep, self._pad)
+            rows = pairs.read_pairs(table, numbers, tokens, length, self._begin[0], self._end, self._pad)
             logits_B2 = np.asarray(self._pair(self.params, *self.trained.placed(tuple(rows))))
             right[numbers] = logits_B2.argmax(axis=1) == table.labels[numbers]
         return table.documents, right

@@ -40,6 +40,8 @@ class Options(TypedDict, total=False):
     stop: Sequence[str]
     # The model does not end the text before this many tokens [0]
     min_tokens: int
+    # The last of `max_tokens` tokens is the end token [False]
+    forced_end: bool
     # Of the random draws: one for all prompts, or one for each [0]
     seed: int | Sequence[int]
     # Continuations of each prompt, which are adjacent in the result [1]
@@ -65,6 +67,13 @@ _SAMPLING = (
 class Request:
     """The checked arguments of decoders for one call of `generate`. Each prompt follows a beginning token.
 
+    Args:
+        tokenizer: from text to ids.
+        prompts: the texts to continue, or sources.
+        max_tokens: the maximum number of tokens to add.
+        options: see `Options`.
+        beginnings: for sources, the tokens that each target follows, [B]; None: the prompts are continued.
+
     Attributes:
         prompts: the prompts' tokens.
         limits: how much to generate.
@@ -80,7 +89,12 @@ class Request:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompts: Sequence[str], max_tokens: int, options: Mapping[str, Any]
+        self,
+        tokenizer: Tokenizer,
+        prompts: Sequence[str],
+        max_tokens: int,
+        options: Mapping[str, Any],
+        beginnings: Sequence[np.ndarray] | None = None,
     ):
         _check_names(options)
         prompts = as_texts(prompts, "prompts")
@@ -97,11 +111,13 @@ class Request:
             tokenizer.end_id,
             self._keep if self.stop or tokenizer.other_end_ids else None,
         )
-        self.sampling = self._sampling(options)
+        self.sampling = self._sampling(options, max_tokens)
         self.beams = _beam_settings(options, self.sampling)
-        self._ids = self._encode(prompts)
+        self._ids = self._encode(prompts) if beginnings is None else [np.empty(0, np.int32)] * len(prompts)
+        if beginnings is None:
+            beginnings = [np.append(np.int32(tokenizer.begin_id), ids) for ids in self._ids]
         seed = options.get("seed", 0)
-        self.prompts = self._prompts(seed if isinstance(seed, tuple) else (seed,) * len(prompts))
+        self.prompts = self._prompts(beginnings, seed if isinstance(seed, tuple) else (seed,) * len(prompts))
         self.limits.checked()
         self.prompts.checked(context_length=None)
         self._check_draft()
@@ -128,7 +144,7 @@ class Request:
             n for n in range(1, len(tokens) + 1) if self.stops_at(self.text(row, tokens[:n])) is not None
         )
 
-    def _sampling(self, options: Mapping[str, Any]) -> Sampling:
+    def _sampling(self, options: Mapping[str, Any], max_tokens: int) -> Sampling:
         banned = options.get("banned", ())
         if not isinstance(banned, tuple):
             raise UserError(f"banned={banned!r} is not a list", "put texts and token ids in brackets")
@@ -140,6 +156,7 @@ class Request:
             **values,
             banned=sequences,
             forced=self._token_ids("forced", options.get("forced", ())),
+            forced_end=max_tokens if options.get("forced_end", False) else 0,
             other_ends=self._tokenizer.other_end_ids,
         )
         made.check()
@@ -163,11 +180,11 @@ class Request:
             raise UserError("no prompt", 'give at least one; [""] starts a new text')
         return self._tokenizer.encode_prompts(prompts)
 
-    def _prompts(self, seeds: Sequence[int]) -> Prompts:
-        lengths = np.array([1 + len(ids) for ids in self._ids])
-        rows = np.full((len(lengths), lengths.max()), self._tokenizer.begin_id, np.int32)
-        for row, ids in zip(rows, self._ids, strict=True):
-            row[1 : 1 + len(ids)] = ids
+    def _prompts(self, beginnings: Sequence[np.ndarray], seeds: Sequence[int]) -> Prompts:
+        lengths = np.array([len(ids) for ids in beginnings])
+        rows = np.full((len(lengths), lengths.max(initial=1)), self._tokenizer.begin_id, np.int32)
+        for row, ids in zip(rows, beginnings, strict=True):
+            row[: len(ids)] = ids
         return Prompts(rows, lengths, seeds)
 
     def _check_draft(self) -> None:

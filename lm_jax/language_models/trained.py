@@ -1,7 +1,8 @@
 """The parts of a trained module, from which adapters make language models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -43,6 +44,7 @@ class Trained(NamedTuple):
         step: the number of updates; None for a published model.
         mesh: the devices that share the parameters and the rows; None: one device.
         length: the tokens of a row in training; 0 for a published model.
+        generation: options of `generate` that a published model brings, where the caller gives none.
     """
 
     config: ModelConfig
@@ -54,6 +56,7 @@ class Trained(NamedTuple):
     step: int | None = None
     mesh: Mesh | None = None
     length: int = 0
+    generation: Mapping[str, Any] = MappingProxyType({})
 
     def num_rows(self, num_texts: int, most: int) -> int:
         """Rows of a batch for so many texts: one of few sizes, a multiple of the number of devices."""

@@ -399,9 +399,13 @@ class CrossAttention(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, memory: LayerCache, mask_B11S: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """Attends from x to the memory where the mask is true; returns [B, T, D]."""
-        B, T, _ = x_BTD.shape
-        q_BTHK = self.query(x_BTD).swapaxes(2, 3).reshape(B, T, self.num_heads, -1)
+        """Attends from x to the memory where the mask is true; returns [B, T, D].
+
+        The rows of x may be a multiple of the memory's. Then those that attend to one row of it are adjacent,
+        and count as further queries, so that the memory is not repeated.
+        """
+        q_BTHK = self.query(x_BTD).swapaxes(2, 3).reshape(*x_BTD.shape[:2], self.num_heads, -1)
+        q_BTHK = q_BTHK.reshape(memory.k_BGSK.shape[0], -1, *q_BTHK.shape[2:])
         drop = self.drop if train and self.dropout else None
         return self.out(full_attention(q_BTHK, *memory, mask_B11S, drop=drop).reshape(x_BTD.shape))
 

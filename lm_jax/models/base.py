@@ -1,8 +1,9 @@
 """What a model and its config must offer, and the names of the models there are.
 
 To add a model: a frozen dataclass that extends `ModelConfig`, a linen module that fulfils `LeftToRight` (or
-`Encodes`, if it reads both sides; then also set `reads` and `adapter`), and `@MODELS.register("NAME")` above
-the config (built-in ones are in the table below). Nothing else in the project asks which model it has.
+`Encodes`, if it reads both sides, or `EncodesDecodes`; then also set `reads` and `adapter`), and
+`@MODELS.register("NAME")` above the config (built-in ones are in the table below). Nothing else in the
+project asks which model it has.
 """
 
 import abc
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
@@ -58,7 +60,8 @@ class ModelConfig(abc.ABC):
         published_as: the `model_type` under which transformers reads an exported model; "": none does.
         pooling: the positions whose vectors stand for a whole text where a task leaves it open: "first",
             "last" or "mean".
-        reads: which tokens a position sees: "left to right" or "both sides".
+        reads: which tokens a position sees: "left to right", "both sides", or "source and target": those of
+            a source on both sides, and those of a target from left to right.
         adapter: the kind of language model that the bare module is; see `language_models.load.ADAPTERS`.
         vocab_size: number of rows of the vocabulary, 0 while it is left to the tokenizer.
         num_tokens: number of tokens that exist; rows beyond them only pad the vocabulary, and have
@@ -248,11 +251,49 @@ class Encodes(Protocol):
         ...
 
 
-def read(module: Any, tokens_BT: jax.Array, segments: Any, types: Any = None, train: bool = False) -> Any:
-    """A vector for each position, [B, T, D], of a module that `Encodes` or reads left to right.
+@runtime_checkable
+class EncodesDecodes(Encodes, Protocol):
+    """The methods of a module that writes a target from left to right, given a source that it encodes."""
 
-    A left-to-right module has no types.
+    def decode(
+        self,
+        tokens_BT: jax.Array,
+        memory_BSD: jax.Array,
+        memory_segments: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """What the head reads at each position of the target, [B, T, D]; it depends on tokens up to there.
+
+        Args:
+            tokens_BT: int token ids of the target.
+            memory_BSD: `encode` of the source.
+            memory_segments: int [B, S] of the source; negative ones are padding. None: nothing is.
+            segments: int [B, T]; runs of different numbers do not attend to each other. None: a row is one
+                text, and what is on the right of it does not matter.
+            train: whether dropout is on; needs `rngs={"dropout": key}`.
+        """
+        ...
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Unnormalised natural-log probabilities of the next token, float32 [..., V]; as `LeftToRight`'s."""
+        ...
+
+
+def read(module: Any, tokens_BT: jax.Array, segments: Any, types: Any = None, train: bool = False) -> Any:
+    """A vector for each position, [B, T, D], of a module that encodes, or reads left to right.
+
+    Where it encodes and decodes, the vectors are the decoder's, which reads the last token and then the text
+    (Lewis et al. 2020, section 3.1): at the last position it has read all of it. Only encoders have types.
     """
+    if isinstance(module, EncodesDecodes):
+        memory_BTD = module.encode(tokens_BT, segments, types, train)
+        length_B1 = jnp.full((tokens_BT.shape[0], 1), tokens_BT.shape[1])
+        if segments is not None:
+            length_B1 = jnp.sum(segments >= 0, axis=1, keepdims=True)
+        last_B1 = jnp.take_along_axis(tokens_BT, jnp.maximum(length_B1 - 1, 0), axis=1)
+        shifted_BT = jnp.concatenate([last_B1, tokens_BT[:, :-1]], axis=1)
+        return module.decode(shifted_BT, memory_BTD, segments, None, train)
     if isinstance(module, Encodes):
         return module.encode(tokens_BT, segments, types, train)
     return module.hidden(tokens_BT, None, segments=segments, train=train)[0]
@@ -274,6 +315,7 @@ class Rewinds(Protocol):
 MODELS: Registry[type[ModelConfig]] = Registry(
     "model",
     {
+        "bart": "lm_jax.models.bart:BARTConfig",
         "bert": "lm_jax.models.bert:BERTConfig",
         "gpt": "lm_jax.models.gpt:GPTConfig",
         "nnlm": "lm_jax.models.nnlm:NNLMConfig",

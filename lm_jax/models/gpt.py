@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lm_jax import fast
 from lm_jax.errors import UserError
 from lm_jax.models.attention import (
     ATTENTIONS,
@@ -23,14 +22,13 @@ from lm_jax.models.attention import (
     split_fused_heads,
 )
 from lm_jax.models.base import Cost
-from lm_jax.models.heads import mask_padding
+from lm_jax.models.heads import logits_of_few, mask_padding
 from lm_jax.models.layers import Dropout, Embed
 from lm_jax.models.products import matmul_transposed
 from lm_jax.models.transformer import Stack, StackConfig, layer_sizes, make_norm, norm_size
 from lm_jax.models.transformer_config import TransformerConfig
 
 _normal = nn.initializers.normal
-_BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
 
 
 @dataclass(frozen=True)
@@ -244,22 +242,9 @@ class GPT(nn.Module):
         return state._replace(position_B=state.position_B - count_B)
 
     def _logits_of_few(self, hidden_BD: jax.Array) -> jax.Array:
-        """`logits`, by blocks of the vocabulary where that is faster: for 2 to 16 rows on a CPU.
-
-        XLA copies the kernel of a product before it multiplies; the copy of a block stays in the CPU's cache.
-        """
+        """`logits`, faster for few rows."""
         head = self.token_embedding if self.config.tied_head else self.head
-        few = 2 <= hidden_BD.shape[0] <= 16 and hidden_BD.dtype == jnp.float32
-        if not few or not fast.is_on_for_cpu() or self.config.vocab_size < 4 * _BLOCK:
-            return self.logits(hidden_BD)
-        head_VD, whole = head.embedding, self.config.vocab_size // _BLOCK
-
-        def block(i: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice_in_dim(head_VD, i * _BLOCK, _BLOCK) @ hidden_BD.T
-
-        blocks_VB = jax.lax.map(block, jnp.arange(whole)).reshape(whole * _BLOCK, -1)
-        logits_BV = jnp.concatenate([blocks_VB, head_VD[whole * _BLOCK :] @ hidden_BD.T]).T
-        return mask_padding(logits_BV, self.config.known_tokens)
+        return mask_padding(logits_of_few(hidden_BD, head.embedding), self.config.known_tokens)
 
 
 def split_fused_qkv(tree: Any, config: GPTConfig) -> Any:

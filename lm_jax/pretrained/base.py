@@ -35,7 +35,8 @@ class Form(NamedTuple):
         their_shapes: (our name, our shape) -> the shapes of theirs.
         join: (our name, their arrays) -> our array, whose shape may still differ.
         split: (our name, our array) -> their arrays.
-        template: our config -> one with all parameters of the form; those that ours lacks are zeros.
+        template: (our config, its task) -> a config with all parameters of the form; those that ours lacks
+            are zeros.
         by_token: our names of parameters with a row for each token.
         current_name: an older name of a weight -> the name of today.
     """
@@ -50,7 +51,7 @@ class Form(NamedTuple):
     their_shapes: Callable[[str, Shape], Sequence[Shape]]
     join: Callable[[str, Sequence[np.ndarray]], np.ndarray]
     split: Callable[[str, np.ndarray], Sequence[np.ndarray]]
-    template: Callable[[Any], Any]
+    template: Callable[[Any, Task | None], Any]
     by_token: frozenset[str]
     current_name: Callable[[str], str] = str
 
@@ -76,5 +77,10 @@ def check_published(config: ModelConfig, wanted: Mapping[str, Any]) -> None:
 
 # The `model_type` of a config.json -> its form.
 FORMS: Registry[Form] = Registry(
-    "model_type", {"bert": "lm_jax.pretrained.bert:FORM", "gpt2": "lm_jax.pretrained.gpt2:FORM"}
+    "model_type",
+    {
+        "bart": "lm_jax.pretrained.bart:FORM",
+        "bert": "lm_jax.pretrained.bert:FORM",
+        "gpt2": "lm_jax.pretrained.gpt2:FORM",
+    },
 )

@@ -4,14 +4,13 @@ BertModel, BertForPreTraining, BertForMaskedLM, BertForSequenceClassification an
 which one it is, the weights tell.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.models.bert import BERTConfig
-from lm_jax.pretrained.base import Form, Shape, check_published
+from lm_jax.pretrained import products
+from lm_jax.pretrained.base import Form, check_published
+from lm_jax.pretrained.products import weight_and_bias
 from lm_jax.pretrained.values import Values
 from lm_jax.tasks.base import TASKS, Task
 from lm_jax.tasks.masked import Masked
@@ -62,7 +61,7 @@ def rules(config: BERTConfig, task: Task | None) -> dict[str, tuple[str, ...]]:
     """Our names of parameters -> theirs."""
     found: dict[str, tuple[str, ...]]
     found = {f"{ours}/embedding": (f"{theirs}.weight",) for ours, theirs in _TABLES.items()}
-    found |= _weight_and_bias(_NORMS, "scale") | _weight_and_bias(
+    found |= weight_and_bias(_NORMS, "scale") | weight_and_bias(
         _PRODUCTS | (_POOLER if config.pooler else {}), "kernel"
     )
     for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
@@ -71,19 +70,10 @@ def rules(config: BERTConfig, task: Task | None) -> dict[str, tuple[str, ...]]:
         return found
     found = {f"backbone/{ours}": theirs for ours, theirs in found.items()}
     if not isinstance(task, Masked):
-        return found | _weight_and_bias(_LABELS, "kernel")
-    products = _MASKED_PRODUCT | (_PAIRS if task.pairs != "none" else {})
-    found |= _weight_and_bias(products, "kernel") | _weight_and_bias(_MASKED_NORM, "scale")
+        return found | weight_and_bias(_LABELS, "kernel")
+    kernels = _MASKED_PRODUCT | (_PAIRS if task.pairs != "none" else {})
+    found |= weight_and_bias(kernels, "kernel") | weight_and_bias(_MASKED_NORM, "scale")
     return found | {"head/bias": (_MASKED_BIAS,)}
-
-
-def _weight_and_bias(names: Mapping[str, str], kind: str) -> dict[str, tuple[str, ...]]:
-    """The two parameters of products, of the kind kernel, or of norms, of the kind scale."""
-    return {
-        f"{ours}/{end}": (f"{theirs}.{'bias' if end == 'bias' else 'weight'}",)
-        for ours, theirs in names.items()
-        for end in (kind, "bias")
-    }
 
 
 def ignored(config: BERTConfig, task: Task | None) -> frozenset[str]:
@@ -104,29 +94,6 @@ def copies(config: BERTConfig, task: Task | None) -> dict[str, str]:
 def current_name(name: str) -> str:
     """A weight's name of today: norms had gamma and beta."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def their_shapes(name: str, shape: Shape) -> list[Shape]:
-    """The shapes of the weights that make our parameter: kernels are (out, in) there."""
-    if "/qkv/" in name:
-        *inputs, _, G, K = shape
-        return [(G * K, *inputs)] * 3
-    return [shape[::-1] if name.endswith("/kernel") else shape]
-
-
-def join(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Our parameter from theirs, up to its shape: q, k and v are one kernel, [D, 3, G, K]."""
-    if "/qkv/" in name:
-        return np.stack([array.T for array in arrays], axis=-2)
-    return arrays[0].T if name.endswith("/kernel") else arrays[0]
-
-
-def split(name: str, array: np.ndarray) -> list[np.ndarray]:
-    """The inverse of `join`."""
-    if "/qkv/" in name:
-        *inputs, _, G, K = array.shape
-        return [part.reshape(*inputs, G * K).T for part in np.moveaxis(array, -3, 0)]
-    return [array.T if name.endswith("/kernel") else array]
 
 
 def read_config(values: dict[str, Any], names: frozenset[str], source: str) -> tuple[BERTConfig, Task | None]:
@@ -162,7 +129,7 @@ def _task(read: Values, values: dict[str, Any], config: BERTConfig, names: froze
         return Masked(pairs="next" if "cls.seq_relationship.weight" in names else "none")
     if "classifier.weight" not in names:
         return None
-    classes = _class_names(values, read.source)
+    classes = class_names(values, read.source)
     dropout = read.number("classifier_dropout", config.dropout)
 
     def make(name: str, **fields: Any) -> Task:
@@ -182,8 +149,8 @@ def _task(read: Values, values: dict[str, Any], config: BERTConfig, names: froze
     return make("classification", classes=classes)
 
 
-def _class_names(values: dict[str, Any], source: str) -> tuple[str, ...]:
-    """The names of the classes by their number."""
+def class_names(values: dict[str, Any], source: str) -> tuple[str, ...]:
+    """The names of the classes by their number, of the values of a config.json."""
     named = values.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
     keys = [str(i) for i in range(len(named))] if isinstance(named, dict) else []
     if not keys or set(named) != set(keys) or not all(isinstance(name, str) for name in named.values()):
@@ -220,7 +187,7 @@ def write_config(config: BERTConfig, task: Task | None, tokenizer: Tokenizer) ->
         "layer_norm_eps": config.layer_norm_epsilon,
         "position_embedding_type": "absolute",
         "pad_token_id": tokenizer.special_ids.get("pad", 0),
-        **_label_config(task),
+        **label_config(task),
     }
 
 
@@ -241,7 +208,8 @@ def _architecture(config: BERTConfig, task: Task | None) -> str:
     return name
 
 
-def _label_config(task: Task | None) -> dict[str, Any]:
+def label_config(task: Task | None) -> dict[str, Any]:
+    """The values of config.json that describe a head of labels."""
     if task is None or task.name not in _ARCHITECTURES:
         return {}
     labelled: Any = task
@@ -260,10 +228,10 @@ FORM = Form(
     rules=rules,
     ignored=ignored,
     copies=copies,
-    their_shapes=their_shapes,
-    join=join,
-    split=split,
-    template=lambda config: config,
+    their_shapes=products.their_shapes,
+    join=products.join,
+    split=products.split,
+    template=lambda config, _: config,
     by_token=frozenset({"token_embedding/embedding", "head/bias"}),
     current_name=current_name,
 )

@@ -171,6 +171,6 @@ FORM = Form(
     their_shapes=their_shapes,
     join=lambda name, arrays: arrays[0],
     split=lambda name, array: [array.reshape(*their_shapes(name, array.shape))],
-    template=lambda config: dataclasses.replace(config, use_bias=True),
+    template=lambda config, _: dataclasses.replace(config, use_bias=True),
     by_token=frozenset({"token_embedding/embedding", "head/embedding"}),
 )

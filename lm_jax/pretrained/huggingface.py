@@ -5,6 +5,8 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -15,7 +17,7 @@ import numpy as np
 from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.models.base import check_sizes
-from lm_jax.pretrained import gpt2, marks, weights
+from lm_jax.pretrained import generation, gpt2, marks, weights
 from lm_jax.pretrained.base import FORMS, Form
 from lm_jax.tasks.base import Task
 from lm_jax.text import load as tokenizers
@@ -39,12 +41,14 @@ class Pretrained(NamedTuple):
         params: its variables, float32.
         tokenizer: from text to ids.
         task: the task that it was trained for; None: a model without a head.
+        generation: the options of `generate` that its files name, of an encoder-decoder.
     """
 
     config: Any
     params: Any
     tokenizer: Tokenizer
     task: Task | None = None
+    generation: Mapping[str, Any] = MappingProxyType({})
 
 
 def is_directory(path: pathlib.Path) -> bool:
@@ -94,7 +98,8 @@ def read(directory: pathlib.Path) -> Pretrained:
             f"the tokenizer in {directory} has {size} tokens, its model {rows}",
             "restore the tokenizer that the model was trained with",
         )
-    return Pretrained(config, read_params(directory), tokenizer, task)
+    options = generation.read(directory) if config.adapter == "seq2seq" else {}
+    return Pretrained(config, read_params(directory), tokenizer, task, options)
 
 
 def _read_tokenizer(directory: pathlib.Path, is_causal: bool) -> Tokenizer:
@@ -205,9 +210,10 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
 
 def _their_arrays(form: Form, config: Any, pretrained: Pretrained) -> dict[str, np.ndarray]:
     flat = _flat(config.for_inference().convert(pretrained.params))
-    shapes = _flat(_abstract_params(form.template(config), pretrained.task))
+    template = form.template(config, pretrained.task)
+    shapes = _flat(_abstract_params(template, pretrained.task))
     arrays: dict[str, np.ndarray] = {}
-    for ours, theirs in weights.expand(form.rules(config, pretrained.task), config.num_layers).items():
+    for ours, theirs in weights.expand(form.rules(template, pretrained.task), config.num_layers).items():
         array = np.asarray(flat[ours] if ours in flat else np.zeros(shapes[ours].shape), np.float32)
         array = array[: config.vocab_size] if ours.removeprefix(_BACKBONE) in form.by_token else array
         names = [form.full_name(name, pretrained.task) for name in theirs]

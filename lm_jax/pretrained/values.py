@@ -44,6 +44,13 @@ class Values:
         """True or false."""
         return self._typed(name, bool, default)
 
+    def flag_or_text(self, name: str, text: str, default: bool) -> bool | str:
+        """True, false, or one text."""
+        value = self._typed(name, (bool, str), default)
+        if isinstance(value, str) and value != text:
+            raise UserError(f"{name}={value[:80]!r} in {self.source}", f"give true, false or {text!r}")
+        return value
+
     def choice(self, name: str, options: Mapping[str, T], default: str) -> T:
         """The option that a text names."""
         value = self._typed(name, str, default)
@@ -66,7 +73,8 @@ class Values:
         if type(value) is not type(wanted) or value != wanted:
             raise UserError(f"{name}={repr(value)[:80]} in {self.source}", f"only {wanted!r} is supported")
 
-    def _typed(self, name: str, kind: type, default: Any) -> Any:
+    def _typed(self, name: str, kind: type | tuple[type, ...], default: Any) -> Any:
+        kinds = kind if isinstance(kind, tuple) else (kind,)
         if default is _REQUIRED:
-            return self._given.take(name, kind)
-        return self._given.take(name, kind, default=default)
+            return self._given.take(name, *kinds)
+        return self._given.take(name, *kinds, default=default)

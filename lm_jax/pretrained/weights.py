@@ -57,7 +57,8 @@ def read(
         wanted: ours -> theirs; each of theirs is used once, and none is left over.
         shapes: ours -> the shapes of theirs.
         ignored: their names that may exist and are not read.
-        copies: their names that may exist -> the names of theirs with the same numbers.
+        copies: their names that may exist -> the names of theirs with the same numbers, which one of them
+            replaces where these are not there.
         bare_name: from a name in the files to the name in `wanted` and `ignored`.
 
     Raises:
@@ -73,7 +74,10 @@ def read(
             )
         every = [name for theirs in wanted.values() for name in theirs]
         copied = {name: same for name, same in (copies or {}).items() if name in there}
-        _check_names(directory, there.keys() - ignored - copied.keys(), set(every))
+        own = there.keys() - ignored - copied.keys()
+        for name, same in copied.items():
+            there.setdefault(same, there[name])
+        _check_names(directory, own | set(copied.values()), set(every))
         expected = dict(zip(every, (shape for ours in wanted for shape in shapes[ours]), strict=True))
         for name, shape in expected.items():
             piece = tensors[there[name]].get_slice(there[name])

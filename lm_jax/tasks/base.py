@@ -182,6 +182,7 @@ TASKS: Registry[type[Task]] = Registry(
         "classification": "lm_jax.tasks.classification:Classification",
         "masked": "lm_jax.tasks.masked:Masked",
         "regression": "lm_jax.tasks.classification:Regression",
+        "seq2seq": "lm_jax.tasks.seq2seq:Seq2Seq",
         "tagging": "lm_jax.tasks.tagging:Tagging",
     },
 )

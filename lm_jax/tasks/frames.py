@@ -1,4 +1,4 @@
-"""Rows of one or two texts between special tokens, as models of labels read them."""
+"""Rows of texts between special tokens, as models of labels and of sources and targets read them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -78,6 +78,99 @@ class Frame(NamedTuple):
         tokens_BT, segments_BT = pad(made, length, self.padding)
         types_BT = (np.arange(length)[None] >= begins[:, None]) & (segments_BT >= 0)
         return tokens_BT, segments_BT, types_BT.astype(np.int32)
+
+
+class PairBatch(NamedTuple):
+    """Sources, and targets that are predicted from left to right.
+
+    Attributes:
+        source: int32 [B, S].
+        source_segments: int32 [B, S]; 0, and -1 at padded positions.
+        inputs: int32 [B, T]; the start token, and the target without its last token.
+        targets: int32 [B, T]; the target, whose last token is the end.
+        weights: float32 [B, T]; 1, and 0 at padded positions.
+    """
+
+    source: Array
+    source_segments: Array
+    inputs: Array
+    targets: Array
+    weights: Array
+
+
+class PairFrame(NamedTuple):
+    """The special tokens of sources, `begin a end`, and of targets, which are written after `start`.
+
+    Attributes:
+        begin: what a source begins with: <s> or [CLS]; empty where the vocabulary has no such token.
+        target_begin: what a target begins with: <s>, as in BART's published form, or nothing.
+        end: the token after a source and after a target.
+        start: what is read before the first token of a target; as published, the end token.
+        padding: the token at padded positions.
+    """
+
+    begin: tuple[int, ...]
+    target_begin: tuple[int, ...]
+    end: int
+    start: int
+    padding: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "PairFrame":
+        """The tokens that a vocabulary has: BART's <s> and </s>, BERT's [CLS] and [SEP], or an end token."""
+        special, end = tokenizer.special_ids, tokenizer.end_id
+        begin: tuple[int, ...] = ()
+        target_begin: tuple[int, ...] = ()
+        if special.get("bos", end) != special.get("eos", end):
+            begin = target_begin = (special["bos"],)
+            end = special["eos"]
+        elif "cls" in special and "sep" in special:
+            begin, end = (special["cls"],), special["sep"]
+        return cls(begin, target_begin, end, end, special.get("pad", end))
+
+    @property
+    def source_extra(self) -> int:
+        """The number of special tokens of a source."""
+        return len(self.begin) + 1
+
+    @property
+    def target_extra(self) -> int:
+        """The number of special tokens of a target; as many as it has beside its text as inputs."""
+        return len(self.target_begin) + 1
+
+    def source(self, ids: np.ndarray, length: int) -> np.ndarray:
+        """A source of at most `length` tokens; a longer text is cut at its end."""
+        return np.concatenate([self.begin, ids[: length - self.source_extra], [self.end]]).astype(np.int32)
+
+    def target(self, ids: np.ndarray, length: int) -> np.ndarray:
+        """A target of at most `length` tokens; a longer text is cut at its end."""
+        room = length - self.target_extra
+        return np.concatenate([self.target_begin, ids[:room], [self.end]]).astype(np.int32)
+
+    def batch(
+        self,
+        sources: Sequence[np.ndarray],
+        targets: Sequence[np.ndarray],
+        lengths: tuple[int, int],
+        weights_B: np.ndarray | None = None,
+    ) -> PairBatch:
+        """Framed sources and targets as a batch of rows of these lengths.
+
+        Args:
+            sources: B arrays, from `source`.
+            targets: B arrays, from `target`.
+            lengths: S and T.
+            weights_B: of each row; None: 1.
+        """
+        source_BS, source_segments_BS = pad(sources, lengths[0], self.padding)
+        targets_BT, segments_BT = pad(targets, lengths[1], self.padding)
+        inputs_BT = np.full_like(targets_BT, self.padding)
+        inputs_BT[:, 1:] = targets_BT[:, :-1]
+        inputs_BT[:, 0] = self.start
+        weights_BT = (segments_BT >= 0).astype(np.float32)
+        if weights_B is not None:
+            weights_BT *= weights_B[:, None]
+        return PairBatch(source_BS, source_segments_BS, inputs_BT, targets_BT, weights_BT)
 
 
 def draw_documents(num_documents: int, num_examples: int, seed: int) -> np.ndarray:
