@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm_jax.data import corruption
+from lm_jax.data import corruption, draws
 from lm_jax.data.corruption import UNITS, Masking, mask_rows
 from lm_jax.errors import UserError
 
@@ -242,7 +242,7 @@ def test_spans_are_those_of_one_token_after_the_other(first_spans, rows, rate, s
     maskable, starts = np.array(rows[0]), np.array(rows[1])[: len(rows[0])]
     masking, length = Masking(rate, "span", max_span=4), maskable.shape[1]
     keys, noise = np.random.default_rng(seed).integers(0, 2**64, (2, *maskable.shape), np.uint64)
-    keys, budgets = corruption._keys(keys, maskable), np.full(len(maskable), round(rate * length))
+    keys, budgets = draws.keys(keys, maskable), np.full(len(maskable), round(rate * length))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corruption, "_likely_spans", lambda *_: first_spans)
         chosen, choices = corruption._choose_spans(masking, keys, maskable, starts, budgets, noise)

@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_jax.data import draws
 from lm_jax.errors import UserError
 
 UNITS = ("token", "word", "span")
 _EXCESS = 1e-6  # probability that a row without an exact budget has more predictions than there is room for
-_LAST = np.uint64(2**64 - 1)  # a key after all others
-_LOW = np.uint64(2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def mask_rows(
     num_rows, length = tokens_BT.shape
     num_predictions = masking.num_predictions(length)
     noise_BT, span_noise_BT, noise_BP = _draw(masking, num_rows, length, num_predictions, seed, first_row)
-    keys_BT = _keys(noise_BT, maskable_BT)
+    keys_BT = draws.keys(noise_BT, maskable_BT)
     if masking.exact:
         budget_B = masking._budgets(np.asarray(lengths_B), length)
     else:  # tokens below the threshold are the first in order of their keys
@@ -146,9 +145,9 @@ def mask_rows(
         )
     places, rows, ranks, counts_B = _places(chosen_BT)
     noise = noise_BP[rows, ranks]
-    choices = _unit_interval(noise if choices_BT is None else choices_BT.reshape(-1)[places])
+    choices = draws.unit_interval(noise if choices_BT is None else choices_BT.reshape(-1)[places])
     targets = tokens_BT.reshape(-1)[places]
-    random_tokens = ((noise & _LOW) * np.uint64(vocab_size) >> np.uint64(32)).astype(np.int32)
+    random_tokens = draws.below(noise, vocab_size)
     random_below = masking.mask_share + masking.random_share
     inputs_BT = tokens_BT.astype(np.int32)
     inputs_BT.reshape(-1)[places] = np.where(
@@ -166,31 +165,13 @@ def _draw(
 ) -> list[np.ndarray]:
     """Uniform uint64 [B, T], [B, T] or [B, 0] (for spans alone), and [B, P]."""
     widths = np.array([length, length if masking.unit == "span" else 0, num_predictions])
-    # Row by row from one stream of numbers, so that a process can go to its first row.
-    generator = np.random.PCG64(seed).advance(first_row * int(widths.sum()))
-    noise = np.asarray(generator.random_raw(num_rows * int(widths.sum())), np.uint64)
-    return np.split(noise.reshape(num_rows, -1), np.cumsum(widths)[:-1], axis=1)
-
-
-def _keys(noise_BT: np.ndarray, maskable_BT: np.ndarray) -> np.ndarray:
-    """Random keys that order the maskable tokens of a row, before all others. The low bits are the place."""
-    low = _low_bits(noise_BT.shape[1])
-    places_T = np.arange(noise_BT.shape[1], dtype=np.uint64)
-    return np.where(maskable_BT, noise_BT & ~low, _LAST & ~low) | places_T
-
-
-def _low_bits(length: int) -> np.uint64:
-    return np.uint64((1 << max(1, (length - 1).bit_length())) - 1)
+    noise = draws.of_rows(seed, num_rows, int(widths.sum()), first_row)
+    return np.split(noise, np.cumsum(widths)[:-1], axis=1)
 
 
 def _threshold(masking: Masking) -> np.uint64:
     """Keys are below it with probability `rate`."""
     return np.uint64(int(masking.rate * 2.0**64))
-
-
-def _unit_interval(noise: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1) from the high 32 bits."""
-    return (noise >> np.uint64(32)) * 2.0**-32
 
 
 def _choose_tokens(
@@ -219,7 +200,7 @@ def _choose_words(
     num_predictions: int,
 ) -> np.ndarray:
     """The tokens of words that fit into the budget in the order of the words' keys: bool [B, T]."""
-    length, low = keys_BT.shape[1], _low_bits(keys_BT.shape[1])
+    length, low = keys_BT.shape[1], draws.low_bits(keys_BT.shape[1])
     begins_BT = _word_begins(maskable_BT, starts_BT)
     begins = np.flatnonzero(begins_BT)
     sizes = np.diff(begins, append=begins_BT.size)
@@ -277,7 +258,7 @@ def _choose_spans(
     while len(rows):  # whose budget is not spent, again with twice as many tokens to begin spans with
         count = min(count, shape[1])
         first_keys = np.sort(np.partition(keys_BT[rows], count - 1, axis=1)[:, :count], axis=1)
-        anchors = (first_keys & _low_bits(shape[1])).astype(np.int64) + (rows * shape[1])[:, None]
+        anchors = (first_keys & draws.low_bits(shape[1])).astype(np.int64) + (rows * shape[1])[:, None]
         words = np.searchsorted(edges, anchors, side="right") - 1
         firsts, after = edges[words], words + _span_lengths(masking, noise[anchors])
         ends = np.where(after < len(edges), edges[np.minimum(after, len(edges) - 1)], size)
@@ -336,7 +317,7 @@ def _in_order(
 def _span_lengths(masking: Masking, noise: np.ndarray) -> np.ndarray:
     """Words in a span, from the low 32 bits: the inverse of the cumulative distribution."""
     stays = 1 - masking.span_p
-    uniform = _unit_interval(noise << np.uint64(32)) * (1 - stays**masking.max_span)
+    uniform = draws.unit_interval(noise << np.uint64(32)) * (1 - stays**masking.max_span)
     return (np.log1p(-uniform) * (1 / math.log(stays))).astype(np.int64) + 1
 
 

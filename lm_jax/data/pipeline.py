@@ -32,7 +32,7 @@ class DataConfig:
     split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
     valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME
     test: str = ""  # another source for the test
-    tokenizer: str = "bpe"  # byte, char, word, bpe, wordpiece, wordpiece-uncased; or the path of one
+    tokenizer: str = "bpe"  # byte, char, word, bpe, bpe-bart, wordpiece, wordpiece-uncased; or a path
     vocab_size: int = 4096  # maximum number of tokens to learn, special ones included; 0: no limit
     min_count: int = 0  # words and characters that are rarer in the training part become <unk>
     sequence_length: int = 128  # tokens in a row of a batch

@@ -97,7 +97,7 @@ class Tokenizer(abc.ABC):
             has = ", ".join(self.special_ids) or "no special token"
             raise UserError(
                 f"the {self.kind} tokenizer has no {name!r} token (it has {has})",
-                "set data.tokenizer=wordpiece, or to the path of a tokenizer that has one (BERT's, BART's)",
+                "set data.tokenizer=bpe-bart or wordpiece, or to the path of a tokenizer that has one",
             )
         return self.special_ids[name]
 

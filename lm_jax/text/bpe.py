@@ -31,6 +31,7 @@ _SPECIAL = {
     "cls": ("<s>",),
     "mask": ("<mask>",),
 }
+BART_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in the order of BART's vocabulary
 # A single newline between two characters that are not white space is always a token of its own under GPT-2's
 # pattern: a text cut after it has the same tokens.
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
@@ -79,22 +80,29 @@ class ByteLevelBPE(Tokenizer):
         self._can_cut = is_gpt2_pattern and all(token.special for token in added)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "ByteLevelBPE":
-        """Learns merges from texts that GPT-2's pattern splits; the end of a document is token 0.
+    def train(cls, texts: Iterable[str], vocab_size: int, special: Sequence[str] = (END,)) -> "ByteLevelBPE":
+        """Learns merges from texts that GPT-2's pattern splits.
+
+        Args:
+            texts: read once.
+            vocab_size: the maximum number of tokens, special ones included.
+            special: the special tokens, which have the first ids: GPT-2's, or `BART_SPECIAL`.
 
         Raises:
-            UserError: a vocabulary too small for the 256 bytes and the end.
+            UserError: a vocabulary too small for the 256 bytes and the special tokens.
         """
-        if vocab_size < 257:
+        least = 256 + len(special)
+        if vocab_size < least:
+            rest = "the end" if len(special) == 1 else "the special tokens"
             raise UserError(
                 f"vocab_size={vocab_size} is too small for byte-level BPE",
-                "give it 257 (the bytes and the end) or more",
+                f"give it {least} (the bytes and {rest}) or more",
             )
         library = huggingface.Tokenizer(models.BPE())
         _make_gpt2_like(library)
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[END],
+            special_tokens=list(special),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )

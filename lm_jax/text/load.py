@@ -9,7 +9,7 @@ from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.files import JsonObject
 from lm_jax.text.base import FILE, Tokenizer
-from lm_jax.text.bpe import ByteLevelBPE
+from lm_jax.text.bpe import BART_SPECIAL, ByteLevelBPE
 from lm_jax.text.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from lm_jax.text.wordpiece import WordPiece
 
@@ -17,15 +17,16 @@ _INSTEAD = (
     "train one by data.tokenizer=bpe, or give a byte-level BPE or a WordPiece "
     "(tokenizer.json, vocab.json and merges.txt, or vocab.txt)"
 )
-KINDS = ("byte", "char", "word", "bpe", "wordpiece", "wordpiece-uncased")
+KINDS = ("byte", "char", "word", "bpe", "bpe-bart", "wordpiece", "wordpiece-uncased")
 
 
 def train(spec: str, texts: Iterable[str], vocab_size: int = 0, min_count: int = 0) -> Tokenizer:
     """Makes the tokenizer that a spec names.
 
     Args:
-        spec: byte, char, word, bpe, wordpiece or wordpiece-uncased (which drops case and accents), made from
-            the texts; or a path, with or without `bpe:` or `wordpiece:` before it, which is loaded.
+        spec: byte, char, word, bpe, bpe-bart (with BART's special tokens, the mask among them), wordpiece or
+            wordpiece-uncased (which drops case and accents), made from the texts; or a path, with or without
+            `bpe:` or `wordpiece:` before it, which is loaded.
         texts: the training part, nothing else; read once.
         vocab_size: the maximum number of tokens, special ones included; 0: no limit (BPE and WordPiece need
             one).
@@ -42,6 +43,8 @@ def train(spec: str, texts: Iterable[str], vocab_size: int = 0, min_count: int =
         return WordTokenizer.train(texts, vocab_size, min_count)
     if spec == "bpe":
         return ByteLevelBPE.train(texts, vocab_size)
+    if spec == "bpe-bart":
+        return ByteLevelBPE.train(texts, vocab_size, BART_SPECIAL)
     if spec in ("wordpiece", "wordpiece-uncased"):
         return WordPiece.train(texts, vocab_size, min_count, lowercase=spec.endswith("uncased"))
     return load(named_file(spec))
