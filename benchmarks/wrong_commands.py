@@ -50,6 +50,7 @@ COMMANDS = {
     "plan": "lm_jax.plan.__main__",
     "predict": "lm_jax.predict",
     "embed": "lm_jax.embed",
+    "noise": "lm_jax.noise",
 }
 
 
@@ -75,6 +76,7 @@ class Files(NamedTuple):
         text: a text.
         gpt: the recipe of a small GPT on it.
         ngram: the recipe of an n-gram model on it.
+        bart: the recipe of a small BART on it.
         run: a finished run of `ngram`.
         trained: a finished run of `gpt`.
     """
@@ -83,6 +85,7 @@ class Files(NamedTuple):
     text: pathlib.Path
     gpt: pathlib.Path
     ngram: pathlib.Path
+    bart: pathlib.Path
     run: pathlib.Path
     trained: pathlib.Path
 
@@ -98,6 +101,18 @@ def get_config(variant=""):
     train = TrainConfig(num_steps=2, batch_size=4, eval_every=2, checkpoint_every=2, sample_tokens=0)
     model = GPTConfig(num_layers=1, num_heads=2, d_model=16)
     return Config(data=data, model=model, train=train, optimizer=OptimizerConfig(warmup_steps=1))
+"""
+_BART = """
+from lm_jax.config import Config
+from lm_jax.data.pipeline import DataConfig
+from lm_jax.models.bart import BARTConfig
+from lm_jax.tasks.denoising import Denoising
+
+def get_config(variant=""):
+    data = DataConfig(corpus="text:{text}", documents="line", split="hash:0.1,0.1", tokenizer="byte",
+                      sequence_length=32)
+    model = BARTConfig(num_layers=1, num_heads=2, d_model=16)
+    return Config(data=data, model=model, task=Denoising(delete=0.2))
 """
 _NGRAM = """
 from lm_jax.config import CountConfig
@@ -119,9 +134,11 @@ def make_files(folder: pathlib.Path, run: Callable[[pathlib.Path, pathlib.Path],
     """
     words = ["the", "a", "model", "language", "data", "reads", "learns", "writes", "old", "new", "text"]
     lines = [" ".join(words[i * j % 11] for j in range(1, 4 + i % 7)) + "\n" for i in range(300)]
-    made = Files(folder, *(folder / n for n in ("text.txt", "gpt.py", "ngram.py", "ngram", "trained")))
+    made = Files(
+        folder, *(folder / n for n in ("text.txt", "gpt.py", "ngram.py", "bart.py", "ngram", "trained"))
+    )
     made.text.write_text("".join(lines), encoding="utf-8")
-    for path, recipe in ((made.gpt, _GPT), (made.ngram, _NGRAM)):
+    for path, recipe in ((made.gpt, _GPT), (made.ngram, _NGRAM), (made.bart, _BART)):
         path.write_text(recipe.format(text=made.text), encoding="utf-8")
     for name, content in BAD_RECIPES.items():
         (folder / f"bad_{name}.py").write_bytes(content)
@@ -193,9 +210,9 @@ def _wrong_recipes(files: Files) -> Iterator[Case]:
     ]
     named += ["~nouser/x.py", str(files.folder / "a_folder.py"), "configs/gpt.py:nonsense", "configs/gtp.py"]
     named += ["x" * 5000, "[/].py", f"{files.text}/x.py", "configs/gpt", "https://example.com/x.py"]
-    for command in ("train", "sweep", "plan"):
+    for command, rest in (("train", ()), ("sweep", ()), ("plan", ()), ("noise", (f"--text={files.text}",))):
         for name in named:
-            yield Case(f"{command}: no recipe", command, (f"--config={name}",))
+            yield Case(f"{command}: no recipe", command, (f"--config={name}", *rest))
     imports = [str(files.folder / f"bad_{name}.py") for name in NO_MODULES]
     imports += ["", "nowhere.py", "no_module_of_this_name", "~nouser/x.py", ".", "a..b", "x" * 5000 + ".py"]
     for command in COMMANDS:
@@ -215,6 +232,7 @@ def _right(command: str, files: Files) -> tuple[str, ...]:
         "plan": (f"--config={files.gpt}", "--topology=cuda:1"),
         "predict": (f"--model={files.run}", f"--text={files.text}"),
         "embed": (f"--model={files.run}", f"--text={files.text}", "--out=x.npy"),
+        "noise": (f"--config={files.bart}", f"--text={files.text}"),
     }[command]
 
 
@@ -223,6 +241,7 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
         "train": ("workdir", "config", "coordinator"), "eval": ("out", "text", "step", "documents"),
         "generate": ("model", "step", "forced", "draft"), "export": ("step",), "sweep": ("workdir", "config"),
         "plan": ("config", "topology"), "predict": ("model", "text", "out"), "embed": ("step", "out"),
+        "noise": ("config", "text", "row", "step"),
     }  # fmt: skip
     for command in COMMANDS:
         right = _right(command, files)
@@ -236,6 +255,7 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
         for flag in once[command]:
             yield Case(f"{command}: flag without a value", command, (*right, f"--{flag}"))
             yield Case(f"{command}: flag given twice", command, (*right, f"--{flag}=line", f"--{flag}=line"))
+    yield from _wrong_noises(files)
     for command in ("predict", "embed"):
         yield Case(f"{command}: nothing asked", command, ())
         yield Case(f"{command}: a model of another kind", command, _right(command, files))
@@ -264,6 +284,25 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
     for name in ("", "nowhere", str(files.folder), str(files.folder / "binary"), "~nouser/x", "/dev/null",
                  str(files.folder / "empty.txt"), f"{files.text}/x", "x" * 5000):  # fmt: skip
         yield Case("eval: no text", "eval", (*_right("eval", files), f"--text={name}"))
+
+
+def _wrong_noises(files: Files) -> Iterator[Case]:
+    def case(kind: str, *arguments: str) -> Case:
+        return Case(f"noise: {kind}", "noise", arguments)
+
+    right, text = f"--config={files.bart}", f"--text={files.text}"
+    yield case("nothing asked")
+    yield case("no recipe of denoising", f"--config={files.gpt}", text)
+    yield case("no recipe of denoising", f"--config={files.ngram}", text)
+    for name in ("", "nowhere", str(files.folder), str(files.folder / "binary"), "~nouser/x", "/dev/null",
+                 str(files.folder / "empty.txt"), "x" * 5000):  # fmt: skip
+        yield case("no text", right, f"--text={name}")
+    for field in ("mask=0.3", "infill=0.3", "delete=0", "delete=2", "rotate=-1", "span_mean=0", "permute=x"):
+        yield case("no such noise", right, text, f"--config.task.{field}")
+    for number in (*NOT_WHOLE, "-1", "99999999"):
+        yield case("no such row", right, text, f"--row={number}")
+    for number in (*NOT_WHOLE, "-1"):
+        yield case("no such step", right, text, f"--step={number}")
 
 
 def _wrong_models(files: Files) -> Iterator[Case]:

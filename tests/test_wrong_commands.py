@@ -49,7 +49,8 @@ def test_wrong_fields_and_recipes_are_refused_in_one_line(tmp_path, monkeypatch)
     cases = [
         case
         for case in wrong_commands.cases(files)
-        if case.command in ("train", "sweep", "plan") and case.kind.partition(": ")[2] in _QUICK
+        if case.command == "noise"
+        or (case.command in ("train", "sweep", "plan") and case.kind.partition(": ")[2] in _QUICK)
     ]
     wrong, count = answers(cases)
     assert not wrong

@@ -20,7 +20,7 @@ from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer
 
 NOISES = ("permute", "replace", "mask", "delete", "infill", "rotate")  # in the order in which they act
-_NEED_MASK = ("mask", "infill")
+NEED_MASK = ("mask", "infill")
 SPECIAL, STARTS, ENDS = 1, 2, 4  # kinds of a token: it is special, starts a word, ends a sentence
 _INSERTED = np.int64(-1)  # the place of a token that was not in the row
 _SURE = 8.0  # standard deviations by which the drawn spans exceed the budget
@@ -96,7 +96,7 @@ class Vocabulary(NamedTuple):
         Raises:
             UserError: the tokenizer has no mask token, and the noise writes some.
         """
-        needs_mask = not set(noise.active).isdisjoint(_NEED_MASK)
+        needs_mask = not set(noise.active).isdisjoint(NEED_MASK)
         is_special = np.zeros(tokenizer.vocab_size, bool)
         is_special[[tokenizer.end_id, *(i for n, i in tokenizer.special_ids.items() if n != "unk")]] = True
         starts = tokenizer.starts_word if noise.whole_words else np.ones(len(is_special), bool)

@@ -159,7 +159,7 @@ class Task(abc.ABC, Generic[B]):
 def check_reads(task: Task, model: ModelConfig, wanted: str) -> None:
     """Raises UserError for a model that does not read as the task needs it: see `ModelConfig.reads`."""
     if model.reads != wanted:
-        other = "causal" if model.reads == "left to right" else "masked"
+        other = {"left to right": "causal", "both sides": "masked"}.get(model.reads, "seq2seq")
         raise UserError(
             f"task={task.name} with a {model.family} model, which reads {model.reads}",
             f"choose another model, or task={other}",
@@ -180,6 +180,7 @@ TASKS: Registry[type[Task]] = Registry(
     {
         "causal": "lm_jax.tasks.causal:Causal",
         "classification": "lm_jax.tasks.classification:Classification",
+        "denoising": "lm_jax.tasks.denoising:Denoising",
         "masked": "lm_jax.tasks.masked:Masked",
         "regression": "lm_jax.tasks.classification:Regression",
         "seq2seq": "lm_jax.tasks.seq2seq:Seq2Seq",

@@ -162,15 +162,48 @@ class PairFrame(NamedTuple):
             lengths: S and T.
             weights_B: of each row; None: 1.
         """
-        source_BS, source_segments_BS = pad(sources, lengths[0], self.padding)
-        targets_BT, segments_BT = pad(targets, lengths[1], self.padding)
-        inputs_BT = np.full_like(targets_BT, self.padding)
-        inputs_BT[:, 1:] = targets_BT[:, :-1]
-        inputs_BT[:, 0] = self.start
+        made = self.pair(*pad(sources, lengths[0], self.padding), *pad(targets, lengths[1], self.padding))
+        return made if weights_B is None else made._replace(weights=made.weights * weights_B[:, None])
+
+    def pair(
+        self,
+        source_BS: np.ndarray,
+        source_segments_BS: np.ndarray,
+        targets_BT: np.ndarray,
+        segments_BT: np.ndarray,
+    ) -> PairBatch:
+        """The batch of padded rows of framed sources and targets."""
+        inputs_BT = np.empty_like(targets_BT)
+        inputs_BT[:, 0], inputs_BT[:, 1:] = self.start, targets_BT[:, :-1]
         weights_BT = (segments_BT >= 0).astype(np.float32)
-        if weights_B is not None:
-            weights_BT *= weights_B[:, None]
         return PairBatch(source_BS, source_segments_BS, inputs_BT, targets_BT, weights_BT)
+
+
+def framed(
+    tokens_BT: np.ndarray, lengths_B: np.ndarray, begin: Sequence[int], end: int, padding: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Texts that are rows already between special tokens, all at once.
+
+    Args:
+        tokens_BT: int token ids.
+        lengths_B: int; the tokens of each row.
+        begin: the tokens before a text.
+        end: the token after it.
+        padding: the token at padded positions.
+        length: of the framed rows; there is room for each text.
+
+    Returns:
+        The tokens, int32 [B, length], and segments: 0, and -1 at padded positions.
+    """
+    first, places = len(begin), np.arange(length)
+    ends_B1 = first + np.asarray(lengths_B)[:, None]
+    width = min(tokens_BT.shape[1], length - first)
+    framed_BT = np.empty((len(tokens_BT), length), np.int32)
+    framed_BT[:, :first] = begin
+    framed_BT[:, first : first + width] = tokens_BT[:, :width]
+    framed_BT[places >= ends_B1] = padding
+    np.put_along_axis(framed_BT, ends_B1, end, axis=1)
+    return framed_BT, -(places > ends_B1).astype(np.int32)
 
 
 def draw_documents(num_documents: int, num_examples: int, seed: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from lm_jax.models.base import ModelConfig
 from lm_jax.models.heads import MaskedModel
 from lm_jax.models.layers import gelu, gelu_exact
 from lm_jax.tasks.base import Figure, Process, Task, check_length, check_reads
+from lm_jax.tasks.frames import framed
 
 _MASKED, _PAIRS = "masked_nats", "pair_nats"
 _ACCURACIES = {_MASKED: "masked_accuracy", _PAIRS: "pair_accuracy"}
@@ -319,17 +320,13 @@ class _Frame:
         Segments, where given, go on to [CLS] and [SEP], and are -1 at padding.
         """
         B, T = tokens_BT.shape
-        framed_BT = np.full((B, T + 2), self._cls, np.int32)
-        framed_BT[:, 1:-1], framed_BT[:, -1] = tokens_BT, self._pad
-        framed_BT[np.arange(B), lengths_B + 1] = self._sep
-        is_padding_BT = np.arange(T + 2) > lengths_B[:, None] + 1
-        framed_BT[is_padding_BT] = self._pad
+        framed_BT, padding_BT = framed(tokens_BT, lengths_B, (self._cls,), self._sep, self._pad, T + 2)
         if segments_BT is None:
             return _Rows(framed_BT, None)
         wide_BT = np.pad(segments_BT, ((0, 0), (1, 1)), mode="edge").astype(np.int32)
         last_B = np.maximum(lengths_B, 1)
         wide_BT[np.arange(B), lengths_B + 1] = wide_BT[np.arange(B), last_B]
-        return _Rows(framed_BT, np.where(is_padding_BT, -1, wide_BT))
+        return _Rows(framed_BT, np.where(padding_BT < 0, -1, wide_BT))
 
 
 def _held_out_rows(split: Split, data: DataConfig, batch_size: int, process: Process) -> Iterator[_Rows]:

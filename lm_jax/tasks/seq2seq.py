@@ -26,7 +26,41 @@ READS = "source and target"
 
 
 @dataclass(frozen=True)
-class Seq2Seq(Task[PairBatch]):
+class TargetTask(Task[PairBatch]):
+    """What tasks share whose batches have targets: the sum of -log p of their tokens, in nats."""
+
+    label_smoothing: float = 0.0  # share of the target's probability spread over the vocabulary, in training
+
+    def check_smoothing(self) -> None:
+        """Raises UserError for an invalid share."""
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"task.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
+
+    def weights(self, batch: PairBatch) -> dict[str, jax.Array]:
+        """The number of target tokens."""
+        return {NATS: jnp.sum(batch.weights)}
+
+    def losses(
+        self,
+        module: nn.Module,
+        params: Any,
+        batch: PairBatch,
+        carry: Any = None,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> tuple[dict[str, Sums], Any]:
+        """Nats of the target tokens."""
+        logits_BTV = target_logits(module, params, batch, rngs)
+        smoothing = self.label_smoothing if rngs is not None else 0.0
+        nats = likelihood.cross_entropy(logits_BTV, batch.targets, batch.weights, label_smoothing=smoothing)
+        return {NATS: nats}, carry
+
+    def figures(self, sums: Mapping[str, Sums], split: Split, data: Data) -> list[Figure]:
+        """Nats per target token."""
+        return [Figure("valid_loss", float(sums[NATS].mean), "nats/target token")]
+
+
+@dataclass(frozen=True)
+class Seq2Seq(TargetTask):
     """Minimises the sum of -log p(y_t | y_<t, source) in nats, divided by the number of target tokens.
 
     The source is a document's text, the target another field of it. Both are framed as `PairFrame` says and
@@ -39,7 +73,6 @@ class Seq2Seq(Task[PairBatch]):
     evaluator: ClassVar[str] = "seq2seq"
 
     target: str = "target"  # the field with the target
-    label_smoothing: float = 0.0  # share of the target's probability spread over the vocabulary, in training
     num_examples: int = 0  # training pairs that are read, chosen by train.seed, for learning curves; 0: all
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
@@ -49,8 +82,7 @@ class Seq2Seq(Task[PairBatch]):
         check_rows(self, data)
         if not self.target:
             raise UserError("task.target is empty", "name the field with the target")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"task.label_smoothing={self.label_smoothing}", "it must lie in [0, 1)")
+        self.check_smoothing()
         if self.num_examples < 0:
             raise UserError(f"task.num_examples={self.num_examples}", "it must be 0 or more")
 
@@ -76,28 +108,6 @@ class Seq2Seq(Task[PairBatch]):
         """The largest batch; rows of other batches are shorter."""
         tokens: Any = jax.ShapeDtypeStruct((batch_size, data.sequence_length), jnp.int32)
         return PairBatch(tokens, tokens, tokens, tokens, tokens.update(dtype=jnp.float32))
-
-    def weights(self, batch: PairBatch) -> dict[str, jax.Array]:
-        """The number of target tokens."""
-        return {NATS: jnp.sum(batch.weights)}
-
-    def losses(
-        self,
-        module: nn.Module,
-        params: Any,
-        batch: PairBatch,
-        carry: Any = None,
-        rngs: Mapping[str, jax.Array] | None = None,
-    ) -> tuple[dict[str, Sums], Any]:
-        """Nats of the target tokens."""
-        logits_BTV = target_logits(module, params, batch, rngs)
-        smoothing = self.label_smoothing if rngs is not None else 0.0
-        nats = likelihood.cross_entropy(logits_BTV, batch.targets, batch.weights, label_smoothing=smoothing)
-        return {NATS: nats}, carry
-
-    def figures(self, sums: Mapping[str, Sums], split: Split, data: Data) -> list[Figure]:
-        """Nats per target token."""
-        return [Figure("valid_loss", float(sums[NATS].mean), "nats/target token")]
 
 
 def target_logits(
