@@ -128,8 +128,8 @@ def bleu_statistics(
 ) -> BleuStatistics:
     """The counts of each sentence, arrays [D, ...], which `overlap.bleu` and `significance` take."""
     profile, max_order = get_profile(profile), whole_number(max_order, "max_order", 1)
-    hypothesis_list, reference_lists = _as_lists(hypotheses, references)
-    encoded = _encode(hypothesis_list + [text for texts in reference_lists for text in texts], profile)
+    hypothesis_list, reference_lists = as_lists(hypotheses, references)
+    encoded = encode_texts(hypothesis_list + [text for texts in reference_lists for text in texts], profile)
     num_references = np.array([len(texts) for texts in reference_lists])
     hypothesis_rows = np.arange(len(hypothesis_list))
     reference_rows = _ranges(num_references, len(hypothesis_list))
@@ -163,7 +163,7 @@ def rouge(
     profile = get_profile(profile).stemmed() if stem else get_profile(profile)
     _check_types(types)
     score = functools.partial(overlap.precision_recall_f, beta=beta, epsilon=profile.epsilon)
-    hypothesis_list, reference_lists = _as_lists(hypotheses, references)
+    hypothesis_list, reference_lists = as_lists(hypotheses, references)
     reference_list = [text for texts in reference_lists for text in texts]
     num_references = np.array([len(texts) for texts in reference_lists])
     hypothesis_of_pair = np.repeat(np.arange(len(hypothesis_list)), num_references)
@@ -172,7 +172,7 @@ def rouge(
     of_sentences = {t for t in types if t == "rougeLsum" or (t == "rougeL" and profile.distinct)}
     scores: dict[str, Any] = {}
     if whole := tuple(t for t in types if t not in of_sentences):
-        encoded = _encode(texts, profile)
+        encoded = encode_texts(texts, profile)
         count = functools.partial(_rouge_whole, types=whole, distinct=profile.distinct)
         counts = bucketed(count, [(encoded, r) for r in rows])
         scores |= {t: score(counts[t]) for t in whole}
@@ -190,7 +190,7 @@ def rouge(
 def token_ids(texts: Sequence[str], profile: str | Profile = "nltk") -> np.ndarray:
     """The texts for `overlap` and `generation`: int32 [B, T], equal where tokens are, −1 after the end."""
     texts = _texts(texts)
-    encoded = _encode(texts, get_profile(profile))
+    encoded = encode_texts(texts, get_profile(profile))
     return encoded.padded(np.arange(len(texts)), int(encoded.lengths.max()))
 
 
@@ -209,7 +209,7 @@ def _rouge_whole(hypotheses_BT, references_BS, types, distinct):
 _rouge_sentences = jax.jit(overlap.rouge_lsum, static_argnames="distinct")
 
 
-def _as_lists(
+def as_lists(
     hypotheses: str | Sequence[str], references: str | References
 ) -> tuple[list[str], list[list[str]]]:
     """One hypothesis and the list of its references for each example."""
@@ -254,7 +254,8 @@ def _check_types(types: Sequence[str]) -> None:
             )
 
 
-def _encode(texts: list[str], profile: Profile) -> Ragged:
+def encode_texts(texts: list[str], profile: Profile) -> Ragged:
+    """The tokens of texts as ids; warns where the profile drops all characters of one."""
     encoded = encode(texts, profile)
     dropped = [text for text, length in zip(texts, encoded.lengths) if not length and not is_blank(text)]
     if dropped:
