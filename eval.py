@@ -3,6 +3,11 @@
 python eval.py --model=runs/gpt                                  its own test part
 python eval.py --model=runs/gpt --model=runs/other --text=FILE
 python eval.py --model=runs/classify --text='tsv:FILE#COLUMN'    a corpus whose records have labels
+python eval.py --model=runs/seq2seq --num-beams=4                generates, and compares with the targets
+python eval.py --model=runs/gpt --task=continuation              continues the beginnings of documents
+
+An evaluation that generates keeps the texts in DIR/generated as they are made. After an interruption the same
+command goes on from there.
 """
 
 from lm_jax import runtime
@@ -13,14 +18,17 @@ if __name__ == "__main__":
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 
-from lm_jax import errors, files, flags
+from lm_jax import errors, files, flags, generation_flags
 from lm_jax.config import FILE
 from lm_jax.data.documents import DOCUMENTS
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation import texts
+from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.compare import compare
+from lm_jax.evaluation.generated import Decoding
 from lm_jax.evaluation.row import write_rows
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Labels, Predicts
@@ -59,6 +67,16 @@ def _parser() -> flags.Parser:
         "--stride", type=flags.whole, help="tokens from window to window (default: half the context)"
     )
     parser.add_argument(
+        "--task",
+        choices=("continuation",),
+        help="continuation: continue the first words of each document (default: the task of each model)",
+    )
+    parser.add_argument(
+        "--prompt-words", type=flags.whole, default=32, help="words that are continued (default: 32)"
+    )
+    parser.add_argument("--max-tokens", type=flags.whole, help="most tokens that are generated")
+    generation_flags.add(parser, without=("num_samples",))
+    parser.add_argument(
         "--out",
         type=flags.path,
         default="runs/eval",
@@ -79,21 +97,49 @@ def main(argv: list[str]) -> None:
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for path in arguments.model]
     evaluations = []
+    decoding = Decoding(
+        generation_flags.given(arguments, mesh),
+        arguments.max_tokens,
+        out / "generated",
+        arguments.prompt_words,
+    )
     with Reporter() as report:
         for path, model in zip(arguments.model, models, strict=True):
             labels = isinstance(model, Labels | Predicts)
             text = texts.choose(path, arguments.text, arguments.documents or models[0].documents, labels)
-            evaluations.append(evaluation.evaluate(model, text, path, arguments.stride, report))
+            evaluations.append(
+                evaluation.evaluate(
+                    model, text, path, arguments.stride, report, arguments.task or "", decoding
+                )
+            )
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
     curves = {path: read_metrics(pathlib.Path(path) / "metrics.jsonl") for path in arguments.model}
     write_rows(out / "results.json", rows)
+    written = _write_texts(out, evaluations)
     predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
-    report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions)
+    generated = {e.row.model: e.texts for e in evaluations if e.texts is not None}
+    report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions, generated)
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
-    print(f"written: {out / 'results.json'}, {out / 'report.html'}")
+    print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
+
+
+def _write_texts(out: pathlib.Path, evaluations: Sequence[Evaluation]) -> list[pathlib.Path]:
+    """Writes what each model generated beside the references, a JSON object a line."""
+    written = []
+    for number, one in enumerate(evaluations):
+        if one.texts is None:
+            continue
+        path = out / f"texts-{number}.jsonl"
+        lines = (
+            files.dump_json({"prompt": prompt, "reference": reference, "hypothesis": hypothesis})
+            for prompt, reference, hypothesis in zip(*one.texts, strict=True)
+        )
+        files.write_text(path, "".join(f"{line}\n" for line in lines))
+        written.append(path)
+    return written
 
 
 if __name__ == "__main__":

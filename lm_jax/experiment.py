@@ -314,9 +314,11 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
         parts = [split for split in ("valid", "test") if seal.exists(workdir / f"{split}.jsonl")]
         texts = [read_held_out(workdir, split) for split in parts]
     with Reporter() as report:
-        rows = [evaluation.evaluate(model, text, str(workdir), report=report).row for text in texts]
+        evaluations = [evaluation.evaluate(model, text, str(workdir), report=report) for text in texts]
+    rows = [one.row for one in evaluations]
     if config.sample_tokens and isinstance(model, Generates):
-        sample = _sample(model, config)
+        generated = [one.texts for one in evaluations if one.texts is not None]
+        sample = _examples(generated[0]) if generated else _sample(model, config)
         if is_writer():
             with seal.staged(workdir, optional=["sample.txt"]) as stage:
                 files.write_text(stage / "sample.txt", sample + "\n")
@@ -324,6 +326,15 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
         with seal.staged(workdir, optional=["results.json"]) as stage:
             write_rows(stage / "results.json", rows)
     return rows
+
+
+def _examples(texts: evaluation.Texts) -> str:
+    """The first texts that a model of sources and targets has written."""
+    shown = list(zip(*texts, strict=True))[:3]
+    return "\n\n".join(
+        f"source:    {source}\nreference: {reference}\ngenerated: {hypothesis}"
+        for source, reference, hypothesis in shown
+    )
 
 
 def _sample(model: Generates, config: AnyConfig) -> str:

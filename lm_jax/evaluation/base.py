@@ -9,7 +9,7 @@ of its own. To add yours, write one and register it where your program starts, o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -57,6 +57,14 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
 
 
+class Texts(NamedTuple):
+    """What a model generated, beside what was asked for; lists of equal length."""
+
+    prompts: Sequence[str]
+    references: Sequence[str]
+    hypotheses: Sequence[str]
+
+
 class Evaluation(NamedTuple):
     """A row of results, and by metric what each document contributes to it.
 
@@ -64,11 +72,13 @@ class Evaluation(NamedTuple):
         row: the results.
         statistics: by metric.
         predictions: of a model of labels; None for others.
+        texts: of an evaluator that generates; None for others.
     """
 
     row: Row
     statistics: Mapping[str, Statistics]
     predictions: Predictions | None = None
+    texts: Texts | None = None
 
 
 class Evaluator(Protocol):
@@ -84,11 +94,14 @@ EVALUATORS: Registry[Evaluator] = Registry(
     {
         "causal": "lm_jax.evaluation.causal:evaluate",
         "classification": "lm_jax.evaluation.classification:evaluate",
+        "continuation": "lm_jax.evaluation.continuation:evaluate",
         "masked": "lm_jax.evaluation.masked:evaluate",
         "regression": "lm_jax.evaluation.regression:evaluate",
+        "seq2seq": "lm_jax.evaluation.seq2seq:evaluate",
         "tagging": "lm_jax.evaluation.tagging:evaluate",
     },
 )
+GENERATING = ("continuation", "seq2seq")  # evaluators that take a `generated.Decoding`
 _RESAMPLES_OF_ROWS = 2000  # a metric of ranks sorts the documents of each
 
 
@@ -97,7 +110,13 @@ def _ignore(description: str, done: int, total: int) -> None:
 
 
 def evaluate(
-    model: LanguageModel, text: Text, name: str, stride: int | None = None, report: Progress = _ignore
+    model: LanguageModel,
+    text: Text,
+    name: str,
+    stride: int | None = None,
+    report: Progress = _ignore,
+    task: str = "",
+    decoding: Any = None,
 ) -> Evaluation:
     """Evaluates a model on a text, by the evaluator that the model names.
 
@@ -107,6 +126,8 @@ def evaluate(
         name: what to call the model in the row.
         stride: tokens from one window to the next, for models that read windows; None: the model's default.
         report: called with (description, documents done, documents in all).
+        task: the name of another evaluator than the model's own, such as "continuation"; "": the model's.
+        decoding: a `generated.Decoding`, for evaluators that generate; None: the defaults.
 
     Raises:
         UserError: no documents, an unknown evaluator, a model without the capability that it needs, or a text
@@ -114,12 +135,17 @@ def evaluate(
     """
     if not text.documents:
         raise UserError(f"nothing to score in {text.name}", "give a text with at least one document")
-    if model.evaluator == "none":
+    evaluator = task or model.evaluator
+    if evaluator == "none":
         raise UserError(
             f"{name} is a {model.family} without a head, which predicts nothing that can be evaluated",
             "train it for a task (init_from), or compare its vectors (python -m lm_jax.embed)",
         )
-    return EVALUATORS.get(model.evaluator)(model, text, name, stride, report)
+    if decoding is None or evaluator not in GENERATING:
+        return EVALUATORS.get(evaluator)(model, text, name, stride, report)
+    generating: Any = EVALUATORS.get(evaluator)
+    made: Evaluation = generating(model, text, name, stride, report, decoding)
+    return made
 
 
 def row_of(model: Any, text: Text, name: str, **measured: Any) -> Row:

@@ -3,17 +3,19 @@
 import html
 from collections.abc import Iterator, Mapping, Sequence
 
-from lm_jax.evaluation.base import Predictions
+from lm_jax.evaluation.base import Predictions, Texts
 from lm_jax.evaluation.row import Row
 from lm_jax.report.figures import axes, confusion, operating_curves, plain_legend, svg
 from lm_jax.report.table import difference, grouped, interval, label, value
 
+_SHOWN, _LONGEST = 50, 600  # generated texts, and characters of each
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 }
 th, td { padding: .3em .7em; text-align: right; white-space: nowrap }
 th { border-bottom: 2px solid #444 } tr:nth-child(even) { background: #f4f4f4 }
 td:first-child, td:nth-child(2), th:first-child, th:nth-child(2) { text-align: left }
+.texts td { white-space: pre-wrap; text-align: left; vertical-align: top }
 figure { margin: 1.5em 0 } figcaption, .note { color: #555 } code { background: #f4f4f4; padding: 0 .3em }
 """
 
@@ -23,6 +25,7 @@ def render(
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     command: str,
     predictions: Mapping[str, Predictions] | None = None,
+    generated: Mapping[str, Texts] | None = None,
 ) -> str:
     """The report's HTML.
 
@@ -31,6 +34,7 @@ def render(
         curves: the lines of metrics.jsonl, by the model's name; models may be missing.
         command: the command line.
         predictions: of models of labels, by the model's name.
+        generated: of models that generated texts, by the model's name.
     """
     parts = []
     for group in grouped(rows):
@@ -43,6 +47,7 @@ def render(
             _figure(_learning(curves), "Loss in training (thin) and on the validation part (thick).")
         )
     parts.append(_details(rows))
+    parts.extend(_generated(name, texts) for name, texts in (generated or {}).items())
     parts.append(f"<p class=note>Made by <code>{html.escape(command)}</code></p>")
     body = "\n".join(parts)
     return (
@@ -58,6 +63,22 @@ def _classifiers(predictions: Mapping[str, Predictions]) -> Iterator[str]:
     for name, one in predictions.items():
         if picture := confusion(one):
             yield _figure(picture, f"{name}: how often each class was predicted for each label.")
+
+
+def _generated(name: str, texts: Texts) -> str:
+    """The first texts that a model generated, beside what was asked for."""
+    lines = list(zip(*texts, strict=True))[:_SHOWN]
+    heads = "".join(f"<th>{head}</th>" for head in ("source or prompt", "reference", "generated"))
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(_short(cell))}</td>" for cell in line) + "</tr>\n"
+        for line in lines
+    )
+    title = f"{name}: the first {len(lines)} of {len(texts.prompts):,} texts"
+    return f"<h2>{html.escape(title)}</h2>\n<table class=texts><tr>{heads}</tr>\n{body}</table>"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -25,17 +25,31 @@ _LABELS = {
     "auc": "AUC",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "distinct_2": "distinct-2",
 }
 _PREDICT = "python -m lm_jax.predict --model={} --text=FILE"
 # What a model of each task is for.
 _COMMANDS = {
     "causal": "python -m lm_jax.generate --model={} --prompt='The '",
     "masked": "python -m lm_jax.embed --model={} --text=FILE --out=FILE.npy",
+    "denoising": "python train.py --config=configs/seq2seq.py --config.init_from={}",
+    "seq2seq": "python -m lm_jax.generate --model={} --prompt='A SOURCE'",
     "classification": _PREDICT,
     "regression": _PREDICT,
     "tagging": _PREDICT,
 }
-_FORMATS = {"perplexity": ".2f", "word_perplexity": ".2f", "perplexity_without_oov": ".2f"}
+_FORMATS = {
+    "perplexity": ".2f",
+    "word_perplexity": ".2f",
+    "perplexity_without_oov": ".2f",
+    "target_perplexity": ".2f",
+}
 
 
 def make_console() -> Console:
