@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tiny
 
+import lm_jax
+from lm_jax import experiment
 from lm_jax import noise as command
-from lm_jax.config import Config
+from lm_jax.config import Config, OptimizerConfig, TrainConfig
 from lm_jax.data import pipeline
 from lm_jax.data.noising import NOISES
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
+from lm_jax.evaluation.texts import read_held_out
 from lm_jax.models.bart import BARTConfig
 from lm_jax.models.bert import BERTConfig
 from lm_jax.tasks.base import Process
@@ -193,3 +196,43 @@ def test_wrong_texts_and_rows_raise_user_error(recipe, capsys):
     ):
         with pytest.raises(UserError, match=message):
             command.main(list(arguments))
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run of a tiny BART: its directory, model and rows."""
+    train = TrainConfig(num_steps=4, batch_size=4, eval_every=4, checkpoint_every=4, sample_tokens=0)
+    model = BARTConfig(num_layers=1, num_heads=2, d_model=16)
+    config = Config(
+        data=data[0], model=model, task=TASK, optimizer=OptimizerConfig(warmup_steps=1), train=train
+    )
+    directory = tmp_path_factory.mktemp("denoising_run") / "run"
+    rows = experiment.run(config, directory)
+    return directory, lm_jax.load(directory), rows
+
+
+def test_a_run_is_evaluated_by_the_reconstruction_of_the_fixed_noise(run):
+    directory, model, rows = run
+    assert [row.split for row in rows] == ["valid", "test"]
+    for row in rows:
+        metrics = row.metrics
+        assert next(iter(metrics)) == "reconstruction_perplexity"
+        assert "most of the text" in metrics["bits_per_byte"].why
+        perplexity = metrics["reconstruction_perplexity"]
+        assert perplexity.interval[0] < perplexity.value < perplexity.interval[1]
+        text = read_held_out(directory, row.split)
+        ids = model.tokenizer.encode_ids([document.text for document in text.documents])
+        assert row.counts["tokens"] == sum(map(len, ids))
+        found = np.concatenate(model.reconstruct([document.text for document in text.documents]))
+        assert math.isclose(math.exp(-found.mean()), perplexity.value, rel_tol=1e-5)
+
+
+def test_a_text_is_reconstructed_alike_alone_and_among_others(run):
+    _, model, _ = run
+    texts = ["the model reads text. a language writes data.", "", "old and new " * 30]
+    together = model.reconstruct(texts, 5)
+    for number, text in enumerate(texts):
+        [alone] = model.reconstruct([text], 5 + number)
+        assert len(alone) == len(model.tokenizer.encode_ids([text])[0])
+        assert np.allclose(alone, together[number], atol=1e-5)
+    assert not np.allclose(model.reconstruct(texts[2:], 5)[0], together[2])

@@ -64,6 +64,9 @@ class Noise:
         return tuple(name for name in NOISES if getattr(self, name) > 0)
 
 
+HELD_OUT = Noise(permute=1.0, infill=0.3)  # by which models are compared: that of the published one
+
+
 def check(noise: Noise, prefix: str = "") -> None:
     """Raises UserError for an invalid value; `prefix` goes before the names of the fields."""
     for name in (*NOISES, "random_share"):

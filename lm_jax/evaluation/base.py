@@ -95,6 +95,7 @@ EVALUATORS: Registry[Evaluator] = Registry(
         "causal": "lm_jax.evaluation.causal:evaluate",
         "classification": "lm_jax.evaluation.classification:evaluate",
         "continuation": "lm_jax.evaluation.continuation:evaluate",
+        "denoising": "lm_jax.evaluation.denoising:evaluate",
         "masked": "lm_jax.evaluation.masked:evaluate",
         "regression": "lm_jax.evaluation.regression:evaluate",
         "seq2seq": "lm_jax.evaluation.seq2seq:evaluate",

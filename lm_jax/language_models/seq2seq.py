@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from lm_jax import runtime
 from lm_jax.data.examples import pad
+from lm_jax.data.noising import HELD_OUT, Vocabulary, add_noise
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import Generation, ScoredText, run
@@ -28,6 +29,7 @@ _TOKENS_PER_BATCH_ELSEWHERE = 1 << 15
 _ROWS_PER_BATCH = 64
 _LONGEST = 1 << 14  # tokens of a source of a model that reads texts of any length
 _SOURCE = "a source"
+_SEED = 0  # of the noise in texts to reconstruct
 # Options that draw, and so exclude the beams that a published model asks for.
 _DRAWS = ("temperature", "top_k", "top_p", "min_p", "draft")
 _GREEDY = {"temperature": 0.0}
@@ -159,7 +161,14 @@ class _WritesTargets(abc.ABC):
                 f"a target of {most} tokens for a model that writes {self.most_tokens}", "give shorter ones"
             )
         target_rows = [self.frame.target(e.ids, most) for e in encodings]
-        made: list[np.ndarray] = [np.empty(0)] * len(sources)
+        made = self._score(source_rows, target_rows)
+        return [self._scored(*parts) for parts in zip(targets, encodings, made, strict=True)]
+
+    def _score(
+        self, source_rows: Sequence[np.ndarray], target_rows: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """The log-probabilities of the tokens of framed targets, given framed sources: float64 [T] each."""
+        made: list[np.ndarray] = [np.empty(0)] * len(source_rows)
         for group in self._groups([len(a) + len(b) for a, b in zip(source_rows, target_rows)]):
             chosen = list(np.resize(group, self.trained.num_rows(len(group), _ROWS_PER_BATCH)))
             lengths = [_bucket(max(len(rows[i]) for i in group)) for rows in (source_rows, target_rows)]
@@ -169,7 +178,7 @@ class _WritesTargets(abc.ABC):
             log_probs_BT = np.asarray(self._log_probs(self.params, self.trained.placed(batch)), np.float64)
             for row, i in enumerate(group):
                 made[i] = log_probs_BT[row, : len(target_rows[i])]
-        return [self._scored(*parts) for parts in zip(targets, encodings, made, strict=True)]
+        return made
 
     def _scored(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> ScoredText:
         data, before = text.encode(), np.zeros((len(self.frame.target_begin), 2), np.int64)
@@ -211,6 +220,39 @@ class EncoderDecoder(_WritesTargets, EncoderLanguageModel):
 
     def _special_ids(self) -> tuple[tuple[int, ...], int, int]:
         return self.frame.begin, self.frame.end, self.frame.padding
+
+    def reconstruct(self, texts: Sequence[str], first: int = 0) -> list[np.ndarray]:
+        """The probabilities of texts, given the texts with the noise `HELD_OUT`, whatever training's was.
+
+        A text longer than the context is read in pieces that do not overlap. The noise depends on the number
+        of the text, the context and the tokens alone, so that models with one tokenizer read the same.
+
+        Args:
+            texts: the texts.
+            first: the number of the first one.
+
+        Returns:
+            For each text the natural-log probabilities of its tokens, float64 [T].
+
+        Raises:
+            UserError: the tokenizer has no mask token.
+        """
+        vocabulary, size = Vocabulary.of(self.tokenizer, HELD_OUT), self._length - self.frame.source_extra
+        size = min(size, self._length - self.frame.target_extra)
+        ids = self.tokenizer.encode_ids(as_texts(texts, "texts"))
+        pieces = [(i, start) for i, x in enumerate(ids) for start in range(0, len(x), size)]
+        sources, targets = [], []
+        for i, start in pieces:
+            tokens_1T, target = np.zeros((1, size), np.int32), ids[i][start : start + size]
+            tokens_1T[0, : len(target)] = target
+            seed, count = [_SEED, first + i], np.array([len(target)])
+            noised = add_noise(HELD_OUT, vocabulary, tokens_1T, count, seed, start // size)
+            sources.append(self.frame.source(noised.tokens_BT[0, : noised.lengths_B[0]], self._length))
+            targets.append(self.frame.target(target, self._length))
+        made: list[list[np.ndarray]] = [[np.empty(0)] for _ in ids]
+        for (i, _), log_probs in zip(pieces, self._score(sources, targets), strict=True):
+            made[i].append(log_probs[len(self.frame.target_begin) : -1])
+        return [np.concatenate(parts) for parts in made]
 
     @property
     def most_tokens(self) -> int:

@@ -20,7 +20,6 @@ from lm_jax.tasks.frames import PairBatch, PairFrame, framed
 from lm_jax.tasks.seq2seq import READS, TargetTask, check_rows
 from lm_jax.text.base import Tokenizer
 
-HELD_OUT = Noise(permute=1.0, infill=0.3)  # by which all models are compared: the published one's
 _STREAM = 2  # of random numbers, another one than that of the windows
 _HELD_OUT_SEED = 0  # of the noise in held-out text, the same for every run
 
