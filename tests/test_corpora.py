@@ -368,7 +368,7 @@ def test_a_missing_source_raises_user_error(tmp_path):
         "python_docs": "did you mean python-docs",
         "python-docs:3": "no corpus",
         "text:": "no corpus",
-        "ftp": "type python-docs, text:GLOB",
+        "ftp": "type python-docs, python-docstrings, text:GLOB",
     }.items():
         with pytest.raises(UserError, match=message):
             corpora.read(spec)
@@ -467,7 +467,7 @@ def test_unreadable_files_of_the_standard_library_are_skipped(tmp_path, monkeypa
         path.write_bytes(source.replace("\ud83d", "\\ud83d").encode(codec))
     (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
     monkeypatch.setattr(python_docs, "root", lambda: tmp_path)
-    monkeypatch.setattr(corpora, "_LEAST_PYTHON_DOCS", 10)
+    monkeypatch.setitem(corpora._LEAST_OF_PYTHON, "python-docs", 10)
     assert dict(read("python-docs")) == {
         "good": "good\nDoc.\n\nIndented.\n\ngood.f\nInner.\n",
         "package": "package\nPackage.\n\npackage.A.b\nB?.\n",

@@ -11,20 +11,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from lm_jax.data import nltk_corpus, python_docs, records, tfds_corpus
+from lm_jax.data import nltk_corpus, parallel, python_docs, records, tfds_corpus
 from lm_jax.data.documents import DOCUMENTS, Document, File, PathFile, pieces
+from lm_jax.data.parallel import ParallelFile
 from lm_jax.data.text_files import read_text, uncompressed_name
 from lm_jax.errors import UserError
 from lm_jax.files import expand
 
 _FORMS = {
     "python-docs": "python-docs",
+    "python-docstrings": "python-docstrings",
     "text": "text:GLOB",
     "jsonl": "jsonl:GLOB[#FIELD]",
     "tsv": "tsv:GLOB[#COLUMN]",
     "csv": "csv:GLOB[#COLUMN]",
     "labelled": "labelled:GLOB",
     "conll": "conll:GLOB[#COLUMN]",
+    "parallel": f"parallel:{parallel.FORM}",
     "tfds": f"tfds:{tfds_corpus.FORM}",
     "nltk": f"nltk:{nltk_corpus.FORM}",
 }
@@ -36,7 +39,8 @@ _RECORDS = {
     "conll": (records.parse_conll, "column", ""),
 }  # kind -> its parser, what its part after # names, and the default of that
 _WITH_SPLIT = {"tfds": tfds_corpus.with_split, "nltk": nltk_corpus.with_files}
-_LEAST_PYTHON_DOCS = 1_000_000  # bytes; a standard library without its sources has next to none
+# Bytes; a standard library without its sources has next to none.
+_LEAST_OF_PYTHON = {"python-docs": 1_000_000, "python-docstrings": 200_000}
 
 
 class Progress(Protocol):
@@ -56,6 +60,7 @@ class Corpus:
         facts: all that decides the documents beside the bytes of the files, for the record: versions, fields.
         least_bytes: less text than this is an error.
         keeps_empty: whether documents without text are given, too.
+        by_file: whether a split by hash holds out files, whose names documents have before a colon.
         progress: called after each file with the bytes that have been read.
     """
 
@@ -65,6 +70,7 @@ class Corpus:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     least_bytes: int = 1
     keeps_empty: bool = False
+    by_file: bool = False
     progress: Progress | None = None
 
     def __iter__(self) -> Iterator[Document]:
@@ -100,7 +106,7 @@ class Corpus:
         return digest.hexdigest()
 
     def _too_little(self, num_bytes: int) -> UserError:
-        if self.spec != "python-docs":
+        if self.spec not in _LEAST_OF_PYTHON:
             return UserError(f"{self.spec} holds no text", "name files that are not empty")
         return UserError(
             f"only {num_bytes:,} bytes of documentation in Python's standard library at {python_docs.root()}",
@@ -114,12 +120,16 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
     Args:
         corpus: one of
             `python-docs`;
+            `python-docstrings`, docstrings without their first line, which is the field `target` (see
+            `python_docs.docstrings`); a split by hash holds out the modules that it holds out of python-docs;
             `text:GLOB`;
             `jsonl:GLOB[#FIELD]`, a JSON object a line, its text in the field `text` unless another is named;
             `tsv:GLOB[#COLUMN]`, `csv:GLOB[#COLUMN]`, a record a line, its text in a column, by its name in
             the first line or, if that line is not a header, by its number from 1 on (see `records`);
             `labelled:GLOB`, a line is a label, white space and a text; `conll:GLOB[#COLUMN]`, a line is a
             word and its tag in the named column, or the last (see `records`);
+            `parallel:SOURCES,TARGETS`, two files or globs, whose lines are texts and their field `target`
+            (see `parallel`);
             `tfds:NAME[/CONFIG][:VERSION][@SPLIT][#FIELD]` (see `tfds_corpus.read`);
             `nltk:NAME[@FILES][#FIELD]` (see `nltk_corpus.read`).
         documents: what one document is: a whole `file` (or record), a `line` of it, or a `paragraph`.
@@ -131,11 +141,15 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
     check(corpus, documents)
     kind, _, rest = corpus.partition(":")
     make = functools.partial(Corpus, corpus, documents, progress=progress)
-    if kind == "python-docs":
-        root = python_docs.root()
+    if kind in _LEAST_OF_PYTHON:
+        root, is_whole = python_docs.root(), kind == "python-docs"
+        parse = _parse_module if is_whole else python_docs.docstrings
         names = [(path, python_docs.module_name(path, root)) for path in python_docs.sources(root)]
-        files = tuple(PathFile(path, name, _parse_module) for path, name in names)
-        return make(files, {"python_version": python_docs.VERSION}, _LEAST_PYTHON_DOCS)
+        files = tuple(PathFile(path, name, parse) for path, name in names)
+        facts = {"python_version": python_docs.VERSION}
+        return make(files, facts, _LEAST_OF_PYTHON[kind], by_file=not is_whole)
+    if kind == "parallel":
+        return make(_find_pairs(corpus, *parallel.split_paths(rest)))
     if kind == "text":
         return make(_find(corpus, rest, _parse_text))
     if kind == "tfds":
@@ -143,18 +157,18 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
     if kind == "nltk":
         return make(*nltk_corpus.read(rest))
     pattern, field = _path_and_field(rest)
-    parse, what, default = _RECORDS[kind]
+    parse_record, what, default = _RECORDS[kind]
     field = field or default
     if field and not what:
         raise UserError(f"{corpus} names a column", f"type {_FORMS[kind]}")
-    files = _find(corpus, pattern, lambda path, name: parse(path, name, field))
+    files = _find(corpus, pattern, lambda path, name: parse_record(path, name, field))
     return make(files, {what: field} if field else {})
 
 
 def check(corpus: str, documents: str) -> None:
     """Raises UserError for a corpus or a kind of document that is not offered."""
     kind, _, rest = corpus.partition(":")
-    if corpus != "python-docs" and not (kind in _FORMS and kind != "python-docs" and rest):
+    if corpus not in _LEAST_OF_PYTHON and not (kind in _FORMS and kind not in _LEAST_OF_PYTHON and rest):
         near = difflib.get_close_matches(kind, _FORMS, n=1)
         remedy = f"did you mean {_FORMS[near[0]]}?" if near else f"type {', '.join(_FORMS.values())}"
         raise UserError(f"no corpus {corpus!r}", f"type text:{corpus}" if Path(corpus).exists() else remedy)
@@ -162,6 +176,8 @@ def check(corpus: str, documents: str) -> None:
         tfds_corpus.parse(rest)
     if kind == "nltk":
         nltk_corpus.parse(rest)
+    if kind == "parallel":
+        parallel.split_paths(rest)
     if documents not in DOCUMENTS:
         raise UserError(f"documents={documents!r}", f"choose one of {', '.join(DOCUMENTS)}")
 
@@ -174,8 +190,9 @@ def is_spec(text: str) -> bool:
 def with_kind(source: str, corpus: str) -> str:
     """The spec of a source for validation or test that may leave out what it shares with the corpus.
 
-    A path means files of the same kind with the same field or column, `@SPLIT` another split of the same data
-    set of tensorflow-datasets, `@FILES` other files of the same corpus of NLTK. Any other spec is returned as
+    A path means files of the same kind with the same field or column (for `parallel` two paths), `@SPLIT`
+    another split of the same data set of tensorflow-datasets, `@FILES` other files of the same corpus of
+    NLTK. Any other spec is returned as
     it is.
     """
     kind, _, rest = corpus.partition(":")
@@ -183,6 +200,8 @@ def with_kind(source: str, corpus: str) -> str:
         return source
     if kind in _WITH_SPLIT and source.startswith("@"):
         return f"{kind}:{_WITH_SPLIT[kind](rest, source[1:])}"
+    if kind == "parallel":
+        return f"parallel:{source}"
     if kind in _RECORDS:
         field = _path_and_field(source)[1] or _path_and_field(rest)[1]
         return f"{kind}:{_path_and_field(source)[0]}" + (f"#{field}" if field else "")
@@ -211,6 +230,16 @@ def _find(
     fixed = itertools.takewhile(lambda part: not re.search(r"[*?[]", part), path.parts)
     root = path.parent if path.is_file() else Path(*fixed)
     return tuple(PathFile(p, _name(p.relative_to(root)), parse) for p in files)
+
+
+def _find_pairs(corpus: str, sources: str, targets: str) -> tuple[ParallelFile, ...]:
+    """The files of two globs, in order."""
+    found = [_find(corpus, pattern, _parse_text) for pattern in (sources, targets)]
+    if len(found[0]) != len(found[1]):
+        raise UserError(
+            f"{len(found[0])} files {sources} and {len(found[1])} files {targets}", "give as many of each"
+        )
+    return tuple(map(ParallelFile, *found))
 
 
 def _name(path: Path) -> str:

@@ -25,9 +25,7 @@ _ORDERS = ("shuffled", "contiguous")
 class DataConfig:
     """The text, the parts of it that are held out, and how it becomes tokens and batches."""
 
-    corpus: str = (
-        "python-docs"  # or text:, jsonl:, tsv:, csv:, labelled:, conll:GLOB[#FIELD], tfds:, nltk:NAME
-    )
+    corpus: str = "python-docs"  # or python-docstrings, parallel:, text:, jsonl:, tsv:, csv:, tfds:, nltk: ...
     documents: str = "file"  # what one document is: file, line or paragraph
     split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
     valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME
@@ -147,10 +145,10 @@ def _sources(config: DataConfig, keeps_empty: bool, progress: Progress | None) -
 def _write_texts(
     config: DataConfig, fields: Fields, sources: dict[str, Corpus], directory: Path
 ) -> dict[str, Any]:
-    holdout, digest = splits.parse(config.split), hashlib.sha256()
+    holdout, digest, main = splits.parse(config.split), hashlib.sha256(), sources["train"]
 
     def assigned() -> Iterator[tuple[str, Document]]:
-        for part, document in splits.assign(holdout, sources["train"], whole=any(fields)):
+        for part, document in splits.assign(holdout, main, whole=any(fields), by_file=main.by_file):
             digest.update(document.text.encode())
             # The training part includes what the split assigns to a part that has its own source.
             yield ("train" if part in sources else part), document

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from lm_jax.data.documents import Document
+
 # Tests, and packages that some distributions or later versions lack; the rest is nearly the same everywhere.
 _LEFT_OUT = frozenset({"test", "tests", "idlelib", "tkinter", "lib2to3", "distutils", "ensurepip"})
 VERSION = platform.python_version()
@@ -42,16 +44,38 @@ def documentation(path: Path, name: str) -> str:
     Each follows its qualified name on a line of its own; empty lines separate them. The result is empty where
     there is no docstring, or where the file cannot be read or parsed (some files are there to test parsers).
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes in these sources
-            tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return ""
+    tree = _parse(path)
     entries = _topics(tree) if name == "pydoc_data.topics" else _docstrings(tree, name)
     text = "\n\n".join(f"{title}\n{body}" for title, body in entries)
     # A literal may hold a lone surrogate, for which there is no UTF-8.
     return f"{text}\n".encode(errors="replace").decode() if text else ""
+
+
+def docstrings(path: Path, name: str) -> Iterator[Document]:
+    """The docstrings of a module that have a first line and a body, in the order of the source.
+
+    A document is named MODULE:QUALIFIED.NAME. Its field `target` is the first line, which sums up what
+    follows it after an empty line (PEP 257), and its text is that body. Docstrings of other forms are left
+    out, and of equal ones in a module all but the first.
+    """
+    found = set()
+    for title, text in _docstrings(_parse(path), name):
+        first, _, rest = text.encode(errors="replace").decode().partition("\n")
+        separator, _, body = rest.partition("\n")
+        body = body.strip("\n").rstrip()
+        if first.strip() and not separator.strip() and body and (first, body) not in found:
+            found.add((first, body))
+            yield Document(f"{name}:{title[len(name) + 1 :]}", body, {"target": first.strip()})
+
+
+def _parse(path: Path) -> ast.Module:
+    """The tree of a file, empty for one that cannot be read or parsed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes in these sources
+            return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module([], [])
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
