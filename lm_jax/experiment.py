@@ -21,7 +21,7 @@ from lm_jax.evaluation.row import Row, read_rows, write_rows
 from lm_jax.evaluation.texts import read_held_out
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram, ngram_classes
-from lm_jax.language_models.base import Generates
+from lm_jax.language_models.base import Generates, ScoresTargets
 from lm_jax.language_models.options import Options
 from lm_jax.models.base import MODELS, ModelConfig
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
@@ -318,8 +318,11 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     rows = [one.row for one in evaluations]
     if config.sample_tokens and isinstance(model, Generates):
         generated = [one.texts for one in evaluations if one.texts is not None]
-        sample = _examples(generated[0]) if generated else _sample(model, config)
-        if is_writer():
+        if generated:
+            sample = _examples(generated[0])
+        else:
+            sample = "" if isinstance(model, ScoresTargets) else _sample(model, config)
+        if is_writer() and sample:
             with seal.staged(workdir, optional=["sample.txt"]) as stage:
                 files.write_text(stage / "sample.txt", sample + "\n")
     if is_writer():

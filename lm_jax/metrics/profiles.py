@@ -7,6 +7,7 @@ each distinct word: `words` splits a text where no token crosses, `tokens` split
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,6 +110,14 @@ def _words_13a(text: str) -> list[str]:
     return text.split()
 
 
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def _words_mteval(text: str) -> list[str]:
+    """NIST's script folds the case of ASCII letters alone, unless it is told otherwise."""
+    return _words_13a(text.translate(_ASCII_LOWER))
+
+
 def _tokens_13a(word: str) -> Sequence[str]:
     return _western_tokens(f" {word} ")
 
@@ -155,6 +164,7 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("sacrebleu-13a", "13a", _words_13a, _tokens_13a),
+        Profile("mteval-13a", "13a", _words_mteval, _tokens_13a, lowercase=True),
         Profile("sacrebleu-zh", "zh", _words_zh, _tokens_zh),
         Profile("sacrebleu-char", "char", _characters),
         Profile("nltk", "space", str.split, smoothing="method0", effective_order=False, min_total=1),

@@ -146,7 +146,7 @@ class BART(nn.Module):
     ) -> jax.Array:
         """What the head reads at each position of the target, [B, T, D]; see `base.EncodesDecodes`."""
         memory = self.read_memory(memory_BSD, memory_segments)
-        return self.hidden(tokens_BT, memory, None, segments, train)[0]
+        return self.read_target(tokens_BT, memory, None, segments, train)[0]
 
     def read_memory(self, memory_BSD: jax.Array, segments: jax.Array | None = None) -> Memory:
         """The keys and values of a source for the decoder's layers, computed once for all tokens.
@@ -157,7 +157,7 @@ class BART(nn.Module):
         """
         return self.decoder.stack.read_memory(memory_BSD, segments)
 
-    def hidden(
+    def read_target(
         self,
         tokens_RT: jax.Array,
         memory: Memory,
@@ -204,7 +204,7 @@ class BART(nn.Module):
         self, memory: Memory, tokens_RT: jax.Array, length_R: jax.Array, capacity: int
     ) -> tuple[jax.Array, KeyValueCache]:
         """Reads beginnings of targets, padded on the right: the logits after each, [R, V], and the state."""
-        hidden_RTD, state = self.hidden(tokens_RT, memory, self.init_state(tokens_RT.shape[0], capacity))
+        hidden_RTD, state = self.read_target(tokens_RT, memory, self.init_state(tokens_RT.shape[0], capacity))
         assert state is not None
         last_R1D = jnp.take_along_axis(hidden_RTD, (length_R - 1)[:, None, None], axis=1)
         return self._logits_of_few(last_R1D[:, 0]), state._replace(position_B=length_R)
@@ -213,7 +213,7 @@ class BART(nn.Module):
         self, memory: Memory, state: KeyValueCache, token_R: jax.Array
     ) -> tuple[jax.Array, KeyValueCache]:
         """Reads one token a row: the logits that follow it, float32 [R, V], and the state."""
-        hidden_R1D, new_state = self.hidden(token_R[:, None], memory, state)
+        hidden_R1D, new_state = self.read_target(token_R[:, None], memory, state)
         assert new_state is not None
         return self._logits_of_few(hidden_R1D[:, 0]), new_state
 
