@@ -25,7 +25,9 @@ _ORDERS = ("shuffled", "contiguous")
 class DataConfig:
     """The text, the parts of it that are held out, and how it becomes tokens and batches."""
 
-    corpus: str = "python-docs"  # or python-docstrings, parallel:, text:, jsonl:, tsv:, csv:, tfds:, nltk: ...
+    corpus: str = (
+        "python-docs"  # or python-docstrings, parallel:, text:, jsonl:, tsv:, csv:, tfds:, nltk: ...
+    )
     documents: str = "file"  # what one document is: file, line or paragraph
     split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
     valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME
