@@ -130,14 +130,13 @@ class Fields(NamedTuple):
         """The values of these fields.
 
         Raises:
-            UserError: the document lacks one of them, or has one of another kind, or has no text.
+            UserError: the document lacks one of them, or has one of another kind, or has an empty text.
         """
         if is_blank(document.text):
-            raise UserError(
-                f"document {document.name} has an empty text", "write one, or leave the record out"
-            )
+            raise _empty(document, "")
         for name in self.texts:
-            document.text_field(name)
+            if is_blank(document.text_field(name)):
+                raise _empty(document, f" in the field {name!r}")
         for name in self.labels:
             document.label(name)
         for name in self.numbers:
@@ -145,6 +144,12 @@ class Fields(NamedTuple):
         for name in self.tags:
             document.tags(name)
         return {name: document.fields[name] for names in self for name in names}
+
+
+def _empty(document: Document, where: str) -> UserError:
+    return UserError(
+        f"document {document.name} has an empty text{where}", "write one, or leave the record out"
+    )
 
 
 NO_FIELDS = Fields()

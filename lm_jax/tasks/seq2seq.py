@@ -1,5 +1,6 @@
 """The task of writing a target from left to right, given a source: translation, summaries, answers."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -78,7 +79,10 @@ class Seq2Seq(TargetTask):
     def check(self, model: ModelConfig, data: DataConfig) -> None:
         """Raises UserError for an invalid value, or one that does not fit the model or the data."""
         check_generates(self, model)
-        check_length(model, data)
+        if model.reads == "left to right":
+            _check_context(model, data)
+        else:
+            check_length(model, data)
         check_rows(self, data)
         if not self.target:
             raise UserError("task.target is empty", "name the field with the target")
@@ -148,6 +152,17 @@ def check_generates(task: Task, model: ModelConfig) -> None:
         )
 
 
+def _check_context(model: ModelConfig, data: DataConfig) -> None:
+    """Raises UserError for a left-to-right model without room for a source and a target."""
+    needed = 2 * data.sequence_length
+    if model.context_length is not None and model.context_length < needed:
+        raise UserError(
+            f"model.max_length={model.context_length} with task=seq2seq: a {model.family} reads a source"
+            f" and a target of up to data.sequence_length={data.sequence_length} tokens in one row",
+            f"set model.max_length={needed}, or data.sequence_length to half of model.max_length",
+        )
+
+
 def check_rows(task: Task, data: DataConfig) -> None:
     """Raises UserError for fields of the data that do not fit rows of single texts."""
     if data.order == "contiguous" or data.separate_documents:
@@ -194,9 +209,10 @@ def _check_sides(
     """Raises UserError for a pair with an empty side."""
     empty_N = chosen_N[(sources_D[chosen_N] == 0) | (targets_D[chosen_N] == 0)]
     if len(empty_N):
-        side = "source" if sources_D[empty_N[0]] == 0 else f"{target!r}"
+        first = next(itertools.islice(split.documents(), int(empty_N[0]), None)).name
+        side = "its text" if sources_D[empty_N[0]] == 0 else f"its field {target!r}"
         raise UserError(
-            f"{len(empty_N)} of {len(chosen_N)} pairs of the {split.name} part have an empty side; "
-            f"the first is document {empty_N[0]}, without tokens in its {side}",
-            "remove them from the corpus",
+            f"{len(empty_N)} of {len(chosen_N)} pairs of the {split.name} part have a side without tokens; "
+            f"the first is document {first}, in {side}",
+            "leave them out of the corpus, or choose another data.tokenizer",
         )
