@@ -262,6 +262,7 @@ def _of_corpora(folder: pathlib.Path) -> Iterator[Reader]:
         ("text:{}", "text.txt", 4_000), ("text:{}", "utf16.txt", 3_000), ("jsonl:{}", "rows.jsonl", 9_000),
         ("tsv:{}#text", "table.tsv", 5_000), ("csv:{}#text", "table.csv", 6_000),
         ("labelled:{}", "labelled.txt", 4_000), ("conll:{}", "tags.conll", 5_000),
+        ("parallel:{0},{0}", "text.txt", 3_000),
     ):  # fmt: skip
         what = f"corpus: {spec.partition(':')[0]}"
         what += " of UTF-16" if "utf16" in file else ""

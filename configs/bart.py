@@ -42,7 +42,9 @@ def get_config(variant: str = "") -> Config:
         optimizer=OptimizerConfig(
             "muon", learning_rate=1e-2, warmup_steps=50, momentum=0.95, weight_decay=0.3
         ),
-        train=TrainConfig(num_steps=2000, batch_size=16, eval_every=500, checkpoint_every=500),
+        train=TrainConfig(
+            num_steps=2000, batch_size=16, eval_every=500, checkpoint_every=500, sample_tokens=0
+        ),
     )
 
 
@@ -63,6 +65,8 @@ def _base() -> Config:
             learning_rate=4e-4, schedule="linear", warmup_steps=10_000, final_ratio=0.0, b2=0.98,
             epsilon=1e-6, weight_decay=0.01, clip_norm=0.1,
         ),
-        train=TrainConfig(num_steps=500_000, batch_size=2000, eval_every=10_000, checkpoint_every=10_000),
+        train=TrainConfig(
+            num_steps=500_000, batch_size=2000, eval_every=10_000, checkpoint_every=10_000, sample_tokens=0
+        ),
         mesh=MeshConfig(data=-1),
     )  # fmt: skip

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.data import draws
+from lm_jax.data.flat_rows import ENDS, SPECIAL, STARTS, FlatRows, RowDraws, shuffled, sizes_of
 from lm_jax.data.pairs import sentence_ends
 from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer
 
 NOISES = ("permute", "replace", "mask", "delete", "infill", "rotate")  # in the order in which they act
 NEED_MASK = ("mask", "infill")
-SPECIAL, STARTS, ENDS = 1, 2, 4  # kinds of a token: it is special, starts a word, ends a sentence
 _INSERTED = np.int64(-1)  # the place of a token that was not in the row
 _SURE = 8.0  # standard deviations by which the drawn spans exceed the budget
 
@@ -156,13 +156,14 @@ def add_noise(
         tokens_N = tokens_N.reshape(-1).astype(np.int64)
     else:
         tokens_N = tokens_N[np.arange(width) < lengths_B[:, None]].astype(np.int64)
-    texts = _Texts(tokens_N, lengths_B, width)
+    texts = FlatRows(tokens_N, lengths_B, width)
     texts.values = tokens_N | vocabulary.kinds.take(tokens_N) | texts.places << 40
     first = 0
     for name, of_noise in widths.items():
-        texts = _ACTIONS[name](noise, vocabulary, texts, _Draws(noise_BK, first))
+        texts = _ACTIONS[name](noise, vocabulary, texts, RowDraws(noise_BK, first))
         first += of_noise
-    return texts.padded()
+    tokens_BT, places_BT = texts.padded()
+    return Noised(tokens_BT, texts.lengths, places_BT)
 
 
 def _num_draws(noise: Noise, name: str, width: int) -> int:
@@ -174,161 +175,38 @@ def _num_draws(noise: Noise, name: str, width: int) -> int:
     return width * (2 if name == "replace" or (name == "mask" and noise.random_share) else 1)
 
 
-class _Draws(NamedTuple):
-    """The random numbers of a noise: those of all noises, its own from `first` on."""
-
-    noise_BK: np.ndarray
-    first: int
-
-    def at(self, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """One for each of some places of rows."""
-        return self.noise_BK.reshape(-1).take(rows * self.noise_BK.shape[1] + (places + self.first))
-
-    def all(self, first: int, count: int) -> np.ndarray:
-        """Some of each row: [B, count]."""
-        return self.noise_BK[:, self.first + first : self.first + first + count]
-
-
-class _Texts:
-    """The texts of the rows one after the other.
-
-    Attributes:
-        values: int64 [N]; a token's id in 32 bits, its kind in 8, and its place, or -1 for a new one.
-        lengths: int64 [B].
-        width: T.
-    """
-
-    def __init__(self, values: np.ndarray, lengths: np.ndarray, width: int):
-        self.values, self.lengths, self.width = values, lengths, width
-
-    def with_values(self, values: np.ndarray) -> "_Texts":
-        """Other tokens in rows of the same lengths."""
-        texts = _Texts(values, self.lengths, self.width)
-        texts.__dict__ |= {name: value for name, value in vars(self).items() if name in _OF_LENGTHS}
-        return texts
-
-    @functools.cached_property
-    def begins(self) -> np.ndarray:
-        """Where each row begins: int64 [B]."""
-        return np.cumsum(self.lengths) - self.lengths
-
-    @functools.cached_property
-    def rows(self) -> np.ndarray:
-        """The row of each token: int64 [N]."""
-        return np.arange(len(self.lengths)).repeat(self.lengths)
-
-    @functools.cached_property
-    def places(self) -> np.ndarray:
-        """The place of each token in its row: int64 [N]."""
-        return np.arange(self.lengths.sum()) - self.begins.repeat(self.lengths)
-
-    @functools.cached_property
-    def kinds(self) -> np.ndarray:
-        """What each token is: uint8 [N]."""
-        return (self.values >> 32).astype(np.uint8)
-
-    @functools.cached_property
-    def words(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where words begin, special tokens being words of their own, int64 [W]; and which are no special
-        tokens, bool [W].
-        """
-        begins_N = (self.kinds & (SPECIAL | STARTS)) != 0
-        begins_N[1:] |= (self.kinds[:-1] & SPECIAL) != 0
-        begins_N[self.begins[self.lengths > 0]] = True
-        edges = np.flatnonzero(begins_N)
-        return edges, (self.kinds.take(edges) & SPECIAL) == 0
-
-    def counts(self, places_W: np.ndarray) -> np.ndarray:
-        """How many of these places of the flat array, ascending, are in each row: int64 [B]."""
-        edges = np.searchsorted(places_W, self.begins)
-        return _sizes(edges, len(places_W))
-
-    def padded(self) -> Noised:
-        """Rows of T tokens."""
-        is_text_BT = np.arange(self.width) < self.lengths[:, None]
-        tokens_BT = np.zeros(is_text_BT.shape, np.int32)
-        places_BT = np.full(is_text_BT.shape, -1, np.int32)
-        tokens_BT[is_text_BT] = self.values.astype(np.int32)
-        places_BT[is_text_BT] = self.values >> 40
-        return Noised(tokens_BT, self.lengths, places_BT)
-
-
-_OF_LENGTHS = ("begins", "rows", "places")
-
-
-def _sizes(edges: np.ndarray, end: int) -> np.ndarray:
-    """The sizes of parts that begin at the edges, the last one up to the end."""
-    sizes = np.empty_like(edges)
-    np.subtract(edges[1:], edges[:-1], out=sizes[:-1])
-    sizes[-1:] = end - edges[-1:]
-    return sizes
-
-
-class _Order(NamedTuple):
-    """Places in random order within each row, the rows one after the other.
-
-    Attributes:
-        places: int64 [W]; places in the row.
-        counts: int64 [B]; how many each row has.
-        begins: int64 [B]; where each row begins in the flat array.
-    """
-
-    places: np.ndarray
-    counts: np.ndarray
-    begins: np.ndarray
-
-    def first(self, count_B: np.ndarray) -> np.ndarray:
-        """The first `count_B` of each row, as places of the flat array."""
-        skipped_B = np.cumsum(self.counts - count_B) - (self.counts - count_B)
-        chosen = np.arange(count_B.sum()) + skipped_B.repeat(count_B)
-        return self.places.take(chosen) + self.begins.repeat(count_B)
-
-
-def _shuffled(texts: _Texts, choices_W: np.ndarray, random: _Draws) -> _Order:
-    """Places of the flat array, ascending, in random order within each row."""
-    rows, places = texts.rows.take(choices_W), texts.places.take(choices_W)
-    row_bits, low = len(texts.lengths).bit_length(), draws.low_bits(texts.width)
-    keys = random.at(rows, places)
-    keys >>= np.uint64(row_bits + 1)
-    keys &= ~low
-    keys |= ((rows << (63 - row_bits)) | places).view(np.uint64)
-    keys.sort()
-    keys &= low
-    return _Order(keys.view(np.int64), texts.counts(choices_W), texts.begins)
-
-
 def _budget(share: float, counts: np.ndarray) -> np.ndarray:
     """ceil(share · count), where products are exact but for rounding: int64."""
     return np.ceil(share * counts - 1e-9).astype(np.int64)
 
 
-def _chosen_words(texts: _Texts, share: float, random: _Draws) -> np.ndarray:
+def _chosen_words(texts: FlatRows, share: float, random: RowDraws) -> np.ndarray:
     """Which tokens are of the words that are drawn: bool [N]."""
     edges, is_word = texts.words
-    order = _shuffled(texts, edges[is_word], random)
+    order = shuffled(texts, edges[is_word], random)
     is_chosen_N = np.zeros(len(texts.values), bool)
     is_chosen_N[order.first(_budget(share, order.counts))] = True
     if len(edges) == len(texts.values):
         return is_chosen_N
-    return is_chosen_N.take(edges).repeat(_sizes(edges, len(is_chosen_N)))
+    return is_chosen_N.take(edges).repeat(sizes_of(edges, len(is_chosen_N)))
 
 
-def _permute(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws) -> _Texts:
+def _permute(noise: Noise, vocabulary: Vocabulary, texts: FlatRows, random: RowDraws) -> FlatRows:
     is_end_N = (texts.kinds & ENDS) != 0
     begins_N = np.zeros(len(is_end_N), bool)
     begins_N[1:] = is_end_N[:-1] & ~is_end_N[1:]
     begins_N[texts.begins[texts.lengths > 0]] = True
     begins = np.flatnonzero(begins_N)
-    order = _shuffled(texts, begins, random)
+    order = shuffled(texts, begins, random)
     moved = order.first(_budget(noise.permute, order.counts))
     sources = np.arange(len(begins))
     sources[np.searchsorted(begins, np.sort(moved))] = np.searchsorted(begins, moved)
-    sizes = _sizes(begins, len(is_end_N)).take(sources)
+    sizes = sizes_of(begins, len(is_end_N)).take(sources)
     shifts = begins.take(sources) - (np.cumsum(sizes) - sizes)
     return texts.with_values(texts.values.take(np.arange(len(is_end_N)) + shifts.repeat(sizes)))
 
 
-def _rotate(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws) -> _Texts:
+def _rotate(noise: Noise, vocabulary: Vocabulary, texts: FlatRows, random: RowDraws) -> FlatRows:
     noise_B = random.all(0, 1)[:, 0]
     offsets_B = draws.below(noise_B, texts.lengths) * (draws.unit_interval(noise_B) < noise.rotate)
     # The first part of a row comes from `offset` places further on, the rest from that much less its length.
@@ -339,7 +217,7 @@ def _rotate(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws)
     return texts.with_values(texts.values.take(places))
 
 
-def _replace(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws) -> _Texts:
+def _replace(noise: Noise, vocabulary: Vocabulary, texts: FlatRows, random: RowDraws) -> FlatRows:
     places = np.flatnonzero(_chosen_words(texts, noise.replace, random))
     drawn = random.at(texts.rows[places], texts.places[places] + texts.width)
     values = texts.values.copy()
@@ -347,7 +225,7 @@ def _replace(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws
     return texts.with_values(values)
 
 
-def _mask(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws) -> _Texts:
+def _mask(noise: Noise, vocabulary: Vocabulary, texts: FlatRows, random: RowDraws) -> FlatRows:
     places = np.flatnonzero(_chosen_words(texts, noise.mask, random))
     drawn = None
     if noise.random_share:
@@ -357,13 +235,13 @@ def _mask(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws) -
     return texts.with_values(values)
 
 
-def _delete(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws) -> _Texts:
+def _delete(noise: Noise, vocabulary: Vocabulary, texts: FlatRows, random: RowDraws) -> FlatRows:
     return _kept(texts, texts.values, ~_chosen_words(texts, noise.delete, random)).texts
 
 
-def _infill(noise: Noise, vocabulary: Vocabulary, texts: _Texts, random: _Draws) -> _Texts:
+def _infill(noise: Noise, vocabulary: Vocabulary, texts: FlatRows, random: RowDraws) -> FlatRows:
     edges, is_word = texts.words
-    order = _shuffled(texts, edges[is_word], random)
+    order = shuffled(texts, edges[is_word], random)
     sizes, counts_B = _span_sizes(noise, texts, order.counts, random)
     begins = order.first(counts_B)  # of the spans in the flat array
     drawn = None
@@ -395,7 +273,7 @@ def _num_spans(noise: Noise, width: int) -> int:
 
 
 def _span_sizes(
-    noise: Noise, texts: _Texts, num_words_B: np.ndarray, random: _Draws
+    noise: Noise, texts: FlatRows, num_words_B: np.ndarray, random: RowDraws
 ) -> tuple[np.ndarray, np.ndarray]:
     """The words in each span, of the rows one after the other; and the number of spans of each row."""
     drawn_BC = random.all(texts.width, _num_spans(noise, texts.width))
@@ -420,7 +298,7 @@ def _poisson(mean: float) -> np.ndarray:
     return np.array(thresholds, np.uint64)
 
 
-def _span_ends(texts: _Texts, begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _span_ends(texts: FlatRows, begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Where spans of so many words end: before a special token, and with their row, at the latest."""
     edges, is_word = texts.words
     after = edges.searchsorted(begins) + sizes
@@ -434,16 +312,16 @@ def _span_ends(texts: _Texts, begins: np.ndarray, sizes: np.ndarray) -> np.ndarr
 class _Kept(NamedTuple):
     """What is left of texts, and which places of the flat array it is from."""
 
-    texts: _Texts
+    texts: FlatRows
     places: np.ndarray
 
 
-def _kept(texts: _Texts, values: np.ndarray, is_kept_N: np.ndarray) -> _Kept:
+def _kept(texts: FlatRows, values: np.ndarray, is_kept_N: np.ndarray) -> _Kept:
     places = np.flatnonzero(is_kept_N)
-    return _Kept(_Texts(values.take(places), texts.counts(places), texts.width), places)
+    return _Kept(FlatRows(values.take(places), texts.counts(places), texts.width), places)
 
 
-def _inserted(texts: _Texts, kept: _Kept, befores: np.ndarray, masks: np.ndarray) -> _Texts:
+def _inserted(texts: FlatRows, kept: _Kept, befores: np.ndarray, masks: np.ndarray) -> FlatRows:
     """Masks inserted before places of the texts, in random order within each row, as far as there is room."""
     rows = texts.rows.take(befores)
     counts_B, room_B = np.bincount(rows, minlength=len(texts.lengths)), texts.width - kept.texts.lengths
@@ -458,7 +336,7 @@ def _inserted(texts: _Texts, kept: _Kept, befores: np.ndarray, masks: np.ndarray
     is_old = np.ones(len(values), bool)
     is_old[places] = False
     values[is_old], values[places] = kept.texts.values, masks[order]
-    return _Texts(values, kept.texts.lengths + counts_B, texts.width)
+    return FlatRows(values, kept.texts.lengths + counts_B, texts.width)
 
 
 def _random_tokens(vocabulary: Vocabulary, drawn: np.ndarray) -> np.ndarray:
