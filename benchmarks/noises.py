@@ -4,6 +4,7 @@
     --tune-steps=600    of fine-tuning on the docstring task (configs/seq2seq.py)
     --seeds=3           of fine-tuning; each model is pre-trained once
     --only=A,B          these kinds of pre-training alone; --list prints their names
+    --jobs=1            kinds of pre-training that run at the same time, each in a process of its own
     --out=runs/noises   run directories and cells.jsonl; what is finished there is not run again
     --table             prints the table of what is finished, and trains nothing
 
@@ -21,11 +22,16 @@ its p-value after Holm.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
+import itertools
 import json
+import os
 import pathlib
 import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
@@ -38,6 +44,7 @@ import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment
 from lm_jax.config import Config
+from lm_jax.data import pipeline
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation.generated import text_statistics
 from lm_jax.evaluation.texts import read_held_out
@@ -54,6 +61,7 @@ _SHAPE: dict[str, Any] = {"num_heads": 4, "d_model": 128, "position": "rope"}
 _PERPLEXITY = "target_perplexity"
 _ROUGES = ("rouge1", "rouge2", "rougeL")
 _BEST = "infilling and permutation"
+_TOKENIZER = "tokenizer"
 
 # name -> the variant of configs/bart.py, and the paper's perplexities of XSum and CNN/DM
 KINDS: dict[str, tuple[str, tuple[float, float] | None]] = {
@@ -123,7 +131,7 @@ def tuning(kind: str, steps: int, seed: int, out: pathlib.Path) -> Config:
         config = dataclasses.replace(config, model=model)
     data: dict[str, Any] = {"split": _SPLIT}
     if kind == "none":  # the tokens of the others
-        data["tokenizer"] = str(out / _name(_BEST) / "tokenizer")
+        data["tokenizer"] = str(out / _TOKENIZER)
     else:
         config = dataclasses.replace(config, init_from=str(out / _name(kind)))
     return changed(_of_steps(changed(config, "data", **data), steps), "train", seed=seed)
@@ -248,6 +256,35 @@ def read_cells(path: pathlib.Path) -> list[Cell]:
     return cells
 
 
+def run(kinds: Sequence[str], flags: argparse.Namespace) -> None:
+    """Pre-trains and fine-tunes what is not finished, one model after the other, and writes their cells."""
+    path = flags.out / "cells.jsonl"
+    done = {(cell.kind, cell.seed) for cell in read_cells(path)}
+    for kind, seed in itertools.product(kinds, range(flags.seeds)):
+        if (kind, seed) in done:
+            continue
+        if kind != "none":
+            experiment.run(pretraining(kind, flags.steps), flags.out / _name(kind))
+        cell = tuned(kind, flags.tune_steps, seed, flags.out)
+        with path.open("ab", buffering=0) as file:  # in one piece: other processes write there, too
+            file.write(json.dumps(cell._asdict()).encode() + b"\n")
+        shown = _shown(pooled([cell], _PERPLEXITY), likelihood.perplexity, 1)
+        print(f"{kind}, seed {seed}: perplexity {shown}", flush=True)
+
+
+def run_together(kinds: Sequence[str], flags: argparse.Namespace) -> None:
+    """`run` of each kind in a process of its own, `flags.jobs` at a time."""
+    given = ("steps", "tune_steps", "seeds", "out")
+    options = [f"--{name.replace('_', '-')}={getattr(flags, name)}" for name in given]
+
+    def start(kind: str) -> None:
+        command = [sys.executable, __file__, *options, f"--only={kind}", "--quiet"]
+        subprocess.run(command, env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, check=False)
+
+    with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
+        list(pool.map(start, kinds))
+
+
 def main() -> None:
     """Reads the flags, runs what is not finished, and prints the table."""
     parser = argparse.ArgumentParser(
@@ -257,6 +294,8 @@ def main() -> None:
     parser.add_argument("--tune-steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=",".join(KINDS))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--quiet", action="store_true", help="a process of --jobs: neither tokenizer nor table")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/noises"))
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--table", action="store_true")
@@ -267,20 +306,13 @@ def main() -> None:
     kinds = flags.only.split(",")
     if unknown := set(kinds) - set(KINDS):
         parser.error(f"unknown {', '.join(sorted(unknown))}; --list prints the names")
-    path = flags.out / "cells.jsonl"
-    done = {(cell.kind, cell.seed) for cell in read_cells(path)}
-    wanted = [(kind, seed) for kind in kinds for seed in range(flags.seeds) if (kind, seed) not in done]
-    for kind, seed in [] if flags.table else wanted:
-        pretrained = _BEST if kind == "none" else kind  # whose tokens "none" has, too
-        experiment.run(pretraining(pretrained, flags.steps), flags.out / _name(pretrained))
-        cell = tuned(kind, flags.tune_steps, seed, flags.out)
-        with path.open("a") as file:
-            file.write(json.dumps(cell._asdict()) + "\n")
-        print(
-            f"{kind}, seed {seed}: {_shown(pooled([cell], _PERPLEXITY), likelihood.perplexity, 1)}",
-            flush=True,
-        )
-    print(table(read_cells(path), flags.out))
+    if not (flags.table or flags.quiet):
+        (flags.out / _TOKENIZER).mkdir(parents=True, exist_ok=True)  # of all models
+        pipeline.prepare(pretraining(_BEST, 1).data).tokenizer.save(flags.out / _TOKENIZER)
+    if not flags.table:
+        (run if flags.jobs == 1 else run_together)(kinds, flags)
+    if not flags.quiet:
+        print(table(read_cells(flags.out / "cells.jsonl"), flags.out))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _multi30k() -> Config:
             test=test,
             tokenizer="bpe-bart",
             vocab_size=6000,
-            sequence_length=96,
+            sequence_length=64,
         ),
         model=BARTConfig(
             num_layers=3, num_heads=4, d_model=128, position="rope", norm_first=True, dropout=0.1

@@ -23,7 +23,7 @@ from lm_jax.text.base import Tokenizer
 NOISES = ("permute", "replace", "mask", "delete", "infill", "rotate")  # in the order in which they act
 NEED_MASK = ("mask", "infill")
 _INSERTED = np.int64(-1)  # the place of a token that was not in the row
-_SURE = 8.0  # standard deviations by which the drawn spans exceed the budget
+_SURE = 6.0  # standard deviations by which the drawn spans exceed the budget
 
 
 @dataclass(frozen=True)
