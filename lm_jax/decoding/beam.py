@@ -98,7 +98,7 @@ def search(
         )
     prompts = prompts.checked(decoder.context_length)
     memory.check(decoder, prompts, limits, beams.num_beams)
-    tokens_BT, length_B, capacity = fit_prompts(prompts, limits.num_tokens, decoder.context_length)
+    tokens_BT, length_B, capacity = fit_prompts(prompts, limits.num_tokens, decoder.context_length, spare=-1)
     sizes = _Sizes(capacity, bucket(limits.num_tokens), beams.num_beams)
     rules = _Rules(limits.num_tokens, float(beams.length_penalty), sampling, limits.end)
     found = _begin(decoder.prefill, sizes, decoder.params, tokens_BT, length_B, sampling)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lm_jax import memory
 from lm_jax.decoding.decoder import Decoder, Limits, Prompts
-from lm_jax.decoding.text import bucket
+from lm_jax.decoding.text import room
 from lm_jax.errors import UserError
 
 _SMALL = 1 << 26  # bytes of text that are not looked at closely
@@ -36,7 +36,7 @@ def check(decoder: Decoder, prompts: Prompts, limits: Limits, rows: int) -> None
     needed = text
     free = _free()
     if needed <= free and (num_prompts * rows > _FEW_ROWS or text > _SMALL):
-        capacity = bucket(longest + limits.num_tokens)
+        capacity = room(longest + limits.num_tokens)
         if decoder.context_length is not None:
             capacity = min(capacity, decoder.context_length)
         logits, state = jax.eval_shape(

@@ -40,6 +40,15 @@ def bucket(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
+def room(n: int) -> int:
+    """The capacity of a state for n tokens: one of few sizes, with at most a quarter more than n from 16 on.
+
+    Attention reads all of a cache, and beams copy it: a power of two would cost up to twice as much.
+    """
+    step = max(16, 1 << (n - 1).bit_length()) // 8
+    return max(16, -(-n // step) * step)
+
+
 @partial(jax.jit, static_argnums=1)
 def row_keys(seed_B: jax.Array, num_samples: int) -> jax.Array:
     """A random key for each row [R] that depends on the prompt's seed and the sample's number alone."""
@@ -69,7 +78,8 @@ def fit_prompts(prompts: Prompts, num_tokens: int, context_length: int | None, s
         prompts: checked prompts.
         num_tokens: the maximum number of tokens generated in each row.
         context_length: the maximum number of tokens that the model can read; None: no limit.
-        spare: how many more tokens the state should have room for, if the context has.
+        spare: how many more tokens the state should have room for, if the context has; -1 where the last one
+            is not read.
 
     Raises:
         UserError: a prompt and `num_tokens` that together exceed the context.
@@ -83,7 +93,8 @@ def fit_prompts(prompts: Prompts, num_tokens: int, context_length: int | None, s
     width = min(bucket(longest), limit)
     added = max(0, width - prompts.tokens.shape[1])
     padded = np.pad(prompts.tokens, ((0, 0), (0, added)))[:, :width]
-    return Window(padded, prompts.lengths, min(bucket(longest + num_tokens + spare), limit))
+    capacity = min(max(room(longest + num_tokens + spare), width), limit)
+    return Window(padded, prompts.lengths, capacity)
 
 
 @dataclass
@@ -130,7 +141,7 @@ class Text:
         column_RT = self.start_R[:, None] + np.arange(min(bucket(longest), limit))
         column_RT = np.minimum(column_RT, self.tokens_RT.shape[1] - 1)  # repeats after the end are padding
         window_RT = np.take_along_axis(self.tokens_RT, column_RT, axis=1)
-        capacity = min(bucket(longest + remaining), limit)
+        capacity = min(max(room(longest + remaining), column_RT.shape[1]), limit)
         return Window(window_RT[::copies], length_R[::copies], capacity)
 
     def history(self, sampling: Sampling) -> History:

@@ -61,7 +61,7 @@ class _WritesTargets(abc.ABC):
         self.target_field: str = getattr(task, "target", "target")
         self.frame = PairFrame.of(self.tokenizer)
         self._length: int = trained.length or self.config.context_length or _LONGEST
-        self._log_probs, *self._functions = shared(_compiled, self.module)
+        self._log_probs, *self._functions = shared(compiled, self.module)
 
     def describe_context(self, stride: int | None = None) -> dict[str, Any]:
         """How many tokens are read of a source and of a target, special ones included."""
@@ -302,7 +302,7 @@ def _bucket(length: int) -> int:
     return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
 
 
-def _compiled(module: nn.Module) -> tuple[Any, Any, Any, Any]:
+def compiled(module: nn.Module) -> tuple[Any, Any, Any, Any]:
     """The functions of a module: log-probabilities of targets, its memory of sources, prefill and step."""
     log_probs = jax.jit(partial(_log_probs, module))
     if not isinstance(module, EncodesDecodes):

@@ -16,7 +16,7 @@ from flax import linen as nn
 from lm_jax.errors import UserError
 from lm_jax.models.attention import KeyValueCache, causal_mask, encoder_mask, segment_mask
 from lm_jax.models.base import Cost
-from lm_jax.models.heads import logits_of_few, mask_padding
+from lm_jax.models.heads import mask_padding
 from lm_jax.models.layers import Dropout, Embed
 from lm_jax.models.products import matmul_transposed
 from lm_jax.models.transformer import Memory, Stack, StackConfig, layer_sizes, make_norm, norm_size
@@ -190,7 +190,13 @@ class BART(nn.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Unnormalised natural-log probabilities of the next token, float32 [..., V]."""
-        return self._finished(matmul_transposed(hidden, self._head()))
+        head = self.token_embedding if self.config.tied_head else self.head
+        logits = matmul_transposed(hidden, head.embedding)
+        if self.config.logits_bias:
+            # XLA's CPU backend has a fast product of one row and a matrix, and does not use it for a sum.
+            bias = jnp.expand_dims(self.logits_bias, tuple(range(logits.ndim - 1)))
+            logits = jax.lax.optimization_barrier(logits) + bias
+        return mask_padding(logits, self.config.known_tokens)
 
     @nn.nowrap
     def init_state(self, batch_size: int, length: int) -> KeyValueCache:
@@ -207,7 +213,7 @@ class BART(nn.Module):
         hidden_RTD, state = self.read_target(tokens_RT, memory, self.init_state(tokens_RT.shape[0], capacity))
         assert state is not None
         last_R1D = jnp.take_along_axis(hidden_RTD, (length_R - 1)[:, None, None], axis=1)
-        return self._logits_of_few(last_R1D[:, 0]), state._replace(position_B=length_R)
+        return self.logits(last_R1D[:, 0]), state._replace(position_B=length_R)
 
     def step(
         self, memory: Memory, state: KeyValueCache, token_R: jax.Array
@@ -215,24 +221,11 @@ class BART(nn.Module):
         """Reads one token a row: the logits that follow it, float32 [R, V], and the state."""
         hidden_R1D, new_state = self.read_target(token_R[:, None], memory, state)
         assert new_state is not None
-        return self._logits_of_few(hidden_R1D[:, 0]), new_state
+        return self.logits(hidden_R1D[:, 0]), new_state
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         x = self.token_embedding(tokens)
         return x * self.config.d_model**0.5 if self.config.scale_embedding else x
-
-    def _head(self) -> jax.Array:
-        return (self.token_embedding if self.config.tied_head else self.head).embedding
-
-    def _logits_of_few(self, hidden_RD: jax.Array) -> jax.Array:
-        return self._finished(logits_of_few(hidden_RD, self._head()))
-
-    def _finished(self, logits: jax.Array) -> jax.Array:
-        if self.config.logits_bias:
-            # XLA's CPU backend has a fast product of one row and a matrix, and does not use it for a sum.
-            bias = jnp.expand_dims(self.logits_bias, tuple(range(logits.ndim - 1)))
-            logits = jax.lax.optimization_barrier(logits) + bias
-        return mask_padding(logits, self.config.known_tokens)
 
     @nn.nowrap
     def _check_length(self, T: int) -> None:

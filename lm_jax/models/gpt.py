@@ -22,7 +22,7 @@ from lm_jax.models.attention import (
     split_fused_heads,
 )
 from lm_jax.models.base import Cost
-from lm_jax.models.heads import logits_of_few, mask_padding
+from lm_jax.models.heads import mask_padding
 from lm_jax.models.layers import Dropout, Embed
 from lm_jax.models.products import matmul_transposed
 from lm_jax.models.transformer import Stack, StackConfig, layer_sizes, make_norm, norm_size
@@ -221,30 +221,24 @@ class GPT(nn.Module):
         hidden_BTD, state = self.hidden(tokens_BT, self.init_state(tokens_BT.shape[0], capacity))
         assert state is not None
         last_B1D = jnp.take_along_axis(hidden_BTD, (length_B - 1)[:, None, None], axis=1)
-        return self._logits_of_few(last_B1D[:, 0]), state._replace(position_B=length_B)
+        return self.logits(last_B1D[:, 0]), state._replace(position_B=length_B)
 
     def step(self, state: KeyValueCache, token_B: jax.Array) -> tuple[jax.Array, KeyValueCache]:
         """Reads one token a row: the logits that follow it, float32 [B, V], and the state."""
         hidden_B1D, new_state = self.hidden(token_B[:, None], state)
         assert new_state is not None
-        return self._logits_of_few(hidden_B1D[:, 0]), new_state
+        return self.logits(hidden_B1D[:, 0]), new_state
 
     def extend(self, state: KeyValueCache, tokens_BT: jax.Array) -> tuple[jax.Array, KeyValueCache]:
         """Reads several tokens a row: the logits that follow each, float32 [B, T, V], and the state."""
         hidden_BTD, new_state = self.hidden(tokens_BT, state)
         assert new_state is not None
-        B, T, D = hidden_BTD.shape
-        return self._logits_of_few(hidden_BTD.reshape(B * T, D)).reshape(B, T, -1), new_state
+        return self.logits(hidden_BTD), new_state
 
     @nn.nowrap
     def rewind(self, state: KeyValueCache, count_B: jax.Array) -> KeyValueCache:
         """The state without the last `count_B` tokens of each row."""
         return state._replace(position_B=state.position_B - count_B)
-
-    def _logits_of_few(self, hidden_BD: jax.Array) -> jax.Array:
-        """`logits`, faster for few rows."""
-        head = self.token_embedding if self.config.tied_head else self.head
-        return mask_padding(logits_of_few(hidden_BD, head.embedding), self.config.known_tokens)
 
 
 def split_fused_qkv(tree: Any, config: GPTConfig) -> Any:

@@ -13,13 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from lm_jax import fast
 from lm_jax.errors import UserError
 from lm_jax.models.base import read
 from lm_jax.models.layers import Dense, Dropout, LayerNorm
-from lm_jax.models.products import matmul, matmul_transposed
-
-_BLOCK = 1024  # tokens whose logits are computed at a time, for a few rows on a CPU
+from lm_jax.models.products import matmul
 
 
 class Head(nn.Module):
@@ -49,24 +46,6 @@ def mask_padding(logits: jax.Array, num_tokens: int) -> jax.Array:
         return logits
     is_token = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < num_tokens
     return jnp.where(is_token, logits, -jnp.inf)
-
-
-def logits_of_few(hidden_BD: jax.Array, head_VD: jax.Array) -> jax.Array:
-    """`matmul_transposed`, float32 [B, V], by blocks of the vocabulary where that is faster.
-
-    That is for 2 to 16 rows on a CPU: XLA copies the kernel of a product before it multiplies, and the copy
-    of a block stays in the CPU's cache.
-    """
-    few = 2 <= hidden_BD.shape[0] <= 16 and hidden_BD.dtype == jnp.float32
-    if not few or not fast.is_on_for_cpu() or head_VD.shape[0] < 4 * _BLOCK:
-        return matmul_transposed(hidden_BD, head_VD)
-    whole = head_VD.shape[0] // _BLOCK
-
-    def block(i: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(head_VD, i * _BLOCK, _BLOCK) @ hidden_BD.T
-
-    blocks_VB = jax.lax.map(block, jnp.arange(whole)).reshape(whole * _BLOCK, -1)
-    return jnp.concatenate([blocks_VB, head_VD[whole * _BLOCK :] @ hidden_BD.T]).T
 
 
 class AdaptiveSoftmax(nn.Module):
