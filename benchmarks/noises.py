@@ -46,6 +46,7 @@ from lm_jax import experiment
 from lm_jax.config import Config
 from lm_jax.data import pipeline
 from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.generated import text_statistics
 from lm_jax.evaluation.texts import read_held_out
 from lm_jax.metrics import likelihood, significance
@@ -60,6 +61,7 @@ _SPLIT = "hash:0.05,0.15"  # more test documents than by default
 _SHAPE: dict[str, Any] = {"num_heads": 4, "d_model": 128, "position": "rope"}
 _PERPLEXITY = "target_perplexity"
 _ROUGES = ("rouge1", "rouge2", "rougeL")
+_METRICS = (_PERPLEXITY, *_ROUGES)
 _BEST = "infilling and permutation"
 _TOKENIZER = "tokenizer"
 
@@ -151,16 +153,23 @@ def _name(kind: str) -> str:
 def tuned(kind: str, steps: int, seed: int, out: pathlib.Path) -> Cell:
     """Fine-tunes a model, unless that is done, and evaluates it on the test part."""
     config, workdir = tuning(kind, steps, seed, out), out / f"{_name(kind)}-tuned-{seed}"
-    if KINDS[kind][0] == "masked":
-        with mock.patch.object(experiment, "_initial_params", _from_encoder):
-            experiment.run(config, workdir)
-    else:
+    made: list[Evaluation] = []
+    evaluate = evaluation.evaluate
+
+    def keep(*arguments: Any, **options: Any) -> Evaluation:
+        made.append(evaluate(*arguments, **options))
+        return made[-1]
+
+    first = _from_encoder if KINDS[kind][0] == "masked" else experiment._initial_params
+    with (
+        mock.patch.object(experiment, "_initial_params", first),
+        mock.patch.object(evaluation, "evaluate", keep),
+    ):
         experiment.run(config, workdir)
-    found = evaluation.evaluate(lm_jax.load(workdir), read_held_out(workdir, "test"), str(workdir))
-    arrays = {
-        name: [np.asarray(x, float).tolist() for x in found.statistics[name].arrays]
-        for name in (_PERPLEXITY, *_ROUGES)
-    }
+    if not made:  # the run was finished before
+        keep(lm_jax.load(workdir), read_held_out(workdir, "test"), str(workdir))
+    found = made[-1].statistics  # the test part is the last
+    arrays = {name: [np.asarray(x, float).tolist() for x in found[name].arrays] for name in _METRICS}
     return Cell(kind, seed, arrays)
 
 
@@ -295,7 +304,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=",".join(KINDS))
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--quiet", action="store_true", help="a process of --jobs: neither tokenizer nor table")
+    parser.add_argument(
+        "--quiet", action="store_true", help="a process of --jobs: neither tokenizer nor table"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/noises"))
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--table", action="store_true")

@@ -21,11 +21,12 @@ data/multi30k, or from elsewhere:
     --config.data.valid=DIR/val.en.gz,DIR/val.de.gz
     --config.data.test=DIR/test_2016_flickr.en.gz,DIR/test_2016_flickr.de.gz
 
-Other pairs, of a table with a header, of one without, and of JSON lines:
+Other pairs, of a table with a header, of one without, of JSON lines, and of tensorflow-datasets:
 
     --config.data.corpus='tsv:FILE#source' --config.task.target=target
     --config.data.corpus='csv:FILE#1' --config.task.target=2
     --config.data.corpus='jsonl:FILE#article' --config.task.target=summary
+    --config.data.corpus='tfds:wmt16_translate/de-en#en' --config.task.target=de
 
 A published BART is trained on by --config.init_from=hf:facebook/bart-base --config.data.sequence_length=512.
 """

@@ -99,10 +99,26 @@ class Nested(tfds.core.GeneratorBasedBuilder):
             )
 
 
+class Captions(tfds.core.GeneratorBasedBuilder):
+    """Translations."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.Translation(languages=("en", "de"))
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from enumerate([{"en": "a dog", "de": "ein Hund"}, {"en": "dogs", "de": "Hunde"}])
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for name in ("small_reviews/plain", "small_reviews/loud", "one_field", "nested"):
+    for name in ("small_reviews/plain", "small_reviews/loud", "one_field", "nested", "captions"):
         tfds.builder(name, data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -339,3 +355,8 @@ def test_an_unnamed_field_is_named_by_the_error():
     names = "turns, source/name, source/origin/city, answers/said"
     with pytest.raises(UserError, match=rf"no text in the field 'text' \(its texts: {names}\)"):
         tfds_corpus.read("nested")
+
+
+def test_translations_are_pairs():
+    found = [(d.text, d.fields) for d in corpora.read("tfds:captions#en")]
+    assert found == [("a dog", {"de": "ein Hund"}), ("dogs", {"de": "Hunde"})]
