@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment
+from lm_jax.config import Config, OptimizerConfig, TrainConfig
 from lm_jax.data import pipeline
 from lm_jax.data.noising import NOISES
 from lm_jax.data.pipeline import DataConfig
@@ -218,3 +220,39 @@ def test_recipes_are_valid(spec):
 def test_unknown_variants_are_refused(recipe):
     with pytest.raises(UserError, match="no variant 'x' of this recipe; choose one of '', "):
         config_module.load(f"{CONFIGS}/{recipe}.py:x")
+
+
+@pytest.fixture(scope="module", params=["bart", pytest.param("gpt", marks=pytest.mark.slow)])
+def run(request, tmp_path_factory):
+    """A run of few steps on rows that are shorter than some targets."""
+    directory = tmp_path_factory.mktemp("seq2seq_run")
+    lines = [f"{i}\t{'12 ' * (9 if i % 3 == 0 else 1)}{i % 5}" for i in range(40)]
+    (directory / "pairs.tsv").write_text("source\ttarget\n" + "\n".join(lines) + "\n")
+    model = BART if request.param == "bart" else dataclasses.replace(GPT, max_length=18)
+    train = TrainConfig(num_steps=2, batch_size=8, eval_every=2, checkpoint_every=2, sample_tokens=0)
+    data = config_of(f"tsv:{directory}/pairs.tsv#source", sequence_length=9)
+    config = Config(data, model, TASK, OptimizerConfig(warmup_steps=1), train)
+    with pytest.warns(UserWarning, match=r"targets have more than data\.sequence_length=9 tokens and are cut"):
+        rows = experiment.run(config, directory / "run")
+    return lm_jax.load(directory / "run"), rows
+
+
+def test_long_targets_are_cut_and_counted_in_results(run):
+    _, [valid] = run
+    assert 0 < valid.counts["cut_targets"] < valid.counts["pairs"]
+    assert valid.metrics["target_perplexity"].value > 1
+
+
+def test_a_long_target_is_scored_as_far_as_it_fits_if_asked(run):
+    model, _ = run
+    source, short, long = "7", "12 3", "12 " * 9
+    with pytest.raises(UserError, match=r"a target of \d+ tokens for a model that writes"):
+        model.score_targets([source] * 2, [short, long])
+    scored = model.score_targets([source] * 2, [short, long], cut=True)
+    assert [one.complete for one in scored] == [True, False]
+    assert scored[1].spans[-1, 1] < len(long)
+    assert len(scored[1].log_probs) == model.most_tokens
+    # Targets that agree so far have equal probabilities so far.
+    fits = model.tokenizer.decode(model.tokenizer.encode_ids([long])[0][: model.most_tokens - 2])
+    [whole] = model.score_targets([source], [fits])
+    assert np.allclose(whole.log_probs[:-1], scored[1].log_probs[: len(whole.log_probs) - 1], atol=1e-5)

@@ -27,7 +27,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores targets, and generates them from their sources; see `evaluation.base.evaluate`.
 
-    The metrics are the perplexity of the targets' tokens given their sources, their ends counted; and of the
+    The metrics are the perplexity of the targets' tokens given their sources, their ends counted (of targets
+    that are too long for the model the tokens that fit; the count `cut_targets` tells how many); and of the
     generated texts BLEU, chrF, ROUGE (F, the mean over pairs), the ratio of their length to the targets', and
     the share of distinct bigrams.
     """
@@ -38,7 +39,7 @@ def evaluate(
     scored = []
     for first in range(0, len(sources), _AT_ONCE):
         places = slice(first, first + _AT_ONCE)
-        scored += scorer.score_targets(sources[places], targets[places])
+        scored += scorer.score_targets(sources[places], targets[places], cut=True)
         report(f"scoring targets of {text.name}", len(scored), len(sources))
     nats_D = -np.array([one.log_probs.sum() for one in scored])
     tokens_D = np.array([len(one.log_probs) for one in scored], float)
@@ -48,6 +49,8 @@ def evaluate(
     }
     statistics |= text_statistics(hypotheses, targets)
     counts = {"pairs": len(sources), "tokens": int(tokens_D.sum())}
+    if num_cut := sum(one.spans[-1, 0] < len(one.text) for one in scored):
+        counts["cut_targets"] = int(num_cut)
     context: dict[str, Any] = {**scorer.describe_context(), **decoding.context(model), **signatures()}  # type: ignore[attr-defined]
     nats = float(nats_D.sum())
     row = row_of(

@@ -169,8 +169,13 @@ class ScoresTargets(Protocol):
 
     target_field: str
 
-    def score_targets(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoredText]:
-        """The probability of each target, given the source at the same place."""
+    def score_targets(
+        self, sources: Sequence[str], targets: Sequence[str], cut: bool = False
+    ) -> list[ScoredText]:
+        """The probability of each target, given the source at the same place.
+
+        With `cut` a target that is too long for the model is scored without its end.
+        """
         ...
 
 

@@ -142,25 +142,33 @@ class _WritesTargets(abc.ABC):
             raise UserError(f"the prompt is a {type(prompt).__name__}, not a text", "give one string")
         yield self.generate([prompt], max_tokens, **options)[0].text
 
-    def score_targets(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoredText]:
+    def score_targets(
+        self, sources: Sequence[str], targets: Sequence[str], cut: bool = False
+    ) -> list[ScoredText]:
         """Log-probabilities of each target, given its source and the tokens before; its end is scored.
 
         A source that is too long is cut at its end.
 
+        Args:
+            sources: the sources.
+            targets: the target of each.
+            cut: a target that is too long is scored without what does not fit, and is not complete.
+
         Raises:
-            UserError: not as many targets as sources, a lone text, or a target that is too long.
+            UserError: not as many targets as sources, a lone text, or a target too long without `cut`.
         """
         sources, targets = as_texts(sources, "sources"), as_texts(targets, "targets")
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources and {len(targets)} targets", "give one for each")
         source_rows = [self.frame.source(ids, self._length) for ids in self.tokenizer.encode_ids(sources)]
         encodings = self.tokenizer.encode_batch(targets)
-        most = max((len(e.ids) for e in encodings), default=0) + self.frame.target_extra
-        if most > self.most_tokens:
+        longest = max((len(e.ids) for e in encodings), default=0) + self.frame.target_extra
+        if longest > self.most_tokens and not cut:
             raise UserError(
-                f"a target of {most} tokens for a model that writes {self.most_tokens}", "give shorter ones"
+                f"a target of {longest} tokens for a model that writes {self.most_tokens}",
+                "give shorter ones",
             )
-        target_rows = [self.frame.target(e.ids, most) for e in encodings]
+        target_rows = [self.frame.target(e.ids, longest)[: self.most_tokens] for e in encodings]
         made = self._score(source_rows, target_rows)
         return [self._scored(*parts) for parts in zip(targets, encodings, made, strict=True)]
 
@@ -171,9 +179,10 @@ class _WritesTargets(abc.ABC):
         made: list[np.ndarray] = [np.empty(0)] * len(source_rows)
         for group in self._groups([len(a) + len(b) for a, b in zip(source_rows, target_rows)]):
             chosen = list(np.resize(group, self.trained.num_rows(len(group), _ROWS_PER_BATCH)))
-            lengths = [_bucket(max(len(rows[i]) for i in group)) for rows in (source_rows, target_rows)]
+            S, T = (max(len(rows[i]) for i in group) for rows in (source_rows, target_rows))
+            S, T = max(S, min(_bucket(S), self._length)), max(T, min(_bucket(T), self.most_tokens))
             batch = self.frame.batch(
-                [source_rows[i] for i in chosen], [target_rows[i] for i in chosen], (lengths[0], lengths[1])
+                [source_rows[i] for i in chosen], [target_rows[i] for i in chosen], (S, T)
             )
             log_probs_BT = np.asarray(self._log_probs(self.params, self.trained.placed(batch)), np.float64)
             for row, i in enumerate(group):
@@ -185,8 +194,9 @@ class _WritesTargets(abc.ABC):
         spans = np.concatenate([before, encoding.spans, [[len(data), len(data)]]])
         unknown_id = -1 if self.tokenizer.unknown_id is None else self.tokenizer.unknown_id
         unknown = np.concatenate([before[:, 0] > 0, encoding.ids == unknown_id, [False]])
-        complete = self.tokenizer.lossless and not unknown.any()
-        return ScoredText(data, spans, log_probs, unknown, _SOURCE, complete)
+        count = len(log_probs)  # fewer than the target has if it was cut
+        complete = self.tokenizer.lossless and count == len(spans) and not unknown.any()
+        return ScoredText(data, spans[:count], log_probs, unknown[:count], _SOURCE, complete)
 
     def _groups(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Numbers of rows of similar length, for batches of few shapes."""

@@ -1,6 +1,7 @@
 """The task of writing a target from left to right, given a source: translation, summaries, answers."""
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -97,6 +98,7 @@ class Seq2Seq(TargetTask):
     def source(self, split: Split, data: DataConfig, batch_size: int, seed: int) -> Source:
         """Each pair once an epoch; rows of similar length meet."""
         pairs = _Pairs(split, self.target, draw_documents(split.num_documents, self.num_examples, seed), data)
+        pairs.warn_of_cut_targets()
         return Examples(pairs.lengths, pairs.limits, pairs.assemble, batch_size, seed)
 
     def held_out(
@@ -193,6 +195,15 @@ class _Pairs:
             axis=1,
         )
         self.limits = (data.sequence_length, data.sequence_length)
+
+    def warn_of_cut_targets(self) -> None:
+        """Warns if targets do not fit: a model learns to end where they are cut."""
+        if num_cut := int((self.lengths[:, 1] > self.limits[1]).sum()):
+            warnings.warn(
+                f"{num_cut} of {len(self.lengths)} targets have more than data.sequence_length="
+                f"{self.limits[1]} tokens and are cut; the longest has {self.lengths[:, 1].max()}",
+                stacklevel=3,
+            )
 
     def assemble(self, rows: Rows) -> PairBatch:
         """The batch of these pairs; a pure function."""
