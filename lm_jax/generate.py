@@ -11,7 +11,8 @@ prefer probable tokens: the text varies less and repeats more, which the penalti
 reduce. --temperature=0 takes the most probable token each time, and --num-beams searches for a probable text
 as a whole: both suit answers more than stories. --draft makes generation faster and keeps the distribution: a
 small model with the same tokenizer proposes tokens, and the model accepts or replaces them (speculative
-sampling).
+sampling). --fusion adds the log-probabilities of a model with the same tokenizer, such as n-grams of much
+text, times a weight (shallow fusion).
 """
 
 from lm_jax import runtime

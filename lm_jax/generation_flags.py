@@ -84,6 +84,17 @@ _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ),
         ("num_drafted", {"type": whole, "help": "tokens that it drafts at a time (default: 4)"}),
     ],
+    "fusion": [
+        (
+            "fusion",
+            {
+                "type": flags.model,
+                "metavar": "PATH",
+                "help": "a model with the same tokenizer, such as n-grams, whose opinion counts too",
+            },
+        ),
+        ("fusion_weight", {"type": number, "help": "how much it counts (default: 0.3)"}),
+    ],
     "how many": [
         ("num_samples", {"type": whole, "help": "continuations of each prompt (default: 1)"}),
         ("seed", {"type": whole, "help": "the same seed gives the same text (default: 0)"}),
@@ -101,9 +112,10 @@ def add(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
 
 
 def given(arguments: argparse.Namespace, mesh: MeshConfig | None = None) -> dict[str, Any]:
-    """The options that were given, with the model that drafts opened."""
+    """The options that were given, with the models among them opened."""
     names = (name for options in _GROUPS.values() for name, _ in options)
     found = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
-    if "draft" in found:
-        found["draft"] = language_model.load(found["draft"], mesh=mesh)
+    for name in ("draft", "fusion"):
+        if name in found:
+            found[name] = language_model.load(found[name], mesh=mesh)
     return found

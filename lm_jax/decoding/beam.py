@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding import memory
-from lm_jax.decoding.decoder import Decoder, Limits, Prompts, Stop, check_counts, plain
+from lm_jax.decoding.decoder import Decoder, Limits, Prompts, Stop, check_counts, plain, with_bonus
 from lm_jax.decoding.settings import History, Sampling, check_number, edit
 from lm_jax.decoding.text import bucket, fit_prompts
 from lm_jax.errors import UserError
@@ -276,7 +276,8 @@ def _candidates(beams, rules):
     B, K = beams.live.score_BK.shape
     log_probs_RV = jax.nn.log_softmax(beams.logits_RV)
     V = log_probs_RV.shape[1]
-    edited_RV = edit(log_probs_RV, rules.sampling, beams.history, rules.end)
+    scores_RV = with_bonus(log_probs_RV, beams.state)
+    edited_RV = edit(scores_RV, rules.sampling, beams.history, rules.end)
     live_R1 = beams.live.score_BK.reshape(-1, 1)
     is_dead_R1 = (live_R1 == -jnp.inf) | (beams.logits_RV.max(axis=-1, keepdims=True) == -jnp.inf)
     scores_RV = jnp.where(is_dead_R1, -jnp.inf, edited_RV + live_R1)

@@ -51,6 +51,25 @@ class Decoder(NamedTuple):
     rewind: Rewind | None = None
 
 
+class FusedState(NamedTuple):
+    """The state of a model with which another one is fused (see `fusion`).
+
+    Attributes:
+        main: the model's.
+        other: the other one's.
+        bonus_RV: what the other one adds to the log-probability of each next token, float32.
+    """
+
+    main: Any
+    other: Any
+    bonus_RV: jax.Array
+
+
+def with_bonus(logits_RV: jax.Array, state: Any) -> jax.Array:
+    """Logits, or log-probabilities, with what a fused model adds; as they are if none is fused."""
+    return logits_RV + state.bonus_RV if isinstance(state, FusedState) else logits_RV
+
+
 class Prompts(NamedTuple):
     """What is continued.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding import memory
-from lm_jax.decoding.decoder import LARGEST, Decoder, Limits, Prompts, check_counts, plain
+from lm_jax.decoding.decoder import LARGEST, Decoder, Limits, Prompts, check_counts, plain, with_bonus
 from lm_jax.decoding.settings import History, Sampling, sample
 from lm_jax.decoding.text import Generated, Text, bucket, joined, row_keys
 
@@ -109,7 +109,8 @@ class _Rows(NamedTuple):
 def _choose(logits_RV, state, done_R, history, made, rules):
     """The rows after one more token, and (token, log-probability, alive) of each row."""
     key_R = jax.vmap(jax.random.fold_in, (0, None))(rules.key_R, made)
-    token_R = jnp.where(done_R, rules.end, sample(logits_RV, rules.sampling, key_R, history, rules.end))
+    weighed_RV = with_bonus(logits_RV, state)
+    token_R = jnp.where(done_R, rules.end, sample(weighed_RV, rules.sampling, key_R, history, rules.end))
     log_total_R = jax.nn.logsumexp(logits_RV, axis=-1)
     # -1: no token can follow, by the settings or by the model itself.
     token_R = jnp.where((log_total_R == -jnp.inf) & ~done_R, -1, token_R)

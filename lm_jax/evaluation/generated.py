@@ -40,7 +40,11 @@ class Decoding(NamedTuple):
         """The settings, for a result."""
         own = dict(getattr(getattr(model, "trained", None), "generation", {}))
         limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
-        return {"decoding": {**own, **self.options, **limit}}
+        options = {
+            name: getattr(value, "family", value) if name in ("draft", "fusion") else value
+            for name, value in self.options.items()
+        }
+        return {"decoding": {**own, **options, **limit}}
 
 
 def generate(
@@ -49,9 +53,13 @@ def generate(
     """A text for each prompt, with a progress bar.
 
     With `decoding.store`, texts are kept in a file as they are made, and those of an earlier call with the
-    same model, prompts and settings are not made again. A damaged line there is made again.
+    same model, prompts and settings are not made again. A damaged line there is made again. Nothing is kept
+    where another model drafts or is fused.
     """
-    kept = _Kept(decoding.store, _digest(model, prompts, decoding)) if decoding.store else None
+    helped = not decoding.options.keys().isdisjoint(("draft", "fusion"))
+    kept = None
+    if decoding.store is not None and not helped:
+        kept = _Kept(decoding.store, _digest(model, prompts, decoding))
     made = [] if kept is None else kept.read(len(prompts))
     limit: Any = {} if decoding.max_tokens is None else {"max_tokens": decoding.max_tokens}
     while len(made) < len(prompts):

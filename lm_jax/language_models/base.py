@@ -9,6 +9,7 @@ import numpy as np
 
 from lm_jax.decoding import beam, sampling, speculative
 from lm_jax.decoding.decoder import Decoder
+from lm_jax.decoding.fusion import fuse
 from lm_jax.decoding.text import Generated
 from lm_jax.errors import UserError
 from lm_jax.language_models.options import Options, Request
@@ -278,10 +279,17 @@ def require(model: LanguageModel, capability: type[Capability], what_for: str) -
     return model
 
 
-def run(decoder: Decoder, request: Request) -> list[Generation]:
-    """What a model generates for a request: the continuations of each prompt, which are adjacent."""
+def run(decoder: Decoder, request: Request, begins: tuple[int, ...] = ()) -> list[Generation]:
+    """What a model generates for a request: the continuations of each prompt, which are adjacent.
+
+    Args:
+        decoder: the model.
+        request: what is asked for.
+        begins: tokens that a fused model reads as the end token, after which it expects a new text.
+    """
     generations = []
-    for row, (tokens, log_probs, length) in enumerate(zip(*_generated(decoder, request), strict=True)):
+    made = _generated(decoder, request, begins)
+    for row, (tokens, log_probs, length) in enumerate(zip(*made, strict=True)):
         text = request.text(row, tokens[:length])
         end = request.stops_at(text)
         text = text if end is None else text[:end]
@@ -289,8 +297,10 @@ def run(decoder: Decoder, request: Request) -> list[Generation]:
     return generations
 
 
-def _generated(decoder: Decoder, request: Request) -> Generated:
+def _generated(decoder: Decoder, request: Request, begins: tuple[int, ...]) -> Generated:
     prompts, limits = request.prompts, request.limits
+    if request.fusion is not None:
+        decoder = fuse(decoder, request.fusion._decoder(), request.fusion_weight, begins)
     if request.beams is not None:
         found = beam.search(decoder, prompts, limits, request.beams, request.sampling)
         return Generated(found.tokens, found.log_probs, found.lengths)
@@ -378,6 +388,8 @@ class LeftToRight(abc.ABC):
     def _pieces(self, request: Request) -> Iterator[Generated]:
         """What `stream` writes, a few tokens at a time."""
         decoder, prompts, limits = self._decoder(), request.prompts, request.limits
+        if request.fusion is not None:
+            decoder = fuse(decoder, request.fusion._decoder(), request.fusion_weight)
         if request.draft is None:
             return sampling.stream(decoder, prompts, limits, request.sampling)
         made = speculative.stream(

@@ -8,7 +8,7 @@ import numpy as np
 
 from lm_jax.decoding.beam import BeamSettings
 from lm_jax.decoding.decoder import LARGEST, Limits, Prompts, check_counts, is_whole, plain
-from lm_jax.decoding.settings import Sampling
+from lm_jax.decoding.settings import Sampling, check_number
 from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer, utf8
 
@@ -56,6 +56,10 @@ class Options(TypedDict, total=False):
     draft: Any
     # Tokens drafted at a time [4]
     num_drafted: int
+    # A model with the same tokenizer, such as n-grams, whose opinion counts too (shallow fusion) [None]
+    fusion: Any
+    # What its log-probabilities are multiplied by before they are added [0.3]
+    fusion_weight: float
 
 
 _SAMPLING = (
@@ -81,6 +85,8 @@ class Request:
         beams: how to search; None: sample.
         draft: the model that drafts, or None.
         num_drafted: tokens that it drafts at a time.
+        fusion: the model that is fused, or None.
+        fusion_weight: its weight.
         stop: the UTF-8 bytes of texts that end a continuation.
 
     Raises:
@@ -102,6 +108,9 @@ class Request:
         self._tokenizer = tokenizer
         self.draft: Any = options.get("draft")
         self.num_drafted: int = options.get("num_drafted", 4)
+        self.fusion: Any = options.get("fusion")
+        self.fusion_weight = options.get("fusion_weight", 0.3)
+        check_number("fusion_weight", self.fusion_weight, 0, 100)
         self.stop = _stop_texts(options.get("stop", ()))
         max_tokens = plain(max_tokens)
         check_counts(max_tokens=max_tokens)
@@ -120,7 +129,8 @@ class Request:
         self.prompts = self._prompts(beginnings, seed if isinstance(seed, tuple) else (seed,) * len(prompts))
         self.limits.checked()
         self.prompts.checked(context_length=None)
-        self._check_draft()
+        self._check_other("draft", self.draft)
+        self._check_other("fusion", self.fusion)
 
     def text(self, row: int, tokens: np.ndarray) -> bytes:
         """The bytes that tokens add to a row's prompt, with the space between words where one belongs."""
@@ -187,20 +197,20 @@ class Request:
             row[: len(ids)] = ids
         return Prompts(rows, lengths, seeds)
 
-    def _check_draft(self) -> None:
-        if self.draft is None:
+    def _check_other(self, name: str, other: Any) -> None:
+        """Raises UserError for a model that cannot draft for this one, or be fused with it."""
+        if other is None:
             return
-        if not hasattr(self.draft, "_decoder") or not hasattr(self.draft, "tokenizer"):
+        if not hasattr(other, "_decoder") or not hasattr(other, "tokenizer"):
             raise UserError(
-                f"draft is a {type(self.draft).__name__}, not a model that continues text",
+                f"{name} is a {type(other).__name__}, not a model that continues text",
                 "open it with lm_jax.load first",
             )
-        ours, theirs = (
-            (t.fingerprint(), t.begin_id, t.end_id) for t in (self._tokenizer, self.draft.tokenizer)
-        )
+        ours, theirs = ((t.fingerprint(), t.begin_id, t.end_id) for t in (self._tokenizer, other.tokenizer))
         if ours != theirs:
+            what = "drafting" if name == "draft" else "fused"
             raise UserError(
-                "the drafting model has other tokens", "train it with data.tokenizer=PATH of this one's"
+                f"the {what} model has other tokens", "train it with data.tokenizer=PATH of this one's"
             )
 
 
@@ -211,10 +221,14 @@ def _check_names(options: Mapping[str, Any]) -> None:
         known = f"did you mean {near[0]}?" if near else f"there are {', '.join(Options.__annotations__)}"
         raise UserError(f"no option {name}", known)
     has_beams, has_draft = options.get("num_beams", 1) != 1, options.get("draft") is not None
+    has_fusion = options.get("fusion") is not None
+    if has_draft and has_fusion:
+        raise UserError("draft with fusion", "leave out the one or the other")
     for name, needed, given in (
         ("length_penalty", "num_beams", has_beams),
         ("early_stopping", "num_beams", has_beams),
         ("num_drafted", "draft", has_draft),
+        ("fusion_weight", "fusion", has_fusion),
     ):
         if name in options and not given:
             raise UserError(f"{name} without {needed}", f"give {needed} too, or leave it out")

@@ -277,7 +277,8 @@ class EncoderDecoder(_WritesTargets, EncoderLanguageModel):
         length = min(_bucket(max(map(len, sources))), self.context)
         tokens_BS, segments_BS = self.trained.placed(pad(sources, length, self.frame.padding))
         memory = read_memory(self.params, tokens_BS, segments_BS)
-        return run(Decoder(prefill, step, (self.params, memory), self.context), request)
+        decoder = Decoder(prefill, step, (self.params, memory), self.context)
+        return run(decoder, request, (*self.frame.target_begin, self.frame.end))
 
 
 class Continuation(_WritesTargets):
