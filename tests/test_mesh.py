@@ -13,13 +13,16 @@ from test_training import one_batch
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import OptimizerConfig
 from lm_jax.errors import UserError
+from lm_jax.models.bart import BARTConfig
 from lm_jax.models.bert import BERTConfig
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.parallel import sharding
 from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh, make_mesh
 from lm_jax.plan import hlo
 from lm_jax.tasks.causal import Causal
+from lm_jax.tasks.frames import PairBatch
 from lm_jax.tasks.masked import Masked, MaskedBatch
+from lm_jax.tasks.seq2seq import Seq2Seq
 from lm_jax.training import loop
 from lm_jax.training.loop import Trainer
 from lm_jax.training.program import Program
@@ -86,6 +89,28 @@ def test_masked_tokens_and_pairs_on_eight_devices():
         random.integers(2, size=(8, T), dtype=np.int32), random.integers(2, size=8, dtype=np.int32),
         (np.arange(8) != 3).astype(np.float32),
     )  # fmt: skip
+    loss, gradient = loss_and_gradient(config, batch)
+    for name in ("data 8", "data 2 x fsdp 2 x tensor 2"):
+        other_loss, other = loss_and_gradient(dataclasses.replace(config, mesh=MESHES[name]), batch)
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, other)
+
+
+@pytest.mark.slow
+def test_sources_and_targets_on_eight_devices():
+    """The rows differ in length on both sides, and one has no weight."""
+    random, T = np.random.default_rng(0), 16
+    model = BARTConfig(
+        num_layers=2, num_encoder_layers=1, num_heads=2, d_model=16, max_length=T, logits_bias=True,
+        scan_layers=True, remat=True,
+    )  # fmt: skip
+    config = dataclasses.replace(recipe(model), task=Seq2Seq())
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sequence_length=T))
+    source, inputs, targets = random.integers(64, size=(3, 8, T), dtype=np.int32)
+    lengths, written = random.integers(4, T + 1, size=(2, 8, 1))
+    written[3] = 0
+    segments = np.where(np.arange(T) < lengths, 0, -1).astype(np.int32)
+    batch = PairBatch(source, segments, inputs, targets, (np.arange(T) < written).astype(np.float32))
     loss, gradient = loss_and_gradient(config, batch)
     for name in ("data 8", "data 2 x fsdp 2 x tensor 2"):
         other_loss, other = loss_and_gradient(dataclasses.replace(config, mesh=MESHES[name]), batch)

@@ -201,6 +201,23 @@ def test_published_sizes(layers, width, heads, parameters):
     assert sum(x.size for x in jax.tree.leaves(shapes)) == parameters == config.cost(1024).parameters
 
 
+def their_model(kind, shape):
+    """transformers' model of a shape, with random weights, biases and norms too."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    encoder_layers, decoder_layers, width, heads, is_scaled = shape
+    config = transformers.BartConfig(
+        vocab_size=len(VOCABULARY), max_position_embeddings=40, encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers, d_model=width, encoder_attention_heads=heads,
+        decoder_attention_heads=heads, encoder_ffn_dim=50, decoder_ffn_dim=50, scale_embedding=is_scaled,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
 KINDS = ["BartModel", "BartForConditionalGeneration", "BartForSequenceClassification"]
 
 
@@ -210,17 +227,7 @@ KINDS = ["BartModel", "BartForConditionalGeneration", "BartForSequenceClassifica
 @pytest.mark.parametrize("shape", [(3, 1, 48, 4, True), (1, 2, 24, 1, False)])
 def test_both_directions_equal_transformers(tmp_path, kind, shape):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    encoder_layers, decoder_layers, width, heads, is_scaled = shape
-    config = transformers.BartConfig(
-        vocab_size=len(VOCABULARY), max_position_embeddings=40, encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers, d_model=width, encoder_attention_heads=heads,
-        decoder_attention_heads=heads, encoder_ffn_dim=50, decoder_ffn_dim=50, scale_embedding=is_scaled,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    theirs = getattr(transformers, kind)(config).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
+    theirs = their_model(kind, shape)
     directory = tmp_path / "theirs"
     theirs.save_pretrained(directory)
     write_tokenizer(directory, VOCABULARY)
@@ -273,3 +280,35 @@ def test_the_published_size_equals_transformers(tmp_path):
     source = torch.tensor([[0, *lm.tokenizer.encode("abc").ids.tolist(), 2]])
     [wanted] = theirs.generate(input_ids=source, max_length=13, num_beams=3)
     assert ours.tokens.tolist() == wanted[1:].tolist()
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(3, 1, 48, 4, True), (1, 2, 24, 1, False)])
+def test_loss_and_generated_tokens_equal_those_of_transformers(tmp_path, shape):
+    torch = pytest.importorskip("torch")
+    theirs = their_model("BartForConditionalGeneration", shape)
+    ids, mask = torch.tensor(TOKENS).long(), torch.tensor(SEGMENTS >= 0).long()
+    theirs.save_pretrained(tmp_path / "loss")
+    write_tokenizer(tmp_path / "loss", VOCABULARY)
+    lm = lm_jax.load(tmp_path / "loss")
+    targets = [TEXTS[2], TEXTS[0], "ab"]
+    rows = [[0, *(VOCABULARY.index(c) for c in text), 2] for text in targets]
+    scored = np.concatenate([one.log_probs for one in lm.score_targets(TEXTS, targets)])
+    labels = torch.full((3, max(map(len, rows))), -100)
+    for i, row in enumerate(rows):
+        labels[i, : len(row)] = torch.tensor(row)
+    with torch.no_grad():
+        assert -scored.mean() == pytest.approx(theirs(ids, mask, labels=labels).loss.item(), abs=1e-4)
+        for name, settings in GENERATION.items():
+            theirs.generation_config = type(theirs.generation_config)(
+                **settings, bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2,
+                forced_eos_token_id=2,
+            )  # fmt: skip
+            theirs.save_pretrained(tmp_path / name)
+            write_tokenizer(tmp_path / name, VOCABULARY)
+            ours = lm_jax.load(tmp_path / name).generate(TEXTS)
+            for row, made in zip(theirs.generate(ids, attention_mask=mask).tolist(), ours, strict=True):
+                end = row.index(2, 1) + 1
+                assert made.tokens.tolist() == row[1:end]
+                assert set(row[end:]) <= {1}
