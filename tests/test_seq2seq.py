@@ -232,7 +232,9 @@ def run(request, tmp_path_factory):
     train = TrainConfig(num_steps=2, batch_size=8, eval_every=2, checkpoint_every=2, sample_tokens=0)
     data = config_of(f"tsv:{directory}/pairs.tsv#source", sequence_length=9)
     config = Config(data, model, TASK, OptimizerConfig(warmup_steps=1), train)
-    with pytest.warns(UserWarning, match=r"targets have more than data\.sequence_length=9 tokens and are cut"):
+    with pytest.warns(
+        UserWarning, match=r"targets have more than data\.sequence_length=9 tokens and are cut"
+    ):
         rows = experiment.run(config, directory / "run")
     return lm_jax.load(directory / "run"), rows
 
@@ -241,6 +243,14 @@ def test_long_targets_are_cut_and_counted_in_results(run):
     _, [valid] = run
     assert 0 < valid.counts["cut_targets"] < valid.counts["pairs"]
     assert valid.metrics["target_perplexity"].value > 1
+
+
+def test_long_sources_are_cut_with_a_warning(run):
+    model, _ = run
+    with pytest.warns(UserWarning, match="sources of more than 9 tokens, special ones included, are cut"):
+        [one] = model.generate(["1 2 3 4 5 6 7 8 9 1 2 3"], 2)
+    fits = model.tokenizer.decode(model.tokenizer.encode_ids(["1 2 3 4 5 6 7 8 9"])[0][:7])
+    assert model.generate([fits], 2)[0].text == one.text
 
 
 def test_a_long_target_is_scored_as_far_as_it_fits_if_asked(run):

@@ -1,6 +1,7 @@
 """Models that write a target, given a source, as language models."""
 
 import abc
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
@@ -87,7 +88,8 @@ class _WritesTargets(abc.ABC):
     ) -> list[Generation]:
         """Writes the target of each source until the model ends it or `max_tokens` are generated.
 
-        A source that is too long is cut at its end, as in training. Targets do not influence each other.
+        A source that is too long is cut at its end, as in training, with a warning. Targets do not influence
+        each other.
 
         Args:
             prompts: the sources.
@@ -105,7 +107,14 @@ class _WritesTargets(abc.ABC):
             raise UserError(f"max_tokens={most} for a model that writes {self.most_tokens}", "ask for fewer")
         seeds = given.pop("seed", 0)
         seeds = list(seeds) if isinstance(seeds, Sequence | np.ndarray) else [seeds] * len(sources)
-        rows = [self.frame.source(ids, self._length) for ids in self.tokenizer.encode_ids(sources)]
+        ids = self.tokenizer.encode_ids(sources)
+        rows = [self.frame.source(one, self._length) for one in ids]
+        if any(len(one) + self.frame.source_extra > self._length for one in ids):
+            # Without numbers, so that it is shown once however many groups there are.
+            warnings.warn(
+                f"sources of more than {self._length} tokens, special ones included, are cut at their end",
+                stacklevel=2,
+            )
         if not rows or len(seeds) != len(rows):
             Request(self.tokenizer, sources, most, {**given, "seed": seeds})  # raises what is wrong
         made: list[list[Generation]] = [[] for _ in rows]
