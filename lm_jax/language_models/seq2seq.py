@@ -14,6 +14,7 @@ from lm_jax import runtime
 from lm_jax.data.examples import pad
 from lm_jax.data.noising import HELD_OUT, Vocabulary, add_noise
 from lm_jax.decoding.decoder import Decoder
+from lm_jax.decoding.text import bucket
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import Generation, ScoredText, run
 from lm_jax.language_models.encoder import EncoderLanguageModel
@@ -119,8 +120,9 @@ class _WritesTargets(abc.ABC):
             Request(self.tokenizer, sources, most, {**given, "seed": seeds})  # raises what is wrong
         made: list[list[Generation]] = [[] for _ in rows]
         for group in self._groups([len(row) for row in rows]):
-            chosen = [rows[i] for i in group]
-            texts, group_seeds = [sources[i] for i in group], [seeds[i] for i in group]
+            filled = np.resize(group, self.trained.num_rows(len(group), _ROWS_PER_BATCH))
+            chosen = [rows[i] for i in filled]
+            texts, group_seeds = [sources[i] for i in filled], [seeds[i] for i in filled]
             request = Request(
                 self.tokenizer, texts, most, {**given, "seed": group_seeds}, self._beginnings(chosen)
             )
@@ -189,7 +191,7 @@ class _WritesTargets(abc.ABC):
         for group in self._groups([len(a) + len(b) for a, b in zip(source_rows, target_rows)]):
             chosen = list(np.resize(group, self.trained.num_rows(len(group), _ROWS_PER_BATCH)))
             S, T = (max(len(rows[i]) for i in group) for rows in (source_rows, target_rows))
-            S, T = max(S, min(_bucket(S), self._length)), max(T, min(_bucket(T), self.most_tokens))
+            S, T = max(S, min(bucket(S), self._length)), max(T, min(bucket(T), self.most_tokens))
             batch = self.frame.batch(
                 [source_rows[i] for i in chosen], [target_rows[i] for i in chosen], (S, T)
             )
@@ -208,7 +210,7 @@ class _WritesTargets(abc.ABC):
         return ScoredText(data, spans[:count], log_probs, unknown[:count], _SOURCE, complete)
 
     def _groups(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Numbers of rows of similar length, for batches of few shapes."""
+        """Numbers of rows of similar length, for batches of few shapes: powers of two but for the last."""
         most_tokens = _TOKENS_PER_BATCH.get(runtime.platform(), _TOKENS_PER_BATCH_ELSEWHERE)
         order, first = sorted(range(len(lengths)), key=lambda i: lengths[i]), 0
         while first < len(order):
@@ -216,9 +218,11 @@ class _WritesTargets(abc.ABC):
             while (
                 last < len(order)
                 and last - first < _ROWS_PER_BATCH
-                and (last + 1 - first) * _bucket(lengths[order[last]]) <= most_tokens
+                and (last + 1 - first) * bucket(lengths[order[last]]) <= most_tokens
             ):
                 last += 1
+            if last < len(order):
+                last = first + (1 << (last - first).bit_length() - 1)
             yield order[first:last]
             first = last
 
@@ -283,7 +287,7 @@ class EncoderDecoder(_WritesTargets, EncoderLanguageModel):
 
     def _decode(self, sources: list[np.ndarray], request: Request) -> list[Generation]:
         read_memory, prefill, step = self._functions
-        length = min(_bucket(max(map(len, sources))), self.context)
+        length = min(bucket(max(map(len, sources))), self.context)
         tokens_BS, segments_BS = self.trained.placed(pad(sources, length, self.frame.padding))
         memory = read_memory(self.params, tokens_BS, segments_BS)
         decoder = Decoder(prefill, step, (self.params, memory), self.context)
@@ -314,12 +318,6 @@ class Continuation(_WritesTargets):
     def _decode(self, sources: list[np.ndarray], request: Request) -> list[Generation]:
         prefill, step = self._functions[1:]
         return run(Decoder(prefill, step, self.params, self.config.context_length), request)
-
-
-def _bucket(length: int) -> int:
-    """A length of few, at least as large: a power of two, or three quarters of one, from 16."""
-    power = max(16, 1 << (length - 1).bit_length())
-    return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
 
 
 def compiled(module: nn.Module) -> tuple[Any, Any, Any, Any]:
