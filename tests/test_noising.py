@@ -339,7 +339,11 @@ def test_words_and_sentences_are_those_of_the_tokenizer(kind):
     tokenizer = tokenizers.train(kind, [text], 300)
     ids = tokenizer.encode_ids([text])[0]
     noise = Noise(mask=0.3, permute=1.0)
-    found = add_noise(noise, Vocabulary.of(tokenizer, noise), ids[None], np.array([len(ids)]), [3])
+    known = Vocabulary.of(tokenizer, noise)
+    assert set(known.ordinary.tolist()) == set(range(tokenizer.vocab_size)) - set(
+        tokenizer.special_ids.values()
+    )
+    found = add_noise(noise, known, ids[None], np.array([len(ids)]), [3])
     kept = found.places_BT[0][found.places_BT[0] >= 0]
     assert tokenizer.special_ids["mask"] in found.tokens_BT[0]
     words = np.cumsum(tokenizer.starts_word[ids])

@@ -85,7 +85,7 @@ class Vocabulary(NamedTuple):
     Attributes:
         kinds: int64 [V]; bits for what a token is, above 32 bits for its id.
         mask_id: the mask token; -1: the noises do not need it.
-        ordinary: int32; the tokens that are not special, of which random ones are drawn.
+        ordinary: int32; the tokens that are not special, nor the unknown one, of which random ones are drawn.
     """
 
     kinds: np.ndarray
@@ -107,6 +107,7 @@ class Vocabulary(NamedTuple):
         ends[[tokenizer.end_id, *sentence_ends(tokenizer).tolist()]] = True
         kinds = is_special * SPECIAL + starts * STARTS + ends * ENDS
         mask_id = tokenizer.require_special("mask") if needs_mask else -1
+        is_special[[i for n, i in tokenizer.special_ids.items() if n == "unk"]] = True  # no random token
         return cls(kinds.astype(np.int64) << 32, mask_id, np.flatnonzero(~is_special).astype(np.int32))
 
 
