@@ -64,7 +64,7 @@ def own_file(tmp_path):
 
 
 def test_a_registered_name_is_a_value_of_a_recipe_and_of_json(own_file):
-    with pytest.raises(UserError, match=r"unknown model 'own'; known are bert, gpt, .*add --import=FILE.py"):
+    with pytest.raises(UserError, match=r"unknown model 'own'; known are bart, bert, .*add --import=FILE.py"):
         fields.override(Config(), {"model": "own"})
     flags.Parser().parse_args([f"--import={own_file('own')}"])
     config = fields.override(Config(), {"model.d_own": "7", "model": "own"})
