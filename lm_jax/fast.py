@@ -327,20 +327,22 @@ mean_of_values.defvjp(_mean_of_values_forward, _mean_of_values_backward)
 # Recurrence.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recur(
     advance: Callable[..., Any],
+    clip: float,
     weights: dict[str, Any],
     x_TBG: jax.Array,
     keep_TB1: jax.Array | None,
     state: Any,
+    real_TB1: jax.Array | None,
 ) -> tuple[jax.Array, Any]:
     """`recurrent.recur`, given `advance(small, x_BG, u_BG, state) -> (m_BH, c_BH)`.
 
     JAX would add to the weights' gradient at each step. Here the scans keep the factors, and one product
     computes the gradient after the backward scan.
     """
-    (outputs_TBP, _, _), state = _scan_forward(advance, weights, x_TBG, keep_TB1, state)
+    (outputs_TBP, _, _), state = _scan_forward(advance, clip, weights, x_TBG, keep_TB1, state, real_TB1)
     return outputs_TBP, state
 
 
@@ -349,57 +351,73 @@ def _float32_product(x: jax.Array, w: jax.Array, w_axis: int = 0) -> jax.Array:
     return jax.lax.dot_general(x.astype(w.dtype), w, contracted, preferred_element_type=jnp.float32)
 
 
-def _scan_forward(advance, weights, x_TBG, keep_TB1, state):
-    """((outputs, cells' outputs, gradients' residuals), last state), the first three stacked over time."""
+def _scan_forward(advance, clip, weights, x_TBG, keep_TB1, state, real_TB1):
+    """((h after each step, cells' outputs, gradients' residuals), last state), the first three stacked over
+    time.
+    """
     recurrent_PG = weights["recurrent"].astype(x_TBG.dtype)
     projection_HP = weights["projection"].astype(x_TBG.dtype) if "projection" in weights else None
 
     def step(state, inputs):
-        x_BG, keep_B1 = inputs
+        x_BG, keep_B1, real_B1 = inputs
         if keep_B1 is not None:
             state = jax.tree.map(lambda s: s * keep_B1, state)
         u_BG = _float32_product(state.h_BP, recurrent_PG)
         (m_BH, c_BH), pullback = jax.vjp(advance, weights["small"], x_BG, u_BG, state)
         h_BP = m_BH if projection_HP is None else _float32_product(m_BH, projection_HP)
-        return state._replace(h_BP=h_BP, c_BH=c_BH), (h_BP, m_BH, pullback)
+        if clip and projection_HP is not None:
+            h_BP = jax.lax.clamp(-clip, h_BP, clip)
+        after = state._replace(h_BP=h_BP, c_BH=c_BH)
+        if real_B1 is not None:
+            after = jax.tree.map(lambda new, old: jnp.where(real_B1 > 0, new, old), after, state)
+        return after, (after.h_BP, m_BH, pullback)
 
-    state, stacked = jax.lax.scan(step, state, (x_TBG, keep_TB1))
+    state, stacked = jax.lax.scan(step, state, (x_TBG, keep_TB1, real_TB1))
     return stacked, state
 
 
-def _recur_forward(advance, weights, x_TBG, keep_TB1, state):
-    (h_TBP, m_TBH, pullbacks), last = _scan_forward(advance, weights, x_TBG, keep_TB1, state)
+def _recur_forward(advance, clip, weights, x_TBG, keep_TB1, state, real_TB1):
+    (h_TBP, m_TBH, pullbacks), last = _scan_forward(advance, clip, weights, x_TBG, keep_TB1, state, real_TB1)
     before_TBP = jnp.concatenate([state.h_BP[None], h_TBP[:-1]])
-    return (h_TBP, last), (weights, x_TBG, keep_TB1, before_TBP, m_TBH, pullbacks)
+    return (h_TBP, last), (weights, x_TBG, keep_TB1, real_TB1, before_TBP, h_TBP, m_TBH, pullbacks)
 
 
-def _recur_backward(advance, saved, cotangents):
-    weights, x_TBG, keep_TB1, before_TBP, m_TBH, pullbacks = saved
+def _recur_backward(advance, clip, saved, cotangents):
+    weights, x_TBG, keep_TB1, real_TB1, before_TBP, h_TBP, m_TBH, pullbacks = saved
     dh_TBP, dlast = cotangents
     dtype = x_TBG.dtype
     recurrent_PG = weights["recurrent"].astype(dtype)
     projection_HP = weights["projection"].astype(dtype) if "projection" in weights else None
+    clipped_TBP = h_TBP if clip and projection_HP is not None else None
 
     def step(carry, inputs):
         dstate, dsmall = carry
-        dh_BP, keep_B1, pullback = inputs
-        dh_BP = dh_BP + dstate.h_BP
+        dh_BP, keep_B1, real_B1, h_BP, pullback = inputs
+        dstate, dheld = dstate._replace(h_BP=dh_BP + dstate.h_BP), None
+        if real_B1 is not None:
+            dheld = jax.tree.map(lambda d: d * (1 - real_B1), dstate)
+            dstate = jax.tree.map(lambda d: d * real_B1, dstate)
+        dh_BP = dstate.h_BP
+        if h_BP is not None:
+            dh_BP = jnp.where(jnp.abs(h_BP) < clip, dh_BP, 0)
         dm_BH = dh_BP if projection_HP is None else _float32_product(dh_BP, projection_HP, 1)
         dsmall_step, dx_BG, du_BG, dstate = pullback((dm_BH, dstate.c_BH))
         dstate = dstate._replace(h_BP=dstate.h_BP + _float32_product(du_BG, recurrent_PG, 1))
+        if dheld is not None:
+            dstate = jax.tree.map(jnp.add, dstate, dheld)
         if keep_B1 is not None:
             dstate = jax.tree.map(lambda s: s * keep_B1, dstate)
         return (dstate, jax.tree.map(jnp.add, dsmall, dsmall_step)), (dh_BP, dx_BG, du_BG)
 
     start = (dlast, jax.tree.map(jnp.zeros_like, weights["small"]))
-    steps = (dh_TBP, keep_TB1, pullbacks)
+    steps = (dh_TBP, keep_TB1, real_TB1, clipped_TBP, pullbacks)
     (dstate, dsmall), (dh_TBP, dx_TBG, du_TBG) = jax.lax.scan(step, start, steps, reverse=True)
     if keep_TB1 is not None:
         before_TBP = before_TBP * keep_TB1
     dweights = {"small": dsmall, "recurrent": weight_gradient(before_TBP.astype(dtype), du_TBG.astype(dtype))}
     if projection_HP is not None:
         dweights["projection"] = weight_gradient(m_TBH.astype(dtype), dh_TBP.astype(dtype))
-    return dweights, dx_TBG, None, dstate
+    return dweights, dx_TBG, None, dstate, None
 
 
 recur.defvjp(_recur_forward, _recur_backward)

@@ -93,12 +93,17 @@ def test_equals_torch(kind, monkeypatch):
     sys.modules.pop("make_recurrent")
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_gradient_is_what_jax_derives(cell, layer_norm):
-    """From the forward pass alone, with states that are forgotten here and there, and a projection."""
+@pytest.mark.parametrize(
+    ("cell", "layer_norm", "clip"),
+    [(cell, norm, 0.0) for cell in CELLS for norm in (False, True)] + [("lstm", False, 0.4)],
+)
+def test_the_gradient_is_what_jax_derives(cell, layer_norm, clip):
+    """From the forward pass alone, with states that are forgotten here and there, and a projection.
+
+    With clipping of memory and projection there is padding, too.
+    """
     T, B, H, P = 6, 3, 5, 2 if cell == "lstm" else 0
-    layer = RecurrentLayer(cell, H, P, layer_norm)
+    layer = RecurrentLayer(cell, H, P, layer_norm, cell_clip=clip, projection_clip=clip / 4)
     rng = np.random.default_rng(0)
 
     def random(like, scale=1.0):
@@ -108,12 +113,13 @@ def test_the_gradient_is_what_jax_derives(cell, layer_norm):
     state = jax.tree.map(random, jax.eval_shape(lambda: first_state(cell, B, H, P)))
     keep_TB1 = np.float32(rng.random((T, B, 1)) < 0.7)
     keep_TB1[0] = 1  # so that the first state has a gradient
+    real_TB1 = np.float32(rng.random((T, B, 1)) < 0.7) if clip else None
     params = jax.jit(layer.init, static_argnums=4)(jax.random.key(0), x_TBI, state, keep_TB1, False)
     params = jax.tree.map(lambda p: p + random(p, 0.1), jax.device_get(params))
 
     def gradient():
         def total(params, x_TBI, state):
-            y_TBP, last = layer.apply(params, x_TBI, state, keep_TB1, False)
+            y_TBP, last = layer.apply(params, x_TBI, state, keep_TB1, False, real_TB1)
             return jnp.sin(y_TBP).sum() + sum(jnp.cos(s).sum() for s in jax.tree.leaves(last))
 
         return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(params, x_TBI, state)
@@ -125,6 +131,36 @@ def test_the_gradient_is_what_jax_derives(cell, layer_norm):
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(derived)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=str(path))
         assert abs(b).max() > 1e-4, path
+
+
+def test_clips_memory_and_projection_and_freezes_the_state_at_padding():
+    """Against a loop in numpy."""
+    T, B, width, H, P, clip = 5, 3, 4, 6, 3, 0.3
+    layer = RecurrentLayer("lstm", H, P, cell_clip=clip, projection_clip=clip / 3)
+    rng = np.random.default_rng(0)
+    shapes = {"input": (width, 4 * H), "recurrent": (P, 4 * H), "bias": (4 * H,), "projection": (H, P)}
+    params = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    x_TBI, real_TB1 = np.float32(rng.normal(size=(T, B, width))), np.float32(rng.random((T, B, 1)) < 0.7)
+    first = first_state("lstm", B, H, P)
+    found, last = jax.jit(layer.apply, static_argnums=4)(
+        {"params": params}, x_TBI, first, None, False, real_TB1
+    )
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    h, c, num_clipped = np.zeros((B, P)), np.zeros((B, H)), 0
+    for t in range(T):
+        i, f, g, o = np.split(x_TBI[t] @ params["input"] + h @ params["recurrent"] + params["bias"], 4, 1)
+        new_c = np.clip(sigmoid(f) * c + sigmoid(i) * np.tanh(g), -clip, clip)
+        new_h = np.clip(sigmoid(o) * np.tanh(new_c) @ params["projection"], -clip / 3, clip / 3)
+        num_clipped += (abs(new_c) == clip).sum() * (abs(new_h) == clip / 3).sum()
+        h, c = np.where(real_TB1[t], new_h, h), np.where(real_TB1[t], new_c, c)
+        np.testing.assert_allclose(found[t], h, atol=1e-6)
+    assert num_clipped
+    assert not real_TB1.all()
+    np.testing.assert_allclose(last.h_BP, h, atol=1e-6)
+    np.testing.assert_allclose(last.c_BH, c, atol=1e-6)
 
 
 def test_layer_norm_is_invariant_to_the_scale_of_weights():

@@ -52,11 +52,15 @@ def _gru(small: Any, x_BG: jax.Array, u_BG: jax.Array, state: LayerState) -> tup
     return (1 - z) * n + z * state.h_BP, None
 
 
-def _lstm(small: Any, x_BG: jax.Array, u_BG: jax.Array, state: LayerState) -> tuple[jax.Array, jax.Array]:
+def _lstm(
+    small: Any, x_BG: jax.Array, u_BG: jax.Array, state: LayerState, clip: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """Hochreiter and Schmidhuber 1997 with forget gates (Gers et al. 2000) and no peepholes."""
     i, f, g, o = jnp.split(x_BG + u_BG, 4, axis=-1)
     assert state.c_BH is not None
     c_BH = nn.sigmoid(f) * state.c_BH + nn.sigmoid(i) * jnp.tanh(g)
+    if clip:
+        c_BH = jax.lax.clamp(-clip, c_BH, clip)
     shown_BH = c_BH
     if "memory_scale" in small:
         shown_BH = _normalise(c_BH, small["memory_scale"]) + small["memory_bias"][None]
@@ -82,9 +86,19 @@ def _advance(
     return cell(small, x_BG, u_BG, state)
 
 
-@fast.replaced_by(lambda cell, *rest: fast.recur(partial(_advance, cell), *rest))
+def _fast_recur(cell, weights, x_TBG, keep_TB1, state, real_TB1=None, clip=0.0):
+    return fast.recur(partial(_advance, cell), clip, weights, x_TBG, keep_TB1, state, real_TB1)
+
+
+@fast.replaced_by(_fast_recur)
 def recur(
-    cell: Cell, weights: dict[str, Any], x_TBG: jax.Array, keep_TB1: jax.Array | None, state: LayerState
+    cell: Cell,
+    weights: dict[str, Any],
+    x_TBG: jax.Array,
+    keep_TB1: jax.Array | None,
+    state: LayerState,
+    real_TB1: jax.Array | None = None,
+    clip: float = 0.0,
 ) -> tuple[jax.Array, LayerState]:
     """Runs a cell over time.
 
@@ -95,22 +109,29 @@ def recur(
         x_TBG: the inputs' product with their weights.
         keep_TB1: float32, 0 where the state is reset before a step and else 1; None: ones. Has no gradient.
         state: before the first step.
+        real_TB1: float32, 0 at padding, where the state stays as it is, and else 1; None: ones. Has no
+            gradient.
+        clip: the largest absolute value of a projection; 0: any.
 
     Returns:
-        The outputs, float32 [T, B, P], and the state after the last.
+        The states' h after each step, float32 [T, B, P], and the state after the last.
     """
 
     def step(state, inputs):
-        x_BG, keep_B1 = inputs
+        x_BG, keep_B1, real_B1 = inputs
         if keep_B1 is not None:
             state = jax.tree.map(lambda s: s * keep_B1, state)
         u_BG = matmul(state.h_BP.astype(x_BG.dtype), weights["recurrent"])
         m_BH, c_BH = _advance(cell, weights["small"], x_BG, u_BG, state)
         if "projection" in weights:
             m_BH = matmul(m_BH.astype(x_BG.dtype), weights["projection"])
-        return LayerState(m_BH, c_BH), m_BH
+            m_BH = jax.lax.clamp(-clip, m_BH, clip) if clip else m_BH
+        after = LayerState(m_BH, c_BH)
+        if real_B1 is not None:
+            after = jax.tree.map(lambda new, old: jnp.where(real_B1 > 0, new, old), after, state)
+        return after, after.h_BP
 
-    state, outputs_TBP = jax.lax.scan(step, state, (x_TBG, keep_TB1))
+    state, outputs_TBP = jax.lax.scan(step, state, (x_TBG, keep_TB1, real_TB1))
     return outputs_TBP, state
 
 
@@ -130,10 +151,17 @@ class RecurrentLayer(nn.Module):
     weight_dropout: float = 0.0  # of `recurrent`, one mask a call (Merity et al. 2017, section 2)
     forget_bias: float = 0.0  # where an LSTM's f starts
     dtype: Any = jnp.float32
+    cell_clip: float = 0.0  # the largest absolute value of an LSTM's memory; 0: any; only of LSTMs
+    projection_clip: float = 0.0  # that of a projection
 
     @nn.compact
     def __call__(
-        self, x_TBI: jax.Array, state: LayerState, keep_TB1: jax.Array | None, train: bool
+        self,
+        x_TBI: jax.Array,
+        state: LayerState,
+        keep_TB1: jax.Array | None,
+        train: bool,
+        real_TB1: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerState]:
         """The outputs, [T, B, P] in `dtype`, and the state after them; see `recur`."""
         num_gates, cell = _CELLS[self.cell]
@@ -154,7 +182,9 @@ class RecurrentLayer(nn.Module):
         if train and self.weight_dropout:
             drop = nn.Dropout(self.weight_dropout, deterministic=False)
             weights["recurrent"] = drop(weights["recurrent"])
-        h_TBP, state = recur(cell, weights, x_TBG, keep_TB1, state)
+        if self.cell_clip:
+            cell = partial(_lstm, clip=self.cell_clip)
+        h_TBP, state = recur(cell, weights, x_TBG, keep_TB1, state, real_TB1, self.projection_clip)
         return h_TBP.astype(self.dtype), state
 
     def _first_bias(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
