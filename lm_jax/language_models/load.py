@@ -13,6 +13,7 @@ from lm_jax.data.pipeline import classes_of
 from lm_jax.errors import UserError
 from lm_jax.language_models import finite
 from lm_jax.language_models.base import LanguageModel
+from lm_jax.language_models.bilm import BiLM
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.language_models.ngram_classes import ClassModels, NGramClassifier
 from lm_jax.language_models.trained import Trained
@@ -21,7 +22,7 @@ from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.vocabulary import SPECIALS
 from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh
-from lm_jax.pretrained import huggingface
+from lm_jax.pretrained import allennlp, huggingface
 from lm_jax.progress import say
 from lm_jax.registry import Registry
 from lm_jax.text import load as tokenizers
@@ -57,8 +58,9 @@ def load(
 
     Args:
         path: what `train.py` wrote; or an ARPA file, compressed or not, whose words are separated by white
-            space; or a directory in Hugging Face's form (config.json, safetensors, a tokenizer); or
-            `hf:NAME`, a name on its hub. A path is never looked up on the hub.
+            space; or a directory in Hugging Face's form (config.json, safetensors, a tokenizer), or in
+            AllenNLP's (options.json, weights.hdf5), an ELMo; or `hf:NAME`, a name on its hub. A path is
+            never looked up on the hub.
         step: "best" (lowest validation loss), "latest", or a step's number; other models have no steps.
         mesh: how the devices of this process share the parameters and the rows; None: the recipe's mesh,
             fitted to the devices.
@@ -71,8 +73,15 @@ def load(
             checkpoint, too few devices for the mesh, or `bos` or `eos` of a model that is not of n-grams.
     """
     file = None if str(path).startswith(huggingface.HUB) else files.expand(path)
-    if file is not None and _is_file(file):
-        model: LanguageModel = _load_arpa(file, bos, eos)
+    if file is not None and file.is_file():
+        allennlp.check_path(file)
+    model: LanguageModel
+    if file is not None and allennlp.is_directory(file):
+        config, params = allennlp.read(file)
+        finite.check(params, str(path))
+        model = BiLM(config, params)
+    elif file is not None and _is_file(file):
+        model = _load_arpa(file, bos, eos)
     else:
         model = _load(path, step, mesh)
     if isinstance(model, NGramLanguageModel):

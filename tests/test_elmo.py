@@ -1,0 +1,228 @@
+"""ELMo: published activations, an independent computation, weights both ways, directions, bad input."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import lm_jax
+from lm_jax.errors import UserError
+from lm_jax.language_models.bilm import BiLM
+from lm_jax.models.elmo import ELMoConfig, init, mix_layers
+from lm_jax.pretrained import allennlp
+from lm_jax.text.characters import spell
+
+h5py = pytest.importorskip("h5py")
+TINY = ELMoConfig(d_model=6, hidden=8, character_dim=3, filters=((1, 4), (3, 5)), num_highways=1)
+
+
+@pytest.fixture
+def published(shared, tmp_path):
+    """A copy of the small published model."""
+    for name in ("options.json", "lm_weights.hdf5"):
+        shutil.copy(shared / "fixtures/elmo" / name, tmp_path / name)
+        (tmp_path / name).chmod(0o644)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return BiLM(TINY)
+
+
+def test_equals_published_activations_with_the_carried_state(shared):
+    folder = shared / "fixtures/elmo"
+    lists = [[line.split() for line in some] for some in json.loads((folder / "sentences.json").read_text())]
+    lm = lm_jax.load(folder)
+    state = lm.first_state(len(lists))
+    with h5py.File(folder / "lm_embeddings_0.hdf5") as expected:
+        for number, batch in enumerate(zip(*lists, strict=True)):
+            made = lm.embed(batch, state=state, cut=True)
+            state = made.state
+            top_TD = made.layers_LBTD[-1, 0, made.mask_BT[0]]
+            np.testing.assert_allclose(
+                np.stack(np.split(top_TD, 2, axis=-1)), expected[str(number)][()], atol=1e-5
+            )
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def one_direction(file, direction, x_TP, clip=3.0):
+    """The layers of one direction by the published arrays, one word and one gate at a time."""
+    layers = [x_TP]
+    for i in range(2):
+        cell = file[f"RNN_{direction}/RNN/MultiRNNCell/Cell{i}/LSTMCell"]
+        weights, bias, projection = (cell[name][()].astype(float) for name in ("W_0", "B", "W_P_0"))
+        h, c, outputs = np.zeros(projection.shape[1]), np.zeros(projection.shape[0]), []
+        for x in layers[-1]:
+            in_gate, new, forget, out = np.split(np.concatenate([x, h]) @ weights + bias, 4)
+            c = np.clip(sigmoid(forget + 1) * c + sigmoid(in_gate) * np.tanh(new), -clip, clip)
+            h = np.clip((sigmoid(out) * np.tanh(c)) @ projection, -clip, clip)
+            outputs.append(h)
+        layers.append(np.array(outputs) + (layers[-1] if i else 0))
+    return layers
+
+
+def test_each_layer_equals_an_independent_computation(published):
+    lm, words = lm_jax.load(published), ["The", "caf\u00e9", "."]
+    marks = [[259, 257, 260, *[261] * 47], [259, 258, 260, *[261] * 47]]
+    characters = np.array([marks[0], *spell([w.encode() for w in words]), marks[1]])
+    with h5py.File(published / "lm_weights.hdf5") as file:
+        embedded_TCE = np.concatenate([np.zeros((1, 4)), file["char_embed"][()]])[characters]
+        found = []
+        for i in range(5):
+            w = file[f"CNN/W_cnn_{i}"][()][0]
+            places = [
+                np.einsum("twe,wef->tf", embedded_TCE[:, c : c + len(w)], w) for c in range(51 - len(w))
+            ]
+            found.append(np.max(places, axis=0) + file[f"CNN/b_cnn_{i}"][()])
+        x = np.maximum(np.concatenate(found, axis=-1), 0)
+        for i in range(2):
+            high = {name: value[()] for name, value in file[f"CNN_high_{i}"].items()}
+            gate = sigmoid(x @ high["W_carry"] + high["b_carry"])
+            x = gate * np.maximum(x @ high["W_transform"] + high["b_transform"], 0) + (1 - gate) * x
+        x = x @ file["CNN_proj/W_proj"][()] + file["CNN_proj/b_proj"][()]
+        ahead = one_direction(file, 0, x)
+        back = [layer[::-1] for layer in one_direction(file, 1, x[::-1])]
+    expected = np.array([np.concatenate(pair, axis=-1)[1:-1] for pair in zip(ahead, back, strict=True)])
+    made = lm.embed([words], weights=[0.3, -1.0, 2.0], gamma=1.5)
+    np.testing.assert_allclose(made.layers_LBTD[:, 0], expected, atol=1e-5)
+    shares = np.exp([0.3, -1.0, 2.0]) / np.exp([0.3, -1.0, 2.0]).sum()
+    np.testing.assert_allclose(made.mix_BTD[0], 1.5 * np.tensordot(shares, expected, 1), atol=1e-5)
+
+
+def test_export_and_import_are_identical(published, tmp_path):
+    config, params = allennlp.read(published)
+    allennlp.write(tmp_path / "again", config, params)
+    again_config, again = allennlp.read(tmp_path / "again")
+    assert again_config == config
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    with h5py.File(published / "lm_weights.hdf5") as a, h5py.File(tmp_path / "again/weights.hdf5") as b:
+        for name in ("char_embed", "CNN/W_cnn_4", "RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/W_0"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_published_size():
+    shapes = jax.eval_shape(lambda: init(ELMoConfig(), jax.random.key(0)))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 93_600_864
+
+
+@pytest.mark.slow
+def test_two_sentences_through_the_published_shape():
+    lm = BiLM(ELMoConfig())
+    made = lm.embed([["I", "ate", "an", "apple"], ["I", "ate", "a", "carrot"]])
+    assert made.mix_BTD.shape == (2, 4, 1024)
+    assert made.layers_LBTD.shape == (3, 2, 4, 1024)
+    assert np.isfinite(made.mix_BTD).all()
+
+
+def test_padding_and_other_sentences_change_nothing(tiny):
+    short, long = ["a", "cat"], ["the", "other", "sentence", "is", "a", "long", "one", "of", "many", "words"]
+    both, alone = tiny.embed([short, long]), tiny.embed([short])
+    np.testing.assert_allclose(both.layers_LBTD[:, 0, :2], alone.layers_LBTD[:, 0], atol=1e-6)
+    assert not both.layers_LBTD[:, 0, 2:].any()
+    assert not both.mix_BTD[0, 2:].any()
+    assert both.mask_BT.sum(axis=1).tolist() == [2, 10]
+    for mine, theirs in zip(jax.tree.leaves(both.state), jax.tree.leaves(alone.state), strict=True):
+        np.testing.assert_allclose(mine[0], theirs[0], atol=1e-6)
+
+
+def test_many_sentences_are_read_in_batches(tiny):
+    sentences = [["w"] * (1 + i % 5) for i in range(70)]
+    made = tiny.embed(sentences)
+    assert made.state is None
+    for i in (0, 37, 69):
+        alone = tiny.embed([sentences[i]])
+        np.testing.assert_allclose(
+            made.layers_LBTD[:, i, made.mask_BT[i]], alone.layers_LBTD[:, 0], atol=1e-6
+        )
+
+
+def test_no_direction_sees_the_words_that_it_predicts(tiny):
+    """The gradient of a place's vectors with respect to the characters' vectors of each other place."""
+    module, words_BT = TINY.make(), jnp.arange(6)[None]
+    characters_WC = jnp.asarray(spell([bytes([97 + i]) * 3 for i in range(6)]))
+    P = TINY.d_model
+
+    def vectors(scale_W):
+        def scaled(next_method, args, kwargs, context):
+            out = next_method(*args, **kwargs)
+            return out * scale_W[:, None] if type(context.module).__name__ == "CharacterEncoder" else out
+
+        with nn.intercept_methods(scaled):
+            return module.apply(tiny.params, characters_WC, words_BT)[0][1:, 0]
+
+    seen_LTDW = np.abs(jax.jit(jax.jacrev(vectors))(jnp.ones(6)))
+    for part, allowed in ((seen_LTDW[:, :, :P], np.tril), (seen_LTDW[:, :, P:], np.triu)):
+        seen_TW = part.sum(axis=(0, 2))
+        assert (seen_TW[allowed(np.ones((6, 6))) == 0] == 0).all()
+        assert (np.diag(seen_TW) > 0).all()
+
+
+def test_normalised_mix_equals_its_definition():
+    generator = np.random.default_rng(0)
+    layers, mask = generator.normal(2, 3, (2, 2, 3, 4)), np.array([[1, 1, 1], [1, 0, 0]], bool)
+    made = mix_layers(layers, mask, np.array([0.0, 1.0]), 2.0, norm=True)
+    normal = [(x - x[mask].mean()) / x[mask].std() for x in layers]
+    shares = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum()
+    expected = 2 * (shares[0] * normal[0] + shares[1] * normal[1]) * mask[..., None]
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "options", "message"),
+    [
+        ([], {}, "no sentences"),
+        ([["a"], []], {}, "sentence 1 has no words"),
+        (["a cat"], {}, "is a string"),
+        ([["a", ""]], {}, "empty word"),
+        ([["x" * 51]], {}, "a word of 51 bytes"),
+        ([["a"]], {"weights": [1.0]}, "1 weights for 3 layers"),
+    ],
+)
+def test_bad_sentences(tiny, sentences, options, message):
+    with pytest.raises(UserError, match=message):
+        tiny.embed(sentences, **options)
+
+
+def test_long_words_are_cut_if_asked(tiny):
+    cut, whole = tiny.embed([["x" * 51]], cut=True), tiny.embed([["x" * 48]])
+    np.testing.assert_array_equal(cut.mix_BTD, whole.mix_BTD)
+    with pytest.raises(UserError, match="a state of 1 sentences for 2"):
+        tiny.embed([["a"], ["b"]], state=cut.state)
+
+
+def test_damaged_files(published):
+    weights, options = published / "lm_weights.hdf5", published / "options.json"
+    text = options.read_text()
+    for old, new, message in (
+        ('"projection_dim": 16', '"projection_dim": 8', "by the options"),
+        ('"n_characters": 262', '"n_characters": 300', "n_characters=300"),
+        ('"relu"', '"gelu"', "activation"),
+        ('"filters"', '"filter"', "filters"),
+        ('"lstm"', '"gru"', "no part lstm"),
+    ):
+        assert old in text
+        options.write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=message):
+            lm_jax.load(published)
+    options.write_text(text)
+    with h5py.File(weights, "a") as file:
+        del file["CNN_proj/b_proj"]
+    with pytest.raises(UserError, match="has no array CNN_proj/b_proj"):
+        lm_jax.load(published)
+    weights.write_bytes(b"no HDF5")
+    with pytest.raises(UserError, match="not a readable HDF5"):
+        lm_jax.load(published)
+    with pytest.raises(UserError, match="give its directory"):
+        lm_jax.load(weights)
+    pickled = weights.rename(published / "lm_weights.pt")
+    for path in (published, pickled):
+        with pytest.raises(UserError, match="is a pickled file"):
+            lm_jax.load(path)
