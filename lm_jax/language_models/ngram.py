@@ -15,12 +15,12 @@ from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, ScoredText
 from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.ngram import counts, smoothing
-from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.model import LN_10, NGramModel
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.ngram.vocabulary import BOS, EOS, SPECIALS, UNK, Vocabulary
 from lm_jax.text.base import Encoding, Tokenizer
 
-_LEAST = 10.0**-98.5  # generation takes less for 0: ARPA files write 10^-99 for it
+_LEAST = -98.5 * LN_10  # nats; generation takes less for 0: ARPA files write 10^-99 for it
 
 
 def make_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
@@ -162,18 +162,18 @@ class NGramLanguageModel(LeftToRight):
         Unknown tokens have none, so that they are never generated: a softmax gives their share to the others.
         Nor do tokens with the probability that ARPA files write for 0.
         """
-        rows = []
-        for history in np.asarray(history_BN):
+        distinct_UN, of_B = np.unique(np.asarray(history_BN), axis=0, return_inverse=True)
+        rows_UV = np.empty((len(distinct_UN), len(self._word_of)), np.float32)
+        for row_V, history in zip(rows_UV, distinct_UN):
             words = self._word_of[history[history >= 0]]
             words[words == EOS] = BOS  # a token after an end begins a sentence
             if not self.bos:
                 words = words[np.flatnonzero(np.append(BOS, words) == BOS)[-1] :]
-            probs = self.model.next_distribution(words)
-            probs[UNK] = 0
-            probs[probs < _LEAST] = 0
-            with np.errstate(divide="ignore"):
-                rows.append(np.log(probs)[self._word_of])
-        return np.array(rows, np.float32)
+            log_probs = self.model.next_log_probs(words)
+            log_probs[UNK] = -np.inf
+            log_probs[log_probs < _LEAST] = -np.inf
+            row_V[:] = log_probs[self._word_of]
+        return rows_UV[of_B.reshape(-1)]
 
     def _logits(self, history_BN: jax.Array) -> jax.Array:
         shape = jax.ShapeDtypeStruct((history_BN.shape[0], self.tokenizer.vocab_size), jnp.float32)

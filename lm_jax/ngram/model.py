@@ -109,6 +109,13 @@ class NGramModel:
     def next_distribution(self, history: Sequence[int] | np.ndarray) -> np.ndarray:
         """p(w | history) of every word of the vocabulary, float64; 0 for `<s>`.
 
+        Arguments and errors as of `next_log_probs`.
+        """
+        return np.exp(self.next_log_probs(history))
+
+    def next_log_probs(self, history: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Natural log p(w | history) of every word of the vocabulary, float64; -inf for `<s>`.
+
         Args:
             history: ids of the words before; at the beginning of a sentence, `<s>` is the first. Only the
                 words from the last `<s>` on are used, and at most order - 1 of them.
@@ -122,17 +129,17 @@ class NGramModel:
         nodes = self.trie.suffixes(history)
         factors = [float(level[node]) for level, node in zip(self.log10_backoffs, nodes, strict=False)]
         factors += [self.log10_unseen] * (len(history) - len(nodes))
-        probs = self._unigrams * 10.0 ** sum(factors)
+        log_probs = self._log_unigrams + LN_10 * sum(factors)
         for n, node in enumerate(nodes, 2):  # the n-grams that extend the last n - 1 words
             children = slice(*self.trie.first_child[n - 2][node : node + 2])
-            log10 = self.log10_probs[n - 1][children] + sum(factors[n - 1 :])
-            probs[self.trie.words[n - 1][children]] = 10.0**log10
-        probs[BOS] = 0.0
-        return probs
+            log10 = self.log10_probs[n - 1][children].astype(np.float64) + sum(factors[n - 1 :])
+            log_probs[self.trie.words[n - 1][children]] = LN_10 * log10
+        log_probs[BOS] = -np.inf
+        return log_probs
 
     @functools.cached_property
-    def _unigrams(self) -> np.ndarray:
-        return 10.0 ** self.log10_probs[0].astype(np.float64)
+    def _log_unigrams(self) -> np.ndarray:
+        return LN_10 * self.log10_probs[0].astype(np.float64)
 
     def save(self, path: str | os.PathLike) -> None:
         """Saves the model: at most 16 bytes per n-gram, 8 per n-gram of the highest order."""
