@@ -23,6 +23,10 @@ class Sampling:
     and never to the end token, which also begins every text (`banned`, `min_tokens` and `forced` may name
     it). Then `temperature`, `top_k`, `top_p` and `min_p` apply.
 
+    An encoder-decoder's prompt is its start token alone, which `min_tokens` and `forced_end` do not count:
+    Hugging Face's `min_length` and `max_length` are one more. Its `forced_bos_token_id` is `forced`, and its
+    `forced_eos_token_id` is `forced_end`.
+
     NumPy and JAX numbers are converted to Python's. To JAX this is a pytree whose leaves are the numbers in
     use: two settings that differ in numbers only share one compiled program.
     """
