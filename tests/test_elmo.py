@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 import lm_jax
+from lm_jax import embed
 from lm_jax.errors import UserError
 from lm_jax.language_models.bilm import BiLM
 from lm_jax.models.elmo import ELMoConfig, init, mix_layers
@@ -106,6 +107,19 @@ def test_export_and_import_are_identical(published, tmp_path):
     with h5py.File(published / "lm_weights.hdf5") as a, h5py.File(tmp_path / "again/weights.hdf5") as b:
         for name in ("char_embed", "CNN/W_cnn_4", "RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/W_0"):
             np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_command_writes_the_vectors_of_words(published):
+    text, out = published / "text.txt", published / "vectors.hdf5"
+    text.write_text("I ate an apple\nI ate\n")
+    command = [f"--model={published}", f"--text={text}"]
+    embed.main([*command, f"--out={out}"])
+    expected = lm_jax.load(published).embed([["I", "ate", "an", "apple"], ["I", "ate"]])
+    with h5py.File(out) as file:
+        assert sorted(file) == ["0", "1"]
+        np.testing.assert_array_equal(file["1"], expected.layers_LBTD[:, 1, :2])
+    with pytest.raises(UserError, match=r"end it with \.hdf5"):
+        embed.main([*command, "--out=vectors.npy"])
 
 
 def test_published_size():

@@ -72,12 +72,21 @@ def read(directory: pathlib.Path) -> tuple[ELMoConfig, Any]:
 
 def write(directory: pathlib.Path, config: ELMoConfig, variables: Any) -> None:
     """Writes options.json and weights.hdf5, which `read` and AllenNLP open."""
-    h5py = _h5py()
+    module = h5py()
     files.make_directory(directory)
     files.write_json(directory / _OPTIONS, write_options(config))
-    with h5py.File(directory / _WEIGHTS, "w") as file:
+    with module.File(directory / _WEIGHTS, "w") as file:
         for name, value in _theirs(config, variables["params"]).items():
             file[name] = np.asarray(value, np.float32)
+
+
+def h5py() -> Any:
+    """The module h5py; raises UserError where it is not installed."""
+    try:
+        import h5py as module  # type: ignore[import-untyped]
+    except ImportError:
+        raise UserError("reading and writing HDF5 needs h5py", "pip install 'lm_jax[hdf5]'") from None
+    return module
 
 
 def read_options(options: Any, source: str) -> ELMoConfig:
@@ -157,24 +166,16 @@ def _only(directory: pathlib.Path, ending: str) -> pathlib.Path:
     return found[0]
 
 
-def _h5py() -> Any:
-    try:
-        import h5py  # type: ignore[import-untyped]
-    except ImportError:
-        raise UserError("reading and writing HDF5 needs h5py", "pip install 'lm_jax[hdf5]'") from None
-    return h5py
-
-
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    h5py = _h5py()
+    module = h5py()
     arrays: dict[str, np.ndarray] = {}
 
     def keep(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+        if isinstance(item, module.Dataset) and item.dtype.kind == "f":
             arrays[name] = item[()]
 
     try:
-        with h5py.File(path, "r") as file:
+        with module.File(path, "r") as file:
             file.visititems(keep)
     except OSError as error:
         raise UserError(f"{path} is not a readable HDF5 file ({error})", "restore the file") from None
