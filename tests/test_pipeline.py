@@ -274,7 +274,7 @@ def test_every_row_of_a_window_is_a_piece_of_the_stream(config, cache):
 
 
 RECORDS = [
-    {"text": f"Text {i} é.", "other/text": "b " * (i % 3), "label": "xyz"[i % 3], "score": i / 4, "n": i}
+    {"text": f"Text {i} é.", "other/text": "b " * (1 + i % 3), "label": "xyz"[i % 3], "score": i / 4, "n": i}
     for i in range(40)
 ]
 FIELDS = Fields(texts=("other/text",), labels=("label", "n2"), numbers=("score",))
