@@ -1,7 +1,9 @@
 """Shallow fusion: beams against an exhaustive search, and every family with n-grams."""
 
+import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import pytest
 import test_pretrained_bart as published
@@ -14,7 +16,11 @@ from lm_jax.decoding.decoder import Decoder, Limits, Prompts
 from lm_jax.decoding.fusion import fuse
 from lm_jax.decoding.settings import Sampling
 from lm_jax.errors import UserError
+from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel, make_stream, make_vocabulary, word_ids
+from lm_jax.language_models.trained import Trained
+from lm_jax.models.gpt import GPT, GPTConfig
+from lm_jax.models.rnn import RNN, RNNConfig
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.text.simple import ByteTokenizer
@@ -98,6 +104,23 @@ def test_a_bart_writes_what_its_ngrams_expect(tmp_path):
     for options in ({"num_beams": 3}, {"temperature": 0.0}):
         made = lm.generate(sources, 9, fusion=fusion, fusion_weight=50.0, forced=[0], **options)
         assert [x.text for x in made] == ["abcdef"] * 2, "its begin mark begins a text of the n-grams, too"
+
+
+@pytest.mark.parametrize(
+    ("module", "config"),
+    [(GPT, GPTConfig(max_length=32, num_layers=1, num_heads=2, d_model=8)), (RNN, RNNConfig(num_layers=1))],
+)
+def test_beams_of_neural_models_write_what_the_ngrams_expect(module, config):
+    tokenizer = ByteTokenizer()
+    config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
+    params = module(config).init(jax.random.key(0), np.zeros((1, 4), np.int32))
+    lm = CausalLanguageModel(Trained(config, module(config), params, tokenizer))
+    fusion, prompts = ngrams(tokenizer, ["language"] * 20), ["la", "langu"]
+    alone = lm.generate(prompts, 6, num_beams=3)
+    weightless = lm.generate(prompts, 6, num_beams=3, fusion=fusion, fusion_weight=0.0)
+    assert [x.tokens.tolist() for x in weightless] == [x.tokens.tolist() for x in alone]
+    made = lm.generate(prompts, 6, num_beams=3, fusion=fusion, fusion_weight=50.0, length_penalty=0.0)
+    assert [x.text for x in made] == ["nguage", "age"]
 
 
 def test_wrong_models_and_options_are_refused(tmp_path):
