@@ -7,15 +7,18 @@ from typing import Any, NamedTuple, Protocol, TypeVar, Unpack, runtime_checkable
 
 import numpy as np
 
+from lm_jax import runtime
 from lm_jax.decoding import beam, sampling, speculative
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.decoding.fusion import fuse
-from lm_jax.decoding.text import Generated
+from lm_jax.decoding.text import Generated, bucket
 from lm_jax.errors import UserError
 from lm_jax.language_models.options import Options, Request
 from lm_jax.text.base import Encoding, Tokenizer
 
 Capability = TypeVar("Capability")
+_ROWS_PER_BATCH = {"cpu": 32}  # of texts that are generated at the same time
+_ROWS_PER_BATCH_ELSEWHERE = 512
 
 
 class ScoredText(NamedTuple):
@@ -297,6 +300,23 @@ def run(decoder: Decoder, request: Request, begins: tuple[int, ...] = ()) -> lis
     return generations
 
 
+def run_many(decoder: Decoder, request: Request) -> list[Generation]:
+    """As `run`, in batches of prompts of similar length: long ones do not make the caches of all long."""
+    most = _ROWS_PER_BATCH.get(runtime.platform(), _ROWS_PER_BATCH_ELSEWHERE)
+    each, beams = request.limits.num_samples, 1 if request.beams is None else request.beams.num_beams
+    most, order = max(1, most // max(each, beams)), np.argsort(request.prompts.lengths, kind="stable")
+    if len(order) <= most:
+        return run(decoder, request)
+    made: list[list[Generation]] = [[] for _ in order]
+    for first in range(0, len(order), most):
+        group = order[first : first + most].tolist()
+        filled = np.resize(group, min(bucket(len(group)), most)).tolist()  # few numbers of rows
+        written = run(decoder, request.part(filled))
+        for number, i in enumerate(group):
+            made[i] = written[number * each : (number + 1) * each]
+    return [one for several in made for one in several]
+
+
 def _generated(decoder: Decoder, request: Request, begins: tuple[int, ...]) -> Generated:
     prompts, limits = request.prompts, request.limits
     if request.fusion is not None:
@@ -355,8 +375,7 @@ class LeftToRight(abc.ABC):
         Raises:
             UserError: an option that is unknown or out of range, or a prompt longer than the context.
         """
-        request = Request(self.tokenizer, prompts, max_tokens, options)
-        return run(self._decoder(), request)
+        return run_many(self._decoder(), Request(self.tokenizer, prompts, max_tokens, options))
 
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
         """The text of `generate([prompt], ...)`, a few tokens at a time, in whole characters.

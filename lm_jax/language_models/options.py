@@ -1,5 +1,6 @@
 """The options of `generate`, and their translation into the decoders' arguments."""
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, TypedDict
@@ -131,6 +132,15 @@ class Request:
         self.prompts.checked(context_length=None)
         self._check_other("draft", self.draft)
         self._check_other("fusion", self.fusion)
+
+    def part(self, numbers: Sequence[int]) -> "Request":
+        """The same request of some of the prompts."""
+        made, lengths = copy.copy(self), self.prompts.lengths[list(numbers)]
+        made._ids = [self._ids[i] for i in numbers]
+        tokens, seeds = self.prompts.tokens[list(numbers), : lengths.max()], self.prompts.seeds or ()
+        made.prompts = Prompts(tokens, lengths, [seeds[i] for i in numbers])
+        made.limits = self.limits._replace(stop=None if self.limits.stop is None else made._keep)
+        return made
 
     def text(self, row: int, tokens: np.ndarray) -> bytes:
         """The bytes that tokens add to a row's prompt, with the space between words where one belongs."""
