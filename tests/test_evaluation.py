@@ -1,7 +1,6 @@
 """Rows of results: sums of the right things, and null with a reason where a number would mislead."""
 
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
+import eval as eval_command
 from lm_jax import experiment
 from lm_jax.config import CountConfig
 from lm_jax.data.documents import Document
@@ -363,19 +363,12 @@ def runs(tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="module")
-def command():
-    """eval.py as a module."""
-    spec = importlib.util.spec_from_file_location("eval_command", ROOT / "eval.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_eval_compares_models_on_a_file(runs, command, tmp_path, capsys):
+def test_eval_compares_models_on_a_file(runs, tmp_path, capsys):
     file = tiny.write_text(tmp_path / "new.txt", num_lines=40, seed=9)
     models = [str(runs / "ngram"), str(runs / "gpt")]
-    command.main([*(f"--model={m}" for m in models), f"--text={file}", "--stride=8", f"--out={tmp_path}"])
+    eval_command.main(
+        [*(f"--model={m}" for m in models), f"--text={file}", "--stride=8", f"--out={tmp_path}"]
+    )
     rows = read_rows(tmp_path / "results.json")
     assert [(row.model, row.family, row.split) for row in rows] == [
         (models[0], "ngram", str(file)), (models[1], "gpt", str(file)),
@@ -400,21 +393,21 @@ def test_eval_compares_models_on_a_file(runs, command, tmp_path, capsys):
     assert (tmp_path / "report.html").read_text().count("<svg") == 2, "bars and a learning curve"
 
 
-def test_eval_takes_the_runs_own_test_part_and_repeats_its_results(runs, command, tmp_path):
+def test_eval_takes_the_runs_own_test_part_and_repeats_its_results(runs, tmp_path):
     for name in ("ngram", "gpt"):
-        command.main([f"--model={runs / name}", f"--out={tmp_path}"])
+        eval_command.main([f"--model={runs / name}", f"--out={tmp_path}"])
         [row] = read_rows(tmp_path / "results.json")
         assert row == read_rows(runs / name / "results.json")[1]
         assert row.split == "test"
         assert row.data["sha256"]
 
 
-def test_results_are_not_written_over_those_of_a_run(runs, command):
+def test_results_are_not_written_over_those_of_a_run(runs):
     before = (runs / "ngram" / "results.json").read_bytes()
     with pytest.raises(
         UserError, match=r"ngram is a run directory, which has results of its own; give another"
     ):
-        command.main([f"--model={runs / 'gpt'}", f"--out={runs / 'ngram'}"])
+        eval_command.main([f"--model={runs / 'gpt'}", f"--out={runs / 'ngram'}"])
     assert (runs / "ngram" / "results.json").read_bytes() == before
 
 

@@ -78,8 +78,9 @@ class Writer:
     family, task, evaluator, documents, step = "mine", "causal", "causal", "line", None
     tokenizer = Fingerprint()
 
-    def __init__(self, calls):
+    def __init__(self, calls, number=1.0):
         self.calls, self.asked = calls, []
+        self.params = {"number": np.array(number)}
 
     def generate(self, prompts, max_tokens=100, **options):
         if not self.calls:
@@ -118,6 +119,8 @@ def test_interrupted_generation_goes_on_where_it_stopped(tmp_path):
         (b"".join(lines)[:-5], 149),
         (b"".join([*lines[:70], lines[70].replace(b"temper", b"tamper"), *lines[71:]]), 70),
         (b"".join(lines[:3]) + b"\x80\n", 3),
+        (b"".join([*lines[:9], lines[10], lines[9], *lines[11:]]), 9),
+        (b"".join([*lines[:9], lines[8], *lines[9:]]), 9),
     ):
         file.write_bytes(damaged)
         again = Writer(9)
@@ -127,6 +130,14 @@ def test_interrupted_generation_goes_on_where_it_stopped(tmp_path):
         again = Writer(9)
         made_by(again, other)
         assert len(again.asked) == 150, "other settings give other texts"
+    other = Writer(9, 2.0)
+    made_by(other)
+    assert len(other.asked) == 150, "a model with other parameters gives other texts"
+    for _ in range(2):
+        unknown = Writer(9)
+        del unknown.params
+        made_by(unknown)
+        assert len(unknown.asked) == 150, "models that cannot be told apart share no texts"
 
 
 def test_a_continuation_is_compared_with_as_many_words():

@@ -54,11 +54,12 @@ def generate(
 
     With `decoding.store`, texts are kept in a file as they are made, and those of an earlier call with the
     same model, prompts and settings are not made again. A damaged line there is made again. Nothing is kept
-    where another model drafts or is fused.
+    where another model drafts or is fused, nor of a model without `params`, such as n-grams: a digest of the
+    parameters tells models apart.
     """
     helped = not decoding.options.keys().isdisjoint(("draft", "fusion"))
     kept = None
-    if decoding.store is not None and not helped:
+    if decoding.store is not None and not helped and hasattr(model, "params"):
         kept = _Kept(decoding.store, _digest(model, prompts, decoding))
     made = [] if kept is None else kept.read(len(prompts))
     limit: Any = {} if decoding.max_tokens is None else {"max_tokens": decoding.max_tokens}
@@ -106,10 +107,11 @@ def signatures() -> dict[str, str]:
 
 
 class _Kept:
-    """Generated texts in a file, a line each with a digest of it."""
+    """Generated texts in a file, a line each with a digest of it and of its place."""
 
     def __init__(self, directory: pathlib.Path, key: str):
         self._path = directory / f"{key[:16]}.jsonl"
+        self._count = 0
         files.make_directory(directory)
 
     def read(self, most: int) -> list[str]:
@@ -118,35 +120,41 @@ class _Kept:
             return []
         texts, size = [], 0
         for line in self._path.read_bytes().splitlines(keepends=True)[:most]:
-            text = _checked(line)
+            text = _checked(line, len(texts))
             if text is None:
                 break
             texts.append(text)
             size += len(line)
+        self._count = len(texts)
         with self._path.open("r+b") as file:
             file.truncate(size)
         return texts
 
     def append(self, texts: Sequence[str]) -> None:
         """Adds texts, on the disk when this returns."""
-        lines = "".join(json.dumps({"text": t, "digest": _short(t)}) + "\n" for t in texts)
+        places = range(self._count, self._count + len(texts))
+        lines = "".join(
+            json.dumps({"text": text, "digest": _short(text, place)}) + "\n"
+            for text, place in zip(texts, places, strict=True)
+        )
+        self._count += len(texts)
         with self._path.open("ab") as file:
             file.write(lines.encode())
             files.flush(file)
 
 
-def _checked(line: bytes) -> str | None:
-    """The text of a line; None if the line is damaged."""
+def _checked(line: bytes, place: int) -> str | None:
+    """The text of a line; None if the line is damaged, or belongs to another place."""
     try:
         values = json.loads(line)
     except ValueError:
         return None
     text = values.get("text") if isinstance(values, dict) and line.endswith(b"\n") else None
-    return text if isinstance(text, str) and values.get("digest") == _short(text) else None
+    return text if isinstance(text, str) and values.get("digest") == _short(text, place) else None
 
 
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+def _short(text: str, place: int) -> str:
+    return hashlib.sha256(f"{place} {text}".encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _digest(model: Any, prompts: Sequence[str], decoding: Decoding) -> str:
@@ -155,6 +163,6 @@ def _digest(model: Any, prompts: Sequence[str], decoding: Decoding) -> str:
     settings = [model.family, model.step, decoding.max_tokens, sorted(decoding.options.items(), key=str)]
     digest.update(repr([*settings, decoding.context(model), list(prompts)]).encode(errors="surrogatepass"))
     digest.update(model.tokenizer.fingerprint().encode())
-    for leaf in jax.tree.leaves(getattr(model, "params", ())):
+    for leaf in jax.tree.leaves(model.params):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
