@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> Config:
 
     Of the masked tokens of held-out documents of Python 3.11's documentation 46.6 % (validation) and 43.6 %
     (test) are predicted right; always the most frequent token would be right in 8.9 and 8.2 %. It takes 5 min
-    25 s on two idle cores, evaluation included.
+    25 s on two idle cores, evaluation included. With as many steps "published" predicts 18.3 and 14.9 %.
     """
     data = DataConfig(
         corpus="python-docs", tokenizer="wordpiece-uncased", vocab_size=4096, sequence_length=128

@@ -48,8 +48,15 @@ def get_config(variant: str = "") -> Config | CountConfig:
         data=DataConfig(
             _CORPUS, split=_SPLIT, tokenizer="wordpiece-uncased", vocab_size=4096, sequence_length=512
         ),
+        # A length of its own: the encoder that is started from has read shorter rows.
         model=BERTConfig(
-            num_layers=4, num_heads=4, d_model=128, position="rope", norm_first=True, dropout=0.1
+            max_length=512,
+            num_layers=4,
+            num_heads=4,
+            d_model=128,
+            position="rope",
+            norm_first=True,
+            dropout=0.1,
         ),
         task=Classification(pooling="mean"),
         optimizer=OptimizerConfig(

@@ -361,6 +361,16 @@ def test_the_recipes_are_valid(recipe):
     assert (getattr(config, "init_from", "") == "runs/bert") == (not variant)
 
 
+@pytest.mark.parametrize("recipe", ["classify", "tag"])
+def test_a_recipe_starts_from_the_encoder_that_it_names(recipe, monkeypatch):
+    there = config_module.load(f"{ROOT}/configs/bert.py")[1].resolved(4096, {}).model
+    monkeypatch.setattr(experiment.language_model, "read_model_config", lambda source: there)
+    _, config = config_module.load(f"{ROOT}/configs/{recipe}.py")
+    made = experiment.override(config, {}).resolved(4096, {})
+    made.task.check(made.model, made.data)  # its rows fit, although those of the encoder are shorter
+    assert dataclasses.replace(made.model, max_length=128, dropout=0.0) == there
+
+
 def test_the_recipe_classifies_a_sentence_with_a_loss(tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("good Hello, my dog is cute\nbad my dog is a cat\n")
