@@ -2,12 +2,16 @@
 
 python -m lm_jax.embed --model=hf:NAME --text=FILE --out=vectors.npy            a vector for each line
 python -m lm_jax.embed --model=ELMO --text=FILE --out=vectors.hdf5              each layer's vectors of words
+python -m lm_jax.embed --model=ELMO --text=FILE --out=vectors.npy               the mean over a text's words
 python -m lm_jax.embed --model=DIR --text='csv:FILE#1' --second=2 --score=3     correlation with scores
 
 FILE is a text with one text a line, or a corpus as data.corpus names it (jsonl:, tsv:, csv:GLOB#FIELD). With
 --second, the two texts of each record are compared by the cosine of their vectors, and with --score these
-are compared with a number of the record: Spearman's and Pearson's correlation are printed. An ELMo reads
-words between white space; the HDF5 file has an array "0", "1", ... for each text, float32 [layers, words, D].
+are compared with a number of the record: Spearman's and Pearson's correlation are printed.
+
+An ELMo reads words between white space, each text from a fresh state. The HDF5 file has an array "0", "1",
+... for each text, float32 [layers, words, D], as bilm-tf's and AllenNLP's; with --layer it is that layer's,
+[words, D]. A text's one vector is the mean over its words of that layer, or of the equal mix of all layers.
 """
 
 from lm_jax import runtime
@@ -17,6 +21,7 @@ if __name__ == "__main__":
 
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +37,7 @@ from lm_jax.metrics import correlation
 from lm_jax.pretrained import allennlp
 from lm_jax.progress import Reporter
 
+_HDF5 = ".hdf5"
 _TEXTS_AT_ONCE = 1024  # between two updates of the progress bar
 
 
@@ -61,6 +67,12 @@ def main(argv: list[str]) -> None:
         "--max-tokens", type=flags.whole, help="cut longer texts (default: the model's context)"
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
+    parser.add_argument(
+        "--layer",
+        type=flags.whole,
+        metavar="N",
+        help="of an ELMo: 0 is the words' own vectors (default: all)",
+    )
     arguments = parser.parse_args(argv)
     if not arguments.out and not arguments.second:
         raise errors.UserError("nothing to do with the vectors", "give --out=FILE.npy, or --second=FIELD")
@@ -68,47 +80,102 @@ def main(argv: list[str]) -> None:
         raise errors.UserError("--score without --second", "give the field of the second text")
 
     loaded: Any = language_model.load(arguments.model, arguments.step, mesh)
-    ending = ".hdf5" if isinstance(loaded, BiLM) else ".npy"
-    if arguments.out and not arguments.out.endswith(ending):
-        raise errors.UserError(f"--out={arguments.out}", f"end it with {ending}")
-    if isinstance(loaded, BiLM):
-        if arguments.second:
-            raise errors.UserError("--second with an ELMo", "give --out=FILE.hdf5")
-        _write_words(loaded, lines_or_corpus(arguments.text), pathlib.Path(arguments.out))
-        return
-    model = require(loaded, Embeds, "make vectors of texts")
+    _check_flags(loaded, arguments)
     documents = lines_or_corpus(arguments.text)
-    # Missing fields and directories are noticed before the work.
+    # Missing fields, texts without words and directories are noticed before the work.
+    texts = [document.text for document in documents]
     seconds = [document.text_field(arguments.second) for document in documents] if arguments.second else []
     scores = [document.number(arguments.score) for document in documents] if arguments.score else None
+    if isinstance(loaded, BiLM):
+        _check_words(documents, texts)
+        _check_words(documents, seconds)
     if arguments.out:
         files.make_directory(pathlib.Path(arguments.out).parent)
 
-    vectors_ND = _embed(model, [document.text for document in documents], arguments)
+    if arguments.out and arguments.out.endswith(_HDF5):
+        _write_words(loaded, texts, pathlib.Path(arguments.out), arguments.layer)
+        return
+    vectors_ND = _embed(loaded, texts, arguments)
     if arguments.out:
-        np.save(arguments.out, vectors_ND)
+        with files.replacing(pathlib.Path(arguments.out)) as path, path.open("wb") as file:
+            np.save(file, vectors_ND)
         print(f"written: {arguments.out}, {vectors_ND.shape[0]} vectors of {vectors_ND.shape[1]} numbers")
     if arguments.second:
-        others_ND = _embed(model, seconds, arguments)
+        others_ND = _embed(loaded, seconds, arguments)
         _compare(_cosines(vectors_ND, others_ND), documents, scores)
 
 
-def _write_words(model: BiLM, documents: list[Document], path: pathlib.Path) -> None:
-    """Writes every layer's vectors of the words of each text, from a fresh state."""
-    sentences = [document.text.split() for document in documents]
-    files.make_directory(path.parent)
-    with allennlp.h5py().File(path, "w") as file, Reporter() as report:
-        for first in range(0, len(sentences), _TEXTS_AT_ONCE):
-            some = sentences[first : first + _TEXTS_AT_ONCE]
-            made = model.embed(some, cut=True)
-            for i, words in enumerate(some):
-                file[str(first + i)] = made.layers_LBTD[:, i, : len(words)]
-            report("embedding", first + len(some), len(sentences))
-    print(f"written: {path}, the vectors of {sum(map(len, sentences))} words in {len(sentences)} texts")
+def _check_flags(model: Any, arguments: Any) -> None:
+    """Raises UserError for a model without vectors, and for flags that it does not have."""
+    elmo = isinstance(model, BiLM)
+    if not elmo:
+        require(model, Embeds, "make vectors of texts")
+    endings = (_HDF5, ".npy") if elmo else (".npy",)
+    if arguments.out and not arguments.out.endswith(endings):
+        raise errors.UserError(f"--out={arguments.out}", f"end it with {' or '.join(endings)}")
+    words = bool(arguments.out) and arguments.out.endswith(_HDF5)
+    for flag, given, refused, where in (
+        ("--layer", arguments.layer is not None, not elmo, f"the family {model.family}"),
+        ("--max-tokens", arguments.max_tokens is not None, elmo, "an ELMo"),
+        ("--pooling", arguments.pooling != "mean", elmo, "an ELMo"),
+        ("--second", arguments.second, words, f"--out=FILE{_HDF5}"),
+        ("--normalize", arguments.normalize, words, f"--out=FILE{_HDF5}"),
+    ):
+        if given and refused:
+            raise errors.UserError(f"{flag} with {where}", "leave it out")
+    if arguments.layer is not None and not 0 <= arguments.layer <= model.config.num_layers:
+        raise errors.UserError(
+            f"--layer={arguments.layer} of {model.config.num_layers + 1} layers",
+            f"give 0 to {model.config.num_layers}",
+        )
 
 
-def _embed(model: Embeds, texts: list[str], arguments: Any) -> np.ndarray:
-    """The vectors of the texts; says how many were cut."""
+def _check_words(documents: list[Document], texts: list[str]) -> None:
+    for document, text in zip(documents, texts, strict=False):
+        if not text.split():
+            raise errors.UserError(f"{document.name} has no words", "leave it out")
+
+
+def _write_words(model: BiLM, texts: list[str], path: pathlib.Path, layer: int | None) -> None:
+    """Writes the vectors of the words of each text."""
+    num_words = 0
+    with files.replacing(path) as temporary, allennlp.h5py().File(temporary, "w") as file:
+        for number, layers_LTD in _layers(model, texts):
+            file[str(number)] = layers_LTD if layer is None else layers_LTD[layer]
+            num_words += layers_LTD.shape[1]
+    print(f"written: {path}, the vectors of {num_words} words in {len(texts)} texts")
+
+
+def _layers(model: BiLM, texts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """The number of each text and the layers of its words, [L, T, D]; says how many words were cut."""
+    sentences = [text.split() for text in texts]
+    with Reporter() as report:
+        for done, made in enumerate(model.each(sentences, cut=True), 1):
+            yield made
+            report("embedding", done, len(texts))
+    if num_cut := model.num_cut(sentences):
+        most = model.config.word_length - 2
+        print(
+            f"{num_cut} of {sum(map(len, sentences))} words: too long, only the first {most} bytes were read",
+            file=sys.stderr,
+        )
+
+
+def _mean_words(model: BiLM, texts: list[str], arguments: Any) -> np.ndarray:
+    """The mean over the words of each text, [N, D], of a layer or of all."""
+    vectors_ND = np.zeros((len(texts), 2 * model.config.d_model), np.float32)
+    for number, layers_LTD in _layers(model, texts):
+        chosen_LTD = layers_LTD if arguments.layer is None else layers_LTD[[arguments.layer]]
+        vectors_ND[number] = chosen_LTD.mean(axis=(0, 1))
+    if arguments.normalize:
+        vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
+    return vectors_ND
+
+
+def _embed(model: Any, texts: list[str], arguments: Any) -> np.ndarray:
+    """The vectors of the texts, [N, D]; says how many were cut."""
+    if isinstance(model, BiLM):
+        return _mean_words(model, texts, arguments)
     made, num_cut = [], 0
     with Reporter() as report:
         for first in range(0, len(texts), _TEXTS_AT_ONCE):

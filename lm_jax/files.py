@@ -1,11 +1,13 @@
 """Atomic writing and checked reading of small files."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from lm_jax.errors import UserError
@@ -31,6 +33,30 @@ def make_directory(path: pathlib.Path) -> None:
         pass
 
 
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file beside `path` to be written, which replaces it atomically at the end.
+
+    After a crash or an error `path` has the old content or the new one, never a part.
+
+    Raises:
+        OSError: no permission, or a full disk; the old file is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            flush(file)
+        os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Replaces a file atomically: after a crash it has the old text or the new one, never a part.
 
@@ -39,17 +65,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
         OSError: no permission, or a full disk; the old file is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            flush(file)
-        os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def flush(file: Any) -> None:

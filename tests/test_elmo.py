@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 import lm_jax
-from lm_jax import embed
+from lm_jax import embed, files
 from lm_jax.errors import UserError
 from lm_jax.language_models.bilm import BiLM
 from lm_jax.models.elmo import ELMoConfig, init, mix_layers
@@ -118,8 +118,109 @@ def test_command_writes_the_vectors_of_words(published):
     with h5py.File(out) as file:
         assert sorted(file) == ["0", "1"]
         np.testing.assert_array_equal(file["1"], expected.layers_LBTD[:, 1, :2])
-    with pytest.raises(UserError, match=r"end it with \.hdf5"):
-        embed.main([*command, "--out=vectors.npy"])
+    embed.main([*command, f"--out={out}", "--layer=2"])
+    with h5py.File(out) as file:
+        np.testing.assert_array_equal(file["1"], expected.layers_LBTD[2, 1, :2])
+
+
+def test_command_writes_means_over_words(tiny, tmp_path, monkeypatch):
+    """Of more texts than a batch, in an order of the file that is not that of their lengths."""
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: tiny)
+    sentences = [["cat", "a", "the", "mat"][: 1 + i % 4] for i in range(40)]
+    text, out = tmp_path / "text.txt", tmp_path / "new/vectors.npy"
+    text.write_text("".join(" ".join(words) + "\n" for words in sentences))
+    layers = tiny.embed(sentences).layers_LBTD
+    command = ["--model=elmo", f"--text={text}", f"--out={out}"]
+    for flags, chosen in ((), layers), (["--layer=0"], layers[:1]), (["--layer=2"], layers[2:]):
+        embed.main([*command, *flags])
+        means = [chosen[:, i, : len(words)].mean(axis=(0, 1)) for i, words in enumerate(sentences)]
+        np.testing.assert_allclose(np.load(out), means, atol=1e-6)
+    embed.main([*command, "--layer=2", "--normalize"])
+    np.testing.assert_allclose(np.load(out), means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_command_compares_texts(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: tiny)
+    table = tmp_path / "t.csv"
+    command = ["--model=elmo", f"--text=csv:{table}#1", "--second=2", "--layer=1"]
+    table.write_text("a cat,a mat\nthe cat,the cat\n")
+    embed.main(command)
+    a, b = (tiny.embed([words]).layers_LBTD[1, 0].mean(axis=0) for words in (["a", "cat"], ["a", "mat"]))
+    cosines = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert cosines == [f"{a @ b / np.linalg.norm(a) / np.linalg.norm(b):.4f}", "1.0000"]
+    table.write_text("a cat,a mat\nthe cat,\n")
+    with pytest.raises(UserError, match=r"t\.csv:2 has no words"):
+        embed.main(command)
+
+
+def test_command_says_how_many_words_were_cut(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: tiny)
+    text = tmp_path / "text.txt"
+    command = ["--model=elmo", f"--text={text}", f"--out={tmp_path}/vectors.hdf5"]
+    text.write_text(f"a {'x' * 49}\n{chr(233) * 25} {'x' * 48}\n")  # 49 and 50 bytes, and 48
+    embed.main(command)
+    assert "2 of 4 words: too long, only the first 48 bytes were read" in capsys.readouterr().err
+    text.write_text("a cat\n")
+    embed.main(command)
+    assert "too long" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["vectors.hdf5", "vectors.npy"])
+def test_a_failed_command_keeps_the_earlier_file(tiny, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: tiny)
+    text, out = tmp_path / "text.txt", tmp_path / name
+    command = ["--model=elmo", f"--text={text}", f"--out={out}"]
+    out.write_bytes(b"earlier")
+    text.write_text("a cat\n \nmore\n")
+    with pytest.raises(UserError, match=r"text\.txt:2 has no words"):
+        embed.main(command)
+    text.write_text("a cat\n" * 40)
+    results = iter([tiny._apply])
+
+    def fail(*arguments):
+        for apply in results:  # the first batch of two
+            return apply(*arguments)
+        raise OSError("the computer fails")
+
+    for place, function in ((tiny, "_apply"), (files.os, "fsync")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, function, fail)
+            with pytest.raises(OSError, match="the computer fails"):
+                embed.main(command)
+    assert out.read_bytes() == b"earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", name]
+
+
+def test_command_holds_one_batch_at_a_time(tiny, monkeypatch):
+    sentences = [["w"] * (1 + i % 5) for i in range(70)]
+    expected, read, calls = tiny.embed(sentences), tiny._read, []
+    monkeypatch.setattr(tiny, "_read", lambda *arguments: (calls.append(1), read(*arguments))[1])
+    seen = set()
+    for number, layers_LTD in tiny.each(sentences):
+        assert len(calls) == len(seen) // 32 + 1, "a batch is read when the one before is used up"
+        seen.add(number)
+        np.testing.assert_array_equal(layers_LTD, expected.layers_LBTD[:, number, : len(sentences[number])])
+    assert seen == set(range(70))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out=v.txt"], r"end it with \.hdf5 or \.npy"),
+        (["--out=v.npy", "--layer=3"], "--layer=3 of 3 layers; give 0 to 2"),
+        (["--out=v.npy", "--layer=-1"], "--layer=-1 of 3 layers"),
+        (["--out=v.npy", "--pooling=max"], "--pooling with an ELMo"),
+        (["--out=v.npy", "--max-tokens=3"], "--max-tokens with an ELMo"),
+        (["--out=v.hdf5", "--normalize"], r"--normalize with --out=FILE\.hdf5"),
+        (["--out=v.hdf5", "--second=2"], r"--second with --out=FILE\.hdf5"),
+    ],
+)
+def test_flags_that_do_not_fit(tiny, tmp_path, monkeypatch, flags, message):
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: tiny)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        embed.main(["--model=elmo", "--text=none.txt", *flags])
+    assert not any(tmp_path.iterdir())
 
 
 def test_published_size():

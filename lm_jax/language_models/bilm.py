@@ -1,6 +1,6 @@
 """Bidirectional language models such as ELMo: vectors of words in their sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -91,17 +91,45 @@ class BiLM:
         lengths_B = np.array([len(row) for row in words])
         mask_BT = np.arange(lengths_B.max())[None] < lengths_B[:, None]
         layers_LBTD = np.zeros((num_layers, *mask_BT.shape, 2 * self.config.d_model), np.float32)
+        for group_b, made_LbTD, last in self._batches(words, state):
+            after = last if len(group_b) == len(words) else None
+            layers_LBTD[:, group_b, : made_LbTD.shape[2]] = made_LbTD
+        layers_LBTD *= mask_BT[None, ..., None]  # the mark after a sentence
+        mix_BTD = np.asarray(mix_layers(layers_LBTD, mask_BT, weights_L, gamma, layer_norm))
+        return EmbeddedSentences(layers_LBTD, mix_BTD, mask_BT, after)
+
+    def each(
+        self, sentences: Sequence[Sequence[str]], *, cut: bool = False
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The number of each sentence and its layers, float32 [L, T, D], from a fresh state, by length.
+
+        Holds the vectors of one batch at a time, where `embed` holds all. Arguments and errors as there.
+        """
+        words = _checked(sentences, self.config.word_length - 2, cut)
+        for group_b, made_LbTD, _ in self._batches(words, None):
+            for i, sentence in enumerate(group_b):
+                yield int(sentence), made_LbTD[:, i, : len(words[sentence])]
+
+    def num_cut(self, sentences: Sequence[Sequence[str]]) -> int:
+        """How many words are so long that only their first bytes are read."""
+        most = self.config.word_length - 2
+        return sum(len(_utf8(word)) > most for sentence in sentences for word in sentence)
+
+    def _batches(
+        self, words: Sequence[Sequence[bytes]], state: State | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, State]]:
+        """Batches of similar length: the sentences' numbers, their layers, [L, b, T, D], and the state.
+
+        With a state there is one batch, in the order of its rows.
+        """
+        lengths_B = np.array([len(row) for row in words])
         order, most = np.argsort(lengths_B, kind="stable"), _SENTENCES_PER_BATCH
         if state is not None:
             order, most = np.arange(len(words)), len(words)
         for first in range(0, len(words), most):
             group_b = order[first : first + most]
             made, after = self._read([words[i] for i in group_b], state)
-            T = lengths_B[group_b].max()
-            layers_LBTD[:, group_b, :T] = np.asarray(made)[:, :, 1 : T + 1]
-        layers_LBTD *= mask_BT[None, ..., None]  # the mark after a sentence
-        mix_BTD = np.asarray(mix_layers(layers_LBTD, mask_BT, weights_L, gamma, layer_norm))
-        return EmbeddedSentences(layers_LBTD, mix_BTD, mask_BT, after if len(words) <= most else None)
+            yield group_b, np.asarray(made)[:, :, 1 : lengths_B[group_b].max() + 1], after
 
     def _read(self, sentences: Sequence[Sequence[bytes]], state: State | None) -> tuple[Any, State]:
         """The layers of one batch of sentences, with their marks, and the state."""
@@ -121,6 +149,10 @@ def _compiled(module: nn.Module) -> Any:
     return jax.jit(module.apply)
 
 
+def _utf8(word: str) -> bytes:
+    return word.encode(errors="surrogateescape")
+
+
 def _checked(sentences: Sequence[Sequence[str]], most: int, cut: bool) -> list[list[bytes]]:
     """The words as bytes."""
     if isinstance(sentences, str) or not len(sentences):
@@ -131,7 +163,7 @@ def _checked(sentences: Sequence[Sequence[str]], most: int, cut: bool) -> list[l
             raise UserError(f"sentence {number} is a string", "split it into a list of words")
         if not len(sentence):
             raise UserError(f"sentence {number} has no words", "leave it out")
-        words = [word.encode(errors="surrogateescape") for word in sentence]
+        words = [_utf8(word) for word in sentence]
         for word in words:
             if not word:
                 raise UserError(f"sentence {number} has an empty word", "leave it out")
