@@ -118,7 +118,8 @@ class _Kept:
         """The texts up to the first damaged line, which is cut off with what follows it."""
         if not self._path.exists():
             return []
-        texts, size = [], 0
+        texts: list[str] = []
+        size = 0
         for line in self._path.read_bytes().splitlines(keepends=True)[:most]:
             text = _checked(line, len(texts))
             if text is None:
