@@ -341,3 +341,14 @@ def test_damaged_files(published):
     for path in (published, pickled):
         with pytest.raises(UserError, match="is a pickled file"):
             lm_jax.load(path)
+
+
+@pytest.mark.parity
+def test_the_benchmarks_torch_model_gives_the_same_vectors():
+    pytest.importorskip("torch")
+    import elmo as benchmark
+
+    config = ELMoConfig(d_model=8, hidden=12, character_dim=4, filters=((1, 4), (2, 6), (3, 8)))
+    model, sentences = BiLM(config), benchmark.read_sentences(5)
+    theirs = benchmark.torch_model(config, jax.device_get(model.params))(sentences)
+    np.testing.assert_allclose(model.embed(sentences).layers_LBTD, theirs, atol=2e-6)
