@@ -9,6 +9,15 @@ from lm_jax.flags import number, whole
 from lm_jax.language_models import load as language_model
 from lm_jax.parallel.sharding import MeshConfig
 
+
+def _stopping(text: str) -> bool | str:
+    """`BeamSettings.early_stopping` as a flag."""
+    values: dict[str, bool | str] = {"yes": True, "no": False, "never": "never"}
+    if text not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of yes, no, never")
+    return values[text]
+
+
 _TEXTS: dict[str, Any] = {"action": "append", "type": flags.utf8, "metavar": "TEXT"}
 
 # Options of `generate` in groups: name, type, metavar or None for what may be repeated, help.
@@ -71,7 +80,17 @@ _GROUPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
                 "help": "divide a text's log-probability by its length to this power (default: 1)",
             },
         ),
-        ("early_stopping", {"action": "store_true", "help": "stop as soon as n texts have ended"}),
+        (
+            "early_stopping",
+            {
+                "nargs": "?",
+                "const": True,
+                "type": _stopping,
+                "metavar": "yes|no|never",
+                "help": "stop when n texts have ended (yes; also without a value), when no other text can "
+                "beat them at its present length (no), or at any length (never)",
+            },
+        ),
     ],
     "speed": [
         (

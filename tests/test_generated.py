@@ -10,6 +10,7 @@ import test_pretrained_bart as published
 
 import eval as eval_command
 import lm_jax
+from lm_jax import flags, generation_flags
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
@@ -148,6 +149,23 @@ def test_a_continuation_is_compared_with_as_many_words():
     assert made.row.headline == "bleu"
     with pytest.raises(UserError, match="no document of long has more than 80 words"):
         continue_long(Writer(9), Decoding(prompt_words=80))
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [([], None), (["--early-stopping"], True)]
+    + [
+        ([f"--early-stopping={text}"], value)
+        for text, value in zip(("yes", "no", "never"), (True, False, "never"))
+    ],
+)
+def test_the_flag_of_early_stopping(given, value):
+    parser = flags.Parser()
+    generation_flags.add(parser)
+    options = generation_flags.given(parser.parse_args(given))
+    assert options == ({} if value is None else {"early_stopping": value})
+    with pytest.raises(UserError, match="'maybe' is none of yes, no, never"):
+        parser.parse_args(["--early-stopping=maybe"])
 
 
 def test_the_command_writes_texts_beside_references(directory, tmp_path, capsys):
