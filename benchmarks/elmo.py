@@ -32,38 +32,20 @@ def read_sentences(number: int) -> list[list[str]]:
     return [words[WORDS * i : WORDS * (i + 1)] for i in range(number)]
 
 
-def torch_model(config: ELMoConfig, params: Any) -> Callable[[Sequence[Sequence[str]]], np.ndarray]:
-    """The same model of PyTorch's modules: from sentences of one length to their layers, [L, B, T, D]."""
-    import jax
+def torch_characters(config: ELMoConfig, encoder: Any) -> Callable[[np.ndarray], Any]:
+    """The character encoder of PyTorch's functions: from characters [N, C] to vectors [N, P]."""
     import torch
     from torch.nn import functional
+
+    filters = [encoder[f"filters_{i}"] for i in range(len(config.filters))]
+    kernels = [weights["kernel"].permute(2, 1, 0).contiguous() for weights in filters]
 
     def dense(weights: Any, x: Any) -> Any:
         return functional.linear(x, weights["kernel"].T, weights["bias"])
 
-    variables = jax.tree.map(lambda array: torch.tensor(np.asarray(array)), params["params"])
-    encoder, P, H = variables["encoder"], config.d_model, config.hidden
-    filters = [encoder[f"filters_{i}"] for i in range(len(config.filters))]
-    kernels = [weights["kernel"].permute(2, 1, 0).contiguous() for weights in filters]
-
-    def lstm(weights: Any) -> Any:
-        made = torch.nn.LSTM(P, H, proj_size=P)
-        with torch.no_grad():
-            made.weight_ih_l0.copy_(weights["input"].T)
-            made.weight_hh_l0.copy_(weights["recurrent"].T)
-            made.weight_hr_l0.copy_(weights["projection"].T)
-            made.bias_ih_l0.copy_(weights["bias"])
-            made.bias_hh_l0.zero_()
-        return made
-
-    directions = [
-        [lstm(variables[f"{name}_{i}"]) for i in range(config.num_layers)] for name in ("forward", "backward")
-    ]
-
-    def embed_characters(characters_NC: np.ndarray) -> Any:
-        x_NEC = functional.embedding(
-            torch.tensor(characters_NC).long(), encoder["characters"]["embedding"]
-        ).transpose(1, 2)
+    def embed(characters_NC: np.ndarray) -> Any:
+        table = encoder["characters"]["embedding"]
+        x_NEC = functional.embedding(torch.tensor(characters_NC).long(), table).transpose(1, 2)
         found = [
             functional.conv1d(x_NEC, kernel, weights["bias"]).amax(dim=2)
             for kernel, weights in zip(kernels, filters, strict=True)
@@ -74,6 +56,35 @@ def torch_model(config: ELMoConfig, params: Any) -> Callable[[Sequence[Sequence[
             g_NF = torch.sigmoid(dense(highway["gate"], x_NF))
             x_NF = g_NF * functional.relu(dense(highway["transform"], x_NF)) + (1 - g_NF) * x_NF
         return dense(encoder["projection"], x_NF) if "projection" in encoder else x_NF
+
+    return embed
+
+
+def torch_lstm(config: ELMoConfig, weights: Any) -> Any:
+    """A layer of a direction as PyTorch's LSTM."""
+    import torch
+
+    made = torch.nn.LSTM(config.d_model, config.hidden, proj_size=config.d_model)
+    with torch.no_grad():
+        made.weight_ih_l0.copy_(weights["input"].T)
+        made.weight_hh_l0.copy_(weights["recurrent"].T)
+        made.weight_hr_l0.copy_(weights["projection"].T)
+        made.bias_ih_l0.copy_(weights["bias"])
+        made.bias_hh_l0.zero_()
+    return made
+
+
+def torch_model(config: ELMoConfig, params: Any) -> Callable[[Sequence[Sequence[str]]], np.ndarray]:
+    """The same model of PyTorch's modules: from sentences of one length to their layers, [L, B, T, D]."""
+    import jax
+    import torch
+
+    variables = jax.tree.map(lambda array: torch.tensor(np.asarray(array)), params["params"])
+    embed_characters = torch_characters(config, variables["encoder"])
+    directions = [
+        [torch_lstm(config, variables[f"{name}_{i}"]) for i in range(config.num_layers)]
+        for name in ("forward", "backward")
+    ]
 
     def read(layers: Sequence[Any], x_TBP: Any) -> list[Any]:
         outputs = [x_TBP]
@@ -91,7 +102,7 @@ def torch_model(config: ELMoConfig, params: Any) -> Callable[[Sequence[Sequence[
             np.concatenate([before[None], spell([w.encode() for w in row], config.word_length), after[None]])
             for row in sentences
         ]
-        x_BTP = embed_characters(np.concatenate(rows)).reshape(len(rows), len(rows[0]), P)
+        x_BTP = embed_characters(np.concatenate(rows)).reshape(len(rows), len(rows[0]), config.d_model)
         x_TBP = x_BTP.transpose(0, 1)
         ahead, back = read(directions[0], x_TBP), read(directions[1], x_TBP.flip(0))
         layers = [torch.cat([f, b.flip(0)], dim=2) for f, b in zip(ahead, back, strict=True)]

@@ -50,7 +50,7 @@ def get_config(variant: str = "") -> Config | CountConfig:
         data=DataConfig(
             _CORPUS, split=_SPLIT, tokenizer="wordpiece-uncased", vocab_size=4096, sequence_length=512
         ),
-        # A length of its own: the encoder that is started from has read shorter rows.
+        # Set here because the encoder in init_from was trained on shorter rows.
         model=BERTConfig(
             max_length=512,
             num_layers=4,

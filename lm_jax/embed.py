@@ -41,16 +41,14 @@ _HDF5 = ".hdf5"
 _TEXTS_AT_ONCE = 1024  # between two updates of the progress bar
 
 
-def main(argv: list[str]) -> None:
-    """Parses the flags, embeds, and writes or compares."""
-    argv, mesh = flags.split_mesh(argv)
+def _parser() -> flags.Parser:
     parser = flags.Parser(prog="python -m lm_jax.embed", description=__doc__, epilog=flags.MESH_HELP)
     parser.add_argument(
         "--model",
         required=True,
         type=flags.model,
         metavar="PATH",
-        help="an encoder: a run, a directory or hf:NAME",
+        help="an encoder or an ELMo: a run, a directory or hf:NAME",
     )
     parser.add_argument("--text", required=True, type=flags.path, metavar="FILE", help="the texts")
     parser.add_argument(
@@ -73,7 +71,13 @@ def main(argv: list[str]) -> None:
         metavar="N",
         help="of an ELMo: 0 is the words' own vectors (default: all)",
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parses the flags, embeds, and writes or compares."""
+    argv, mesh = flags.split_mesh(argv)
+    arguments = _parser().parse_args(argv)
     if not arguments.out and not arguments.second:
         raise errors.UserError("nothing to do with the vectors", "give --out=FILE.npy, or --second=FIELD")
     if arguments.score and not arguments.second:

@@ -36,7 +36,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax  # noqa: E402 (behind the variables that it reads)
 
 _ROOT = pathlib.Path(__file__).parents[1]
-sys.path += [str(_ROOT), str(_ROOT / "benchmarks")]  # for the tests of the commands, and of what these try
+sys.path += [str(_ROOT), str(_ROOT / "benchmarks")]  # for the tests of the commands and benchmarks
 
 gc.set_threshold(100_000, 50)  # tracing makes many objects and little garbage
 

@@ -214,6 +214,7 @@ def test_a_side_without_tokens_raises_user_error(tmp_path):
 def test_recipes_are_valid(spec):
     _, config = config_module.load(f"{CONFIGS}/{spec}")
     experiment.check(config)
+    assert config.task.name == ("denoising" if spec.startswith("bart") else "seq2seq")
 
 
 @pytest.mark.parametrize("recipe", ["bart", "seq2seq"])
