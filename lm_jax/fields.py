@@ -112,14 +112,16 @@ def unknown_field(name: str, depth: int, config: Any) -> UserError:
     return UserError(f"no field {name}", remedy)
 
 
-def _parse(text: str, wanted: Any, name: str) -> Any:
-    """The value of a text for a field of type `wanted`: bool, int, float, str, or a tuple of one of them."""
+def _parse(text: str, wanted: Any, name: str, separator: str = ",") -> Any:
+    """The value of a text for a field of type `wanted`: bool, int, float, str, or a tuple of one of them.
+
+    A tuple has commas, and tuples inside it colons: 1:32,2:64.
+    """
     options = typing.get_args(wanted)
     try:
         if typing.get_origin(wanted) is tuple:
-            return tuple(
-                _parse(part.strip(), options[0], name) for part in text.strip("()[] ,").split(",") if part
-            )
+            parts = text.strip("()[] ,").split(separator)
+            return tuple(_parse(part.strip(), options[0], name, ":") for part in parts if part)
         if isinstance(wanted, types.UnionType):  # X | None
             return None if text.lower() == "none" else _parse(text, options[0], name)
         if wanted is bool:

@@ -92,6 +92,7 @@ class Evaluator(Protocol):
 EVALUATORS: Registry[Evaluator] = Registry(
     "evaluator",
     {
+        "bidirectional": "lm_jax.evaluation.bidirectional:evaluate",
         "causal": "lm_jax.evaluation.causal:evaluate",
         "classification": "lm_jax.evaluation.classification:evaluate",
         "continuation": "lm_jax.evaluation.continuation:evaluate",

@@ -49,6 +49,29 @@ class ScoredText(NamedTuple):
         return [self.text[start:end] for start, end in self.spans.tolist()]
 
 
+class PseudoScored(NamedTuple):
+    """A pseudo-log-likelihood of one text, of tokens' probabilities given those on both sides.
+
+    It is not the probability of the text, and compares with no left-to-right probability.
+
+    Attributes:
+        text: the UTF-8 bytes.
+        spans: int64 [T, 2], the bytes of each token.
+        log_probs: float64 [T], in nats: the natural log of each token's probability, or a sum of such.
+        method: how it was computed.
+    """
+
+    text: bytes
+    spans: np.ndarray
+    log_probs: np.ndarray
+    method: str
+
+    @property
+    def total(self) -> float:
+        """The sum over tokens, in nats."""
+        return float(self.log_probs.sum())
+
+
 class Generation(NamedTuple):
     """One continuation of a prompt.
 

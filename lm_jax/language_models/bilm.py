@@ -1,6 +1,7 @@
-"""Bidirectional language models such as ELMo: vectors of words in their sentences."""
+"""Bidirectional language models such as ELMo: vectors of words in their sentences, and scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +9,19 @@ import numpy as np
 from flax import linen as nn
 
 from lm_jax.errors import UserError
-from lm_jax.language_models.trained import shared
+from lm_jax.language_models.base import PseudoScored, ScoredText
+from lm_jax.language_models.causal import CausalLanguageModel, log_probs
+from lm_jax.language_models.options import as_texts
+from lm_jax.language_models.trained import Trained, shared
 from lm_jax.models.elmo import ELMoConfig, State, init, init_state, mix_layers
+from lm_jax.parallel.distributed import share
+from lm_jax.text.base import Encoding
 from lm_jax.text.characters import spell, spell_marks
 
 _MARKS = 2  # the words before and after a sentence
 _SENTENCES_PER_BATCH = 32
 _MULTIPLE = 8  # of the words of a row
+_WORDS_PER_BATCH = 1024  # whose own vectors are computed at a time
 
 
 class EmbeddedSentences(NamedTuple):
@@ -48,7 +55,13 @@ class BiLM:
     def __init__(self, config: ELMoConfig, params: Any = None):
         self.config = config
         self.params = init(config, jax.random.key(0)) if params is None else jax.device_put(params)
-        self._apply = shared(_compiled, config.make())
+        self._known: dict[bytes, np.ndarray] = {}  # see `precompute`
+        self._apply, self._encode = shared(_compiled, config.make())
+
+    @property
+    def _marks_2C(self) -> np.ndarray:
+        """The characters of the words before and after a sentence."""
+        return np.stack(spell_marks(self.config.word_length))
 
     def first_state(self, num_sentences: int) -> State:
         """The state before the first sentences, for calls of `embed` that carry it."""
@@ -131,22 +144,146 @@ class BiLM:
             made, after = self._read([words[i] for i in group_b], state)
             yield group_b, np.asarray(made)[:, :, 1 : lengths_B[group_b].max() + 1], after
 
+    def word_vectors(self, words: Sequence[str]) -> np.ndarray:
+        """The own vectors of words, whatever their contexts: float32 [N, P].
+
+        `<S>` and `</S>` are the marks of a sentence's begin and end. Of words that are too long the first
+        bytes are read.
+        """
+        marks = {name: self._marks_2C[i] for i, name in enumerate(("<S>", "</S>"))}
+        rows_NC = spell([_utf8(word) for word in words], self.config.word_length)
+        for row_C, word in zip(rows_NC, words, strict=True):
+            row_C[:] = marks.get(word, row_C)
+        made = [np.zeros((0, self.config.d_model), np.float32)]
+        for first in range(0, len(rows_NC), _WORDS_PER_BATCH):
+            some_WC = rows_NC[first : first + _WORDS_PER_BATCH]
+            filled_WC = np.resize(some_WC, (_rows(len(some_WC)), self.config.word_length))
+            made.append(np.asarray(self._encode(self.params, filled_WC))[: len(some_WC)])
+        return np.concatenate(made)
+
+    def precompute(self, words: Sequence[str], vectors_NP: np.ndarray | None = None) -> None:
+        """Keeps the own vectors of words, so that `embed` and `each` do not compute them from characters.
+
+        Args:
+            words: a vocabulary; words outside it are read as before.
+            vectors_NP: what `word_vectors` gave for them; None: it is called.
+
+        Raises:
+            UserError: vectors of another shape.
+        """
+        vectors_NP = self.word_vectors(words) if vectors_NP is None else np.asarray(vectors_NP, np.float32)
+        if vectors_NP.shape != (len(words), self.config.d_model):
+            raise UserError(
+                f"vectors of shape {vectors_NP.shape} for {len(words)} words of width {self.config.d_model}",
+                "give the vectors of this vocabulary, made by this model",
+            )
+        self._known = {_utf8(word): vector_P for word, vector_P in zip(words, vectors_NP, strict=True)}
+
     def _read(self, sentences: Sequence[Sequence[bytes]], state: State | None) -> tuple[Any, State]:
         """The layers of one batch of sentences, with their marks, and the state."""
-        distinct = {word: i for i, word in enumerate(dict.fromkeys(w for row in sentences for w in row), 2)}
-        T = -(-(max(map(len, sentences)) + _MARKS) // _MULTIPLE) * _MULTIPLE
-        words_BT = np.full((len(sentences), T), -1, np.int32)
-        for row, sentence in zip(words_BT, sentences, strict=True):
-            row[: len(sentence) + _MARKS] = [0, *(distinct[word] for word in sentence), 1]
-        num_rows = 1 << (len(distinct) + _MARKS - 1).bit_length()  # few shapes
-        characters_WC = np.zeros((num_rows, self.config.word_length), np.int32)
-        characters_WC[:_MARKS] = spell_marks(self.config.word_length)
-        characters_WC[_MARKS : _MARKS + len(distinct)] = spell(list(distinct), self.config.word_length)
-        return self._apply(self.params, characters_WC, words_BT, state)
+        words_BT, distinct = _number(sentences, self._known)
+        num_spelled = sum(word not in self._known for word in distinct)
+        spelled, known = distinct[:num_spelled], distinct[num_spelled:]
+        characters_WC = np.zeros((_rows(num_spelled + _MARKS), self.config.word_length), np.int32)
+        characters_WC[:_MARKS] = self._marks_2C
+        characters_WC[_MARKS : _MARKS + num_spelled] = spell(spelled, self.config.word_length)
+        if not self._known:
+            return self._apply(self.params, characters_WC, words_BT, state)
+        vectors_KP = np.zeros((_rows(len(known)), self.config.d_model), np.float32)
+        for vector_P, word in zip(vectors_KP, known):
+            vector_P[:] = self._known[word]
+        words_BT[words_BT >= num_spelled + _MARKS] += len(characters_WC) - num_spelled - _MARKS
+        return self._apply(self.params, characters_WC, words_BT, state, vectors_KP)
 
 
-def _compiled(module: nn.Module) -> Any:
-    return jax.jit(module.apply)
+class BidirectionalLanguageModel(BiLM, CausalLanguageModel):
+    """A bidirectional language model that was trained here, with its softmax and its vocabulary.
+
+    `score` and `generate` are those of the forward direction, a left-to-right model of words.
+    """
+
+    def __init__(self, trained: Trained):
+        CausalLanguageModel.__init__(self, trained)
+        self._known: dict[bytes, np.ndarray] = {}
+        self._apply, self._encode = shared(_compiled, self.module)
+        self._back_scorer, self._layers = shared(_trained_functions, self.module)
+        self._id_of: dict[bytes, int] = {}
+        if not self.config.spells:
+            self._id_of = {self.tokenizer.token_bytes(i): i for i in range(self.tokenizer.vocab_size)}
+
+    @property
+    def _marks_2C(self) -> np.ndarray:
+        """In training the end token stands around each sentence and each document."""
+        return np.stack([spell_marks(self.config.word_length)[1]] * 2)
+
+    def score_back(self, texts: Sequence[str]) -> list[ScoredText]:
+        """As `score`, from the right: log-probabilities of each text, given the end token behind it.
+
+        A token's probability is given all that follow it. The first one is the mark before the text, which
+        is scored as the end is by `score`.
+        """
+        texts = as_texts(texts, "texts")
+        encodings = self.tokenizer.encode_batch(texts)
+        begin, end = (np.array([i], np.int32) for i in (self.tokenizer.begin_id, self.tokenizer.end_id))
+        streams = [np.concatenate([end, e.ids[::-1], begin]) for e in encodings]
+        score = partial(self._score_carried, self._back_scorer)
+        found = share(score, streams, [len(stream) - 1 for stream in streams])
+        return [self._scored_back(*parts) for parts in zip(texts, encodings, found, strict=True)]
+
+    def _scored_back(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> ScoredText:
+        """The scored text, from the log-probabilities in the order of reading."""
+        ahead = self._scores(text, encoding, log_probs)
+        spans = np.concatenate([[[0, 0]], encoding.spans])
+        unknown = np.concatenate([[False], ahead.unknown[:-1]])
+        return ahead._replace(spans=spans, log_probs=log_probs[::-1], unknown=unknown)
+
+    def pseudo_score(self, texts: Sequence[str]) -> list[PseudoScored]:
+        """For each word the sum of its forward and its backward log-probability; the marks are left out."""
+        label = "forward + backward log-probability, which compares with no left-to-right probability"
+        return [
+            PseudoScored(a.text, a.spans[:-1], a.log_probs[:-1] + b.log_probs[1:], label)
+            for a, b in zip(self.score(texts), self.score_back(texts), strict=True)
+        ]
+
+    def _read(self, sentences: Sequence[Sequence[bytes]], state: State | None) -> tuple[Any, State]:
+        if self.config.spells:
+            return super()._read(sentences, state)
+        words_BT, distinct = _number(sentences, {})
+        end, unknown = self.tokenizer.end_id, self.tokenizer.unknown_id
+        ids = np.array([end, end, *(self._id_of.get(word, unknown) for word in distinct)], np.int32)
+        segments_BT = np.where(words_BT < 0, -1, 0).astype(np.int32)
+        return self._layers(self.params, ids[words_BT], state, segments_BT)
+
+
+def _number(
+    sentences: Sequence[Sequence[bytes]], known: Container[bytes]
+) -> tuple[np.ndarray, list[bytes]]:
+    """Sentences as rows of the places of their words among the distinct ones, and these, the known ones last.
+
+    Places begin behind those of the two marks, 0 and 1, which stand around each sentence; -1 is padding.
+    """
+    words = sorted(dict.fromkeys(w for row in sentences for w in row), key=lambda word: word in known)
+    places = {word: i for i, word in enumerate(words, _MARKS)}
+    T = -(-(max(map(len, sentences)) + _MARKS) // _MULTIPLE) * _MULTIPLE
+    words_BT = np.full((len(sentences), T), -1, np.int32)
+    for row, sentence in zip(words_BT, sentences, strict=True):
+        row[: len(sentence) + _MARKS] = [0, *(places[word] for word in sentence), 1]
+    return words_BT, words
+
+
+def _rows(number: int) -> int:
+    """A power of two of at least so many, that few shapes are compiled."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _compiled(module: nn.Module) -> tuple[Any, Any]:
+    layers, vectors = (partial(module.apply, method=f"spelled_{what}") for what in ("layers", "vectors"))
+    return jax.jit(layers), jax.jit(vectors)
+
+
+def _trained_functions(module: nn.Module) -> tuple[Any, Any]:
+    scorer = partial(log_probs, module, method="hidden_back")
+    return jax.jit(scorer), jax.jit(partial(module.apply, method="layers"))
 
 
 def _utf8(word: str) -> bytes:

@@ -75,7 +75,7 @@ class CausalLanguageModel(LeftToRight):
         begin, end = (np.array([i], np.int32) for i in (self.tokenizer.begin_id, self.tokenizer.end_id))
         streams = [np.concatenate([begin, e.ids, end]) for e in encodings]
         if self.context is None:
-            score = self._score_carried
+            score = partial(self._score_carried, self._scorer)
         else:
             score = partial(
                 self._score_windows,
@@ -85,8 +85,8 @@ class CausalLanguageModel(LeftToRight):
         log_probs = share(score, streams, [len(stream) - 1 for stream in streams])
         return [self._scores(*parts) for parts in zip(texts, encodings, log_probs, strict=True)]
 
-    def _score_carried(self, streams: list[np.ndarray]) -> list[np.ndarray]:
-        """As `_score_windows`, with a state that is carried from window to window."""
+    def _score_carried(self, scorer: Any, streams: list[np.ndarray]) -> list[np.ndarray]:
+        """As `_score_windows`, with a state that is carried from window to window, by `log_probs`, jitted."""
         results = [np.empty(len(stream) - 1) for stream in streams]
         order = sorted(range(len(streams)), key=lambda i: len(streams[i]))  # so that rows end together
         most = _TOKENS_PER_BATCH // _CARRIED_WINDOW
@@ -102,7 +102,7 @@ class CausalLanguageModel(LeftToRight):
                     window = streams[i][start : start + length + 1]
                     windows_BS[row, : len(window)] = window
                 inputs_BT, targets_BT = self.trained.placed((windows_BS[:, :-1], windows_BS[:, 1:]))
-                log_probs_BT, state = self._scorer(self.params, inputs_BT, targets_BT, state)
+                log_probs_BT, state = scorer(self.params, inputs_BT, targets_BT, state)
                 for row, i in enumerate(group):
                     fresh = results[i][start : start + length]
                     fresh[:] = np.asarray(log_probs_BT)[row, : len(fresh)]
@@ -168,14 +168,19 @@ def _bucket(length: int) -> int:
 
 def _functions(module: nn.Module) -> tuple[Any, Any, Any, Any]:
     prefill, step, extend = (partial(module.apply, method=name) for name in ("prefill", "step", "extend"))
-    return jax.jit(partial(_log_probs, module)), prefill, step, extend
+    return jax.jit(partial(log_probs, module)), prefill, step, extend
 
 
-def _log_probs(
-    module: nn.Module, params: Any, inputs_BT: jax.Array, targets_BT: jax.Array, state: Any
+def log_probs(
+    module: nn.Module,
+    params: Any,
+    inputs_BT: jax.Array,
+    targets_BT: jax.Array,
+    state: Any,
+    method: str = "hidden",
 ) -> tuple[jax.Array, Any]:
-    """Natural-log probabilities of the targets, float32 [B, T], and the state."""
-    hidden_BTD, state = module.apply(params, inputs_BT, state, method="hidden")
+    """Natural-log probabilities of the targets, float32 [B, T], and the state; `method` is of the module."""
+    hidden_BTD, state = module.apply(params, inputs_BT, state, method=method)
 
     def head(params: Any, hidden: jax.Array) -> Any:
         return module.apply(params, hidden, method="logits")

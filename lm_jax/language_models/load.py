@@ -35,6 +35,7 @@ NGRAM_FILE = "model.ngram"  # an n-gram model in its run directory
 ADAPTERS: Registry[Any] = Registry(
     "adapter",
     {
+        "bidirectional": "lm_jax.language_models.bilm:BidirectionalLanguageModel",
         "causal": "lm_jax.language_models.causal:CausalLanguageModel",
         "classifier": "lm_jax.language_models.labels:Classifier",
         "encoder": "lm_jax.language_models.encoder:EncoderLanguageModel",

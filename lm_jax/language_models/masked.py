@@ -13,7 +13,7 @@ from lm_jax.data import pairs
 from lm_jax.data.corruption import mask_rows
 from lm_jax.data.store import TokenStream
 from lm_jax.errors import UserError
-from lm_jax.language_models.base import Candidate
+from lm_jax.language_models.base import Candidate, PseudoScored
 from lm_jax.language_models.encoder import EncoderLanguageModel
 from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import Trained, shared
@@ -21,29 +21,6 @@ from lm_jax.metrics.likelihood import token_log_probs
 from lm_jax.tasks.masked import HELD_OUT
 
 _SEED = 0  # of the noise in texts that are evaluated
-
-
-class PseudoScored(NamedTuple):
-    """The pseudo-log-likelihood of one text: each token's probability given all others.
-
-    It is not the probability of the text, and compares with no left-to-right probability.
-
-    Attributes:
-        text: the UTF-8 bytes.
-        spans: int64 [T, 2], the bytes of each token.
-        log_probs: float64 [T], natural log of each token's probability.
-        method: how it was computed.
-    """
-
-    text: bytes
-    spans: np.ndarray
-    log_probs: np.ndarray
-    method: str
-
-    @property
-    def total(self) -> float:
-        """The sum over tokens, in nats."""
-        return float(self.log_probs.sum())
 
 
 class MaskedLanguageModel(EncoderLanguageModel):

@@ -7,7 +7,7 @@ project asks which model it has.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -60,8 +60,9 @@ class ModelConfig(abc.ABC):
         published_as: the `model_type` under which transformers reads an exported model; "": none does.
         pooling: the positions whose vectors stand for a whole text where a task leaves it open: "first",
             "last" or "mean".
-        reads: which tokens a position sees: "left to right", "both sides", or "source and target": those of
-            a source on both sides, and those of a target from left to right.
+        reads: which tokens a position sees: "left to right"; "both sides"; "each side": those on the left
+            and, apart from them, those on the right; or "source and target": those of a source on both sides,
+            and those of a target from left to right.
         adapter: the kind of language model that the bare module is; see `language_models.load.ADAPTERS`.
         vocab_size: number of rows of the vocabulary, 0 while it is left to the tokenizer.
         num_tokens: number of tokens that exist; rows beyond them only pad the vocabulary, and have
@@ -101,6 +102,11 @@ class ModelConfig(abc.ABC):
     def uses_dropout(self) -> bool:
         """Whether training draws random numbers: any rate whose name ends in "dropout" is above 0."""
         return any(name.endswith("dropout") and type(x) is float and x > 0 for name, x in vars(self).items())
+
+    @property
+    def spells(self) -> bool:
+        """Whether words are read by their characters, so that the parameters fit any vocabulary of words."""
+        return False
 
     def free(self) -> frozenset[str]:
         """The fields that a model may change and still start from the parameters of this one."""
@@ -143,6 +149,16 @@ class ModelConfig(abc.ABC):
 
     def convert(self, variables: Any) -> Any:
         """Variables of this model in any of its layouts, in the layout of this config."""
+        return variables
+
+    def with_vocabulary(self, variables: Any, token_bytes: Sequence[bytes]) -> Any:
+        """The variables with what they hold of a vocabulary in the collection "constants", which no step
+        changes.
+
+        Args:
+            variables: of this model, or of one with a head.
+            token_bytes: the bytes of each token, by id.
+        """
         return variables
 
     def convert_from_format_1(self, variables: Any) -> Any:
@@ -252,6 +268,21 @@ class Encodes(Protocol):
 
 
 @runtime_checkable
+class HasLayers(Encodes, Protocol):
+    """An encoder whose layers a head may mix, as ELMo's."""
+
+    def layers(
+        self,
+        tokens_BT: jax.Array,
+        state: Any = None,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, Any]:
+        """A vector for each layer and position, [L, B, T, D], and the state; the last layer is `encode`'s."""
+        ...
+
+
+@runtime_checkable
 class EncodesDecodes(Encodes, Protocol):
     """The methods of a module that writes a target from left to right, given a source that it encodes."""
 
@@ -317,6 +348,7 @@ MODELS: Registry[type[ModelConfig]] = Registry(
     {
         "bart": "lm_jax.models.bart:BARTConfig",
         "bert": "lm_jax.models.bert:BERTConfig",
+        "elmo": "lm_jax.models.elmo:ELMoConfig",
         "gpt": "lm_jax.models.gpt:GPTConfig",
         "nnlm": "lm_jax.models.nnlm:NNLMConfig",
         "rnn": "lm_jax.models.rnn:RNNConfig",

@@ -1,29 +1,50 @@
 """ELMo's bidirectional language model (Peters et al. 2018): vectors of words in their contexts.
 
 A word's characters give its vector by a convolution (Kim et al. 2016), highways (Srivastava et al. 2015) and
-a projection. Two stacks of LSTMs with projections read the vectors, one from the left and one from the right.
-The directions never mix; a layer's vector of a word is both outputs side by side.
+a projection; or it has a vector of its own. Two stacks of LSTMs with projections read the vectors, one from
+the left and one from the right. The directions never mix; a layer's vector of a word is both outputs side by
+side. One softmax predicts the next word of the one and the previous word of the other.
 
 Shape letters, beside those of `recurrent.py`:
     W  distinct words of a batch    C  characters of a word    T  words of a sentence, with its two marks
     L  layers, with the words' own vectors as the first one    D  2 · P
 """
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
-from lm_jax.models.base import ModelConfig
-from lm_jax.models.recurrent import LayerState, RecurrentLayer, first_state
-from lm_jax.text.characters import NUM_CHARACTERS, SLOTS
+from lm_jax.models.base import ModelConfig, Size
+from lm_jax.models.distinct import Encoder, encode_distinct
+from lm_jax.models.heads import AdaptiveSoftmax, TokenHead, check_cutoffs, mask_padding, mix
+from lm_jax.models.layers import Dense, Dropout, Embed
+from lm_jax.models.products import matmul, matmul_transposed
+from lm_jax.models.recurrent import (
+    CarriesState,
+    LayerState,
+    RecurrentLayer,
+    first_state,
+    real_restarts,
+    uniform,
+)
+from lm_jax.text.characters import NUM_CHARACTERS, SLOTS, spell_vocabulary
 
-Activation = Literal["relu", "tanh"]
+_CHOICES = {
+    "activation": ("relu", "tanh"),
+    "encoder": ("characters", "words"),
+    "mix": ("trained", "equal", "top"),
+    "dtype": ("float32", "bfloat16"),
+}
 _LAYER_NORM_EPSILON = 1e-13  # as AllenNLP's scalar mix
+_CONSTANTS, _CHARACTERS = "constants", "characters"
 
+Direction = tuple[LayerState, ...]  # the states of the layers of a direction
 # The states of the two directions of each layer: the forward one, and the backward one.
 State = tuple[tuple[LayerState, LayerState], ...]
 
@@ -39,16 +60,25 @@ class ELMoConfig(ModelConfig):
         cell_clip: the largest absolute value of an LSTM's memory; 0: any.
         projection_clip: that of its output; 0: any.
         residual: whether each layer from the second on adds its input to its output.
+        encoder: whether a word is read by its "characters", or "words" have vectors of their own.
         character_dim: the width of a character's vector.
         filters: the width and the number of each group of filters.
         num_highways: highways behind the filters.
         activation: behind the maximum over a word's places.
         word_length: C, the characters that are read of a word, with its two marks.
+        tied_head: whether the softmax has the vectors of `encoder` "words".
+        adaptive_cutoffs: ids at which the clusters of an adaptive softmax begin; (): none.
+        adaptive_ratio: how much narrower each cluster is than what comes before it.
+        dropout: of what each LSTM and the softmax read.
+        mix: of which layers a head for labels reads: "trained", a weighted sum of all whose weights are
+            trained; "equal", their mean; "top", the last one alone.
+        dtype: of products, or bfloat16; parameters, gates and state are float32.
     """
 
     family: ClassVar[str] = "elmo"
-    reads: ClassVar[str] = "both sides"
-    adapter: ClassVar[str] = "bilm"
+    reads: ClassVar[str] = "each side"
+    adapter: ClassVar[str] = "bidirectional"
+    pooling: ClassVar[str] = "mean"
 
     d_model: int = 512
     hidden: int = 4096
@@ -56,30 +86,48 @@ class ELMoConfig(ModelConfig):
     cell_clip: float = 3.0
     projection_clip: float = 3.0
     residual: bool = True
+    encoder: str = "characters"
     character_dim: int = 16
     filters: tuple[tuple[int, int], ...] = (
         (1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024),
     )  # fmt: skip
     num_highways: int = 2
-    activation: Activation = "relu"
+    activation: str = "relu"
     word_length: int = SLOTS
+    tied_head: bool = False
+    adaptive_cutoffs: tuple[int, ...] = ()
+    adaptive_ratio: float = 4.0
+    dropout: float = 0.0
+    mix: str = "trained"
+    dtype: str = "float32"
 
     def check(self) -> None:
-        """Raises UserError for a size or a clip out of range, or filters wider than a word."""
+        """Raises UserError for a value out of range, or two that do not go together."""
         for name in ("d_model", "hidden", "num_layers", "character_dim"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} of an ELMo", "give 1 or more")
         for name in ("cell_clip", "projection_clip", "num_highways"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} of an ELMo", "give 0 or more")
-        if self.activation not in get_args(Activation):
-            raise UserError(f"activation={self.activation!r} of an ELMo", "choose relu or tanh")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name}={getattr(self, name)!r} of an ELMo", f"choose {' or '.join(choices)}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout} of an ELMo", "it must lie in [0, 1)")
+        self._check_words()
+        check_cutoffs(self.adaptive_cutoffs, self.adaptive_ratio, self.vocab_size)
+        if self.tied_head and (self.encoder != "words" or self.adaptive_cutoffs):
+            wrong = "adaptive_cutoffs" if self.adaptive_cutoffs else f"encoder={self.encoder}"
+            raise UserError(f"tied_head with {wrong} of an ELMo", "set tied_head=no, or the other one back")
+
+    def _check_words(self) -> None:
         if self.word_length < 3:
             raise UserError(f"word_length={self.word_length} of an ELMo", "give 3 or more")
-        if not self.filters or any(not (0 < w <= self.word_length and n > 0) for w, n in self.filters):
+        is_good = [len(pair) == 2 and 0 < pair[0] <= self.word_length and pair[1] > 0 for pair in self.filters]
+        if not is_good or not all(is_good):
             raise UserError(
                 f"filters={self.filters} of an ELMo with words of {self.word_length} characters",
-                "give one or more pairs of a width within a word and a number above 0",
+                "give one or more pairs of a width within a word and a number above 0, as 1:32,2:64",
             )
 
     def make(self) -> nn.Module:
@@ -91,6 +139,40 @@ class ELMoConfig(ModelConfig):
         """The filters of all widths."""
         return sum(number for _, number in self.filters)
 
+    @property
+    def spells(self) -> bool:
+        """Whether words are read by their characters."""
+        return self.encoder == "characters"
+
+    def free(self) -> frozenset[str]:
+        """Dropout, what a head reads, and the vocabulary of a model that reads characters."""
+        names = frozenset({"dtype", "dropout", "mix"})
+        return names | {"vocab_size", "num_tokens"} if self.spells else names
+
+    def resolved(self, vocab_size: int, length: int) -> Self:
+        """See `ModelConfig.resolved`; a model of characters takes any vocabulary."""
+        if self.spells:
+            return replace(self, vocab_size=vocab_size, num_tokens=vocab_size)
+        return super().resolved(vocab_size, length)
+
+    def with_vocabulary(self, variables: Any, token_bytes: Sequence[bytes]) -> Any:
+        """The variables with the characters of each word of a vocabulary."""
+        if not self.spells:
+            return variables
+        table_VC = jnp.asarray(spell_vocabulary(token_bytes, self.word_length), jnp.int16)
+        return {**variables, _CONSTANTS: jax.tree.map(lambda _: table_VC, variables[_CONSTANTS])}
+
+    def size(self, length: int) -> Size:
+        """The matrices, and the outputs of the LSTMs."""
+        P, H, F = self.d_model, self.hidden, self.num_filters
+        parameters = 2 * self.num_layers * (8 * P * H + P * H)
+        if self.spells:
+            parameters += sum(w * self.character_dim * n for w, n in self.filters)
+            parameters += self.num_highways * 2 * F * F + (F * P if F != P else 0)
+        parameters += self.vocab_size * P * (self.encoder == "words")
+        parameters += (self.adaptive_cutoffs or (self.vocab_size,))[0] * P * (not self.tied_head)
+        return Size(parameters, 2 * self.num_layers * P)
+
 
 class CharacterEncoder(nn.Module):
     """Vectors of words by their characters: convolution, maximum, activation, highways, projection."""
@@ -100,11 +182,12 @@ class CharacterEncoder(nn.Module):
     @nn.compact
     def __call__(self, characters_WC: jax.Array) -> jax.Array:
         """Vectors [W, P] of words, from the numbers of their characters, int [W, C]."""
-        config = self.config
-        table = nn.Embed(NUM_CHARACTERS, config.character_dim, name="characters")
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        first = nn.initializers.lecun_normal()
+        table = Embed(NUM_CHARACTERS, config.character_dim, dtype, uniform(1.0), name=_CHARACTERS)
         x_WCE = table(characters_WC)
         found = [
-            nn.Conv(number, (width,), padding="VALID", name=f"filters_{i}")(x_WCE).max(axis=1)
+            Filters(width, number, name=f"filters_{i}")(x_WCE)
             for i, (width, number) in enumerate(config.filters)
         ]
         activation = nn.relu if config.activation == "relu" else jnp.tanh
@@ -113,7 +196,28 @@ class CharacterEncoder(nn.Module):
             x_WF = Highway(name=f"highway_{i}")(x_WF)
         if config.num_filters == config.d_model:
             return x_WF
-        return nn.Dense(config.d_model, name="projection")(x_WF)
+        return Dense(config.d_model, dtype, first, name="projection")(x_WF)
+
+
+class Filters(nn.Module):
+    """The largest product of each filter with the windows of a word, in the dtype of what it reads.
+
+    A product with all windows side by side: its gradient is faster than that of XLA's convolution on a CPU.
+    """
+
+    width: int
+    number: int
+
+    @nn.compact
+    def __call__(self, x_WCE: jax.Array) -> jax.Array:
+        """Maps [W, C, E] to [W, number]."""
+        num_windows, features = x_WCE.shape[1] - self.width + 1, x_WCE.shape[2]
+        shape = (self.width, features, self.number)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.number,))
+        windows = jnp.concatenate([x_WCE[:, i : i + num_windows] for i in range(self.width)], axis=-1)
+        found = matmul(windows, kernel.reshape(-1, self.number)).max(axis=1)
+        return (found + bias[None]).astype(x_WCE.dtype)
 
 
 class Highway(nn.Module):
@@ -122,67 +226,240 @@ class Highway(nn.Module):
     @nn.compact
     def __call__(self, x_WF: jax.Array) -> jax.Array:
         """The same shape."""
-        gate = nn.Dense(x_WF.shape[-1], bias_init=nn.initializers.constant(-2.0), name="gate")
-        g_WF = nn.sigmoid(gate(x_WF))
-        return g_WF * nn.relu(nn.Dense(x_WF.shape[-1], name="transform")(x_WF)) + (1 - g_WF) * x_WF
+        width, first = x_WF.shape[-1], nn.initializers.lecun_normal()
+        g_WF = nn.sigmoid(_Gate(name="gate")(x_WF))
+        return g_WF * nn.relu(Dense(width, x_WF.dtype, first, name="transform")(x_WF)) + (1 - g_WF) * x_WF
 
 
-class ELMo(nn.Module):
-    """The two directions above the characters."""
+class _Gate(nn.Module):
+    """A dense layer whose bias starts at −2: at first a highway passes on most of what it reads."""
+
+    @nn.compact
+    def __call__(self, x_WF: jax.Array) -> jax.Array:
+        width = x_WF.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, width))
+        bias = self.param("bias", nn.initializers.constant(-2.0), (width,))
+        return (matmul(x_WF, kernel) + bias[None]).astype(x_WF.dtype)
+
+
+class ELMo(CarriesState):
+    """The two directions above the words' vectors, and the softmax.
+
+    Published models have no softmax: their config has no vocabulary. `hidden`, `logits`, `prefill` and `step`
+    are those of the forward direction, a left-to-right model.
+
+    A model of characters has in the collection "constants" the characters of each word of the vocabulary,
+    int16 [V, C]; see `ELMoConfig.with_vocabulary`.
+    """
 
     config: ELMoConfig
 
     def setup(self) -> None:
-        """The submodules."""
-        self.encoder = CharacterEncoder(self.config)
-        self.forward = [self._layer() for _ in range(self.config.num_layers)]
-        self.backward = [self._layer() for _ in range(self.config.num_layers)]
+        """The submodules, named as parameters are."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        c.check()
+        if c.spells:
+            self.encoder = CharacterEncoder(c)
+        else:
+            self.token_embedding = Embed(c.vocab_size, c.d_model, dtype, uniform(0.1))
+        self.forward = [self._layer(dtype) for _ in range(c.num_layers)]
+        self.backward = [self._layer(dtype) for _ in range(c.num_layers)]
+        self.drop = Dropout(c.dropout)
+        if c.adaptive_cutoffs:
+            self.head: nn.Module = AdaptiveSoftmax(c.vocab_size, c.adaptive_cutoffs, c.adaptive_ratio)
+        elif c.vocab_size and not c.tied_head:
+            self.head = TokenHead(c.vocab_size, c.d_model)
 
-    def _layer(self) -> RecurrentLayer:
+    def _layer(self, dtype: Any) -> RecurrentLayer:
         config = self.config
         return RecurrentLayer(
-            "lstm", config.hidden, config.d_model, forget_bias=1.0,
+            "lstm", config.hidden, config.d_model, forget_bias=1.0, dtype=dtype,
             cell_clip=config.cell_clip, projection_clip=config.projection_clip,
         )  # fmt: skip
 
     def __call__(
-        self, characters_WC: jax.Array, words_BT: jax.Array, state: State | None = None
+        self,
+        tokens_BT: jax.Array,
+        state: Direction | None = None,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, Direction]:
+        """The forward direction's logits, float32 [B, T, V], and state; makes all parameters in `init`."""
+        if self.is_initializing():
+            self.hidden_back(tokens_BT)
+        return super().__call__(tokens_BT, state, segments, train)
+
+    def spelled_layers(
+        self,
+        characters_WC: jax.Array,
+        words_BT: jax.Array,
+        state: State | None = None,
+        vectors_KP: jax.Array | None = None,
+    ) -> tuple[jax.Array, State]:
+        """`layers` of words that are given by their characters, whatever the vocabulary.
+
+        Args:
+            characters_WC: int, the characters of the distinct words; see `text.characters.spell`.
+            words_BT: int, the words of sentences, as rows of `characters_WC`; negative at padding.
+            state: of an earlier call; None: zeros.
+            vectors_KP: own vectors of further words, which in `words_BT` have the numbers from W on.
+        """
+        known_NP = self.encoder(characters_WC)
+        if vectors_KP is not None:
+            known_NP = jnp.concatenate([known_NP, vectors_KP.astype(known_NP.dtype)])
+        return self.layers_of(known_NP[jnp.maximum(words_BT, 0)], state, jnp.where(words_BT < 0, -1, 0))
+
+    def spelled_vectors(self, characters_WC: jax.Array) -> jax.Array:
+        """The own vectors, [W, P], of words that are given by their characters."""
+        return self.encoder(characters_WC)
+
+    def layers_of(
+        self, x_BTP: jax.Array, state: State | None, segments: jax.Array | None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        """`layers`, of the words' own vectors."""
+        state = init_state(self.config, len(x_BTP)) if state is None else state
+        flipped = None if segments is None else segments[:, ::-1]
+        ahead, ahead_state = self._read(self.forward, x_BTP, tuple(s[0] for s in state), segments, train)
+        before = tuple(s[1] for s in state)
+        back, back_state = self._read(self.backward, x_BTP[:, ::-1], before, flipped, train)
+        layers_LBTD = jnp.stack(
+            [jnp.concatenate([f, b[:, ::-1]], axis=-1) for f, b in zip(ahead, back, strict=True)]
+        )
+        if segments is not None:
+            layers_LBTD = jnp.where(segments[None, ..., None] >= 0, layers_LBTD, 0)
+        return layers_LBTD, tuple(zip(ahead_state, back_state, strict=True))
+
+    def layers(
+        self,
+        tokens_BT: jax.Array,
+        state: State | None = None,
+        segments: jax.Array | None = None,
+        train: bool = False,
     ) -> tuple[jax.Array, State]:
         """The vectors of words after each layer.
 
         Args:
-            characters_WC: int, the characters of the distinct words; see `text.characters.spell`.
-            words_BT: int, the words of sentences, as rows of `characters_WC`; negative at padding, where the
-                states stay as they are. Padding is on the right.
+            tokens_BT: int token ids.
             state: of an earlier call; None: zeros.
+            segments: int [B, T]; both directions start anew where it changes. At negative numbers, padding,
+                the states stay as they are.
+            train: whether dropout is on; needs `rngs={"dropout": key}`.
 
         Returns:
-            float32 [L, B, T, D], 0 at padding, and the state: the forward direction's after the last word,
-            the backward one's after the first.
+            [L, B, T, D], 0 at padding, and the state: the forward direction's after the last word, the
+            backward one's after the first.
         """
-        real_BT = words_BT >= 0
-        x_BTP = self.encoder(characters_WC)[jnp.maximum(words_BT, 0)]
-        state = init_state(self.config, words_BT.shape[0]) if state is None else state
-        before = [pair[0] for pair in state], [pair[1] for pair in state]
-        real_TB1 = real_BT.T[..., None].astype(jnp.float32)
-        x_TBP = jnp.swapaxes(x_BTP, 0, 1)
-        ahead, ahead_state = self._read(self.forward, x_TBP, real_TB1, before[0])
-        back, back_state = self._read(self.backward, x_TBP[::-1], real_TB1[::-1], before[1])
-        layers_LTBD = jnp.stack(
-            [jnp.concatenate([f, b[::-1]], axis=-1) for f, b in zip(ahead, back, strict=True)]
-        )
-        layers_LBTD = jnp.where(real_BT[None, ..., None], jnp.swapaxes(layers_LTBD, 1, 2), 0)
-        return layers_LBTD, tuple(zip(ahead_state, back_state, strict=True))
+        return self.layers_of(self.vectors(tokens_BT), state, segments, train)
 
-    def _read(self, layers: Any, x_TBP: jax.Array, real_TB1: jax.Array, before: Any) -> tuple[Any, Any]:
-        """The input and the output of each layer, and the states after them, in one direction."""
-        outputs, after = [x_TBP], []
-        for i, (layer, layer_state) in enumerate(zip(layers, before, strict=True)):
-            h_TBP, last = layer(x_TBP, layer_state, None, False, real_TB1)
+    def encode(
+        self,
+        tokens_BT: jax.Array,
+        segments: jax.Array | None = None,
+        types: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The vectors after the last layer, [B, T, D]; `types` have no effect."""
+        return self.layers(tokens_BT, None, segments, train)[0][-1]
+
+    def vectors(self, tokens_BT: jax.Array) -> jax.Array:
+        """The words' own vectors, [B, T, P]."""
+        c = self.config
+        if not c.spells:
+            return self.token_embedding(tokens_BT)
+        if self.is_initializing():
+            shape = (c.vocab_size, c.word_length)
+            self.put_variable(_CONSTANTS, _CHARACTERS, jnp.zeros(shape, jnp.int16))
+            self.encoder(jnp.zeros((1, c.word_length), jnp.int32))
+        table_VC = self.get_variable(_CONSTANTS, _CHARACTERS)
+        return encode_distinct(_encoder(c), self.encoder.variables, table_VC, tokens_BT)
+
+    def hidden(
+        self,
+        tokens_BT: jax.Array,
+        state: Direction | None = None,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, Direction]:
+        """What the softmax reads of the forward direction, [B, T, P]; see `base.LeftToRight`."""
+        return self._last(self.forward, self.vectors(tokens_BT), state, segments, train)
+
+    def hidden_back(
+        self,
+        tokens_BT: jax.Array,
+        state: Direction | None = None,
+        segments: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, Direction]:
+        """`hidden` of the backward direction, of tokens in the order in which it reads them: from the right."""
+        return self._last(self.backward, self.vectors(tokens_BT), state, segments, train)
+
+    def hidden_both(
+        self,
+        ahead_BT: jax.Array,
+        back_BT: jax.Array,
+        state: tuple[Direction, Direction] | None,
+        segments: tuple[jax.Array | None, jax.Array | None],
+        train: bool = False,
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[Direction, Direction]]:
+        """`hidden` and `hidden_back`, with the vector of each distinct word computed once."""
+        x_BTP = self.vectors(jnp.concatenate([ahead_BT, back_BT], axis=1))
+        ahead_BTP, back_BTP = jnp.split(x_BTP, [ahead_BT.shape[1]], axis=1)
+        before = (None, None) if state is None else state
+        ahead, ahead_state = self._last(self.forward, ahead_BTP, before[0], segments[0], train)
+        back, back_state = self._last(self.backward, back_BTP, before[1], segments[1], train)
+        return (ahead, back), (ahead_state, back_state)
+
+    def _last(self, stack: Any, x_BTP: Any, state: Any, segments: Any, train: bool) -> tuple[jax.Array, Any]:
+        state = self.init_state(len(x_BTP)) if state is None else state
+        outputs, state = self._read(stack, x_BTP, state, segments, train)
+        return self.drop(outputs[-1], deterministic=not train), state
+
+    def _read(
+        self, stack: Any, x_BTP: jax.Array, before: Direction, segments: Any, train: bool
+    ) -> tuple[list[jax.Array], Direction]:
+        """The input and the output of each layer of a direction, [B, T, P], and the states after them."""
+        keep_TB1 = real_TB1 = None
+        if segments is not None:
+            keep_TB1 = 1 - real_restarts(segments).T[..., None].astype(jnp.float32)
+            real_TB1 = (segments >= 0).T[..., None].astype(jnp.float32)
+        x_TBP, outputs, after = jnp.swapaxes(x_BTP, 0, 1), [x_BTP], []
+        for i, (layer, layer_state) in enumerate(zip(stack, before, strict=True)):
+            x_TBP = self.drop(x_TBP, deterministic=not train)
+            h_TBP, last = layer(x_TBP, layer_state, keep_TB1, train, real_TB1)
             x_TBP = x_TBP + h_TBP if i and self.config.residual else h_TBP
-            outputs.append(x_TBP)
+            outputs.append(jnp.swapaxes(x_TBP, 0, 1))
             after.append(last)
-        return outputs, after
+        return outputs, tuple(after)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Unnormalised natural-log probabilities of the next token, float32 [..., V]; of the previous one
+        where the backward direction gave `hidden`.
+        """
+        if self.config.tied_head:
+            logits = matmul_transposed(hidden, self.token_embedding.embedding)
+        else:
+            logits = self.head(hidden)
+        return mask_padding(logits, self.config.known_tokens)
+
+    def logits_of(self, hidden: jax.Array, ids_K: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The logits of the tokens `ids_K`, float32 [..., K], and of one token at each position, [...]."""
+        return self.head.of(hidden, ids_K), self.head.of_each(hidden, ids)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, length: int = 0) -> Direction:
+        """A direction's states before its first token; `length` is accepted, since other families need it."""
+        one = first_state("lstm", batch_size, self.config.hidden, self.config.d_model)
+        return (one,) * self.config.num_layers
+
+
+@lru_cache(maxsize=64)
+def _encoder(config: ELMoConfig) -> Encoder:
+    """The encoder of characters as a function, the same one for one config."""
+    return partial(_encode, CharacterEncoder(config, parent=None))
+
+
+def _encode(module: nn.Module, variables: Any, characters_WC: jax.Array) -> jax.Array:
+    return module.apply({"params": variables["params"]}, characters_WC)
 
 
 def init_state(config: ELMoConfig, batch_size: int) -> State:
@@ -192,9 +469,11 @@ def init_state(config: ELMoConfig, batch_size: int) -> State:
 
 
 def init(config: ELMoConfig, key: jax.Array) -> Any:
-    """Random variables of a model of this shape."""
+    """Random variables of a model of this shape, without a softmax."""
     words_11 = jnp.zeros((1, 1), jnp.int32)
-    return jax.jit(ELMo(config).init)(key, jnp.zeros((1, config.word_length), jnp.int32), words_11)
+    characters_1C = jnp.zeros((1, config.word_length), jnp.int32)
+    module = ELMo(replace(config, vocab_size=0, num_tokens=0))
+    return jax.jit(partial(module.init, method="spelled_layers"))(key, characters_1C, words_11)
 
 
 def mix_layers(
@@ -221,6 +500,5 @@ def mix_layers(
         centred_LBTD = jnp.where(mask_1BT1, layers_LBTD - mean_L111, 0)
         variance_L111 = jnp.square(centred_LBTD).sum(axes, keepdims=True) / number
         layers_LBTD = centred_LBTD / jnp.sqrt(variance_L111 + _LAYER_NORM_EPSILON)
-    shares_L = nn.softmax(jnp.asarray(weights_L, jnp.float32))
-    mixed_BTD = gamma * jnp.einsum("l,lbtd->btd", shares_L, layers_LBTD)
+    mixed_BTD = mix(jnp.asarray(layers_LBTD), jnp.asarray(weights_L), gamma)
     return jnp.where(mask_BT[..., None], mixed_BTD, 0)

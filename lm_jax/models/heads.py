@@ -4,6 +4,7 @@ A model with a head has the parameters `backbone` and `head`, so that the backbo
 and used by another.
 """
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -14,9 +15,9 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from lm_jax.errors import UserError
-from lm_jax.models.base import read
+from lm_jax.models.base import HasLayers, read
 from lm_jax.models.layers import Dense, Dropout, LayerNorm
-from lm_jax.models.products import matmul
+from lm_jax.models.products import matmul, matmul_transposed
 
 
 class Head(nn.Module):
@@ -36,6 +37,42 @@ class Head(nn.Module):
             kernel_DV = jnp.concatenate([kernel_DV, bias_V[None]])
             hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
         return matmul(hidden, kernel_DV)
+
+
+class TokenHead(nn.Module):
+    """`hidden @ embedding.T + bias`: a row for each token, so that the rows of a few tokens are quickly taken.
+
+    Parameters, float32: `embedding` [V, D] and `bias` [V].
+    """
+
+    vocab_size: int
+    features: int
+
+    def setup(self) -> None:
+        """Makes the parameters."""
+        first = nn.initializers.normal(1 / math.sqrt(self.features))
+        self.embedding = self.param("embedding", first, (self.vocab_size, self.features))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Maps [..., D] to logits, float32 [..., V]."""
+        return _rows_with_bias(hidden, self.embedding, self.bias)
+
+    def of(self, hidden: jax.Array, ids_K: jax.Array) -> jax.Array:
+        """The logits of the tokens `ids_K`, float32 [..., K]."""
+        return _rows_with_bias(hidden, self.embedding[ids_K], self.bias[ids_K])
+
+    def of_each(self, hidden: jax.Array, ids: jax.Array) -> jax.Array:
+        """The logit of one token at each position, float32 [...]; ids [...]."""
+        products = hidden.astype(jnp.float32) * self.embedding[ids].astype(jnp.float32)
+        return products.sum(axis=-1) + self.bias[ids]
+
+
+def _rows_with_bias(hidden: jax.Array, rows_KD: jax.Array, bias_K: jax.Array) -> jax.Array:
+    # As a column: the sum and its gradient need no passes over all logits.
+    rows_KD = jnp.concatenate([rows_KD, bias_K[:, None]], axis=1)
+    hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
+    return matmul_transposed(hidden, rows_KD)
 
 
 def mask_padding(logits: jax.Array, num_tokens: int) -> jax.Array:
@@ -181,6 +218,8 @@ class LabelModel(nn.Module):
         hidden_layer: whether a dense layer with tanh comes before the output.
         dropout: before each dense layer of the head.
         dtype: of computation.
+        mix: of a backbone that is `HasLayers`, what the head reads: "trained", a weighted sum of all layers
+            whose weights are trained; "equal", their mean; "top", the last one.
     """
 
     backbone: Any
@@ -190,10 +229,12 @@ class LabelModel(nn.Module):
     hidden_layer: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    mix: str = "top"
 
     def setup(self):
         """Makes the head."""
-        self.head = _LabelHead(self.num_outputs, self.hidden_layer, self.dropout, self.dtype)
+        trained = self.mix == "trained"
+        self.head = _LabelHead(self.num_outputs, self.hidden_layer, self.dropout, self.dtype, trained)
 
     def __call__(
         self,
@@ -210,8 +251,13 @@ class LabelModel(nn.Module):
             types: int [B, T]; 1 for the second text of a pair. None: 0.
             train: whether dropout is on; needs `rngs={"dropout": key}`.
         """
-        hidden_BTD = read(self.backbone, tokens_BT, segments, types, train)
-        return self.head(self._pooled(hidden_BTD, segments), train)
+        return self.head(self._pooled(self._read(tokens_BT, segments, types, train), segments), train)
+
+    def _read(self, tokens_BT: jax.Array, segments: Any, types: Any, train: bool) -> jax.Array:
+        if self.mix == "top" or not isinstance(self.backbone, HasLayers):
+            return read(self.backbone, tokens_BT, segments, types, train)
+        layers_LBTD, _ = self.backbone.layers(tokens_BT, None, segments, train)
+        return layers_LBTD.mean(axis=0) if self.mix == "equal" else self.head.mixed(layers_LBTD)
 
     def _pooled(self, hidden_BTD: jax.Array, segments: jax.Array | None) -> jax.Array:
         if self.has_pooler and (self.pooling == "first" or self.is_initializing()):
@@ -223,19 +269,51 @@ class LabelModel(nn.Module):
         return pool(hidden_BTD, segments, self.pooling)
 
 
+class ScalarMix(nn.Module):
+    """γ · Σ softmax(weights) · layer, of the layers [L, ...]: Peters et al. 2018, equation 1.
+
+    Parameters: `weights` [L], equal at first, and `gamma`, at first 1.
+    """
+
+    @nn.compact
+    def __call__(self, layers: jax.Array) -> jax.Array:
+        """Maps [L, ...] to [...]."""
+        weights_L = self.param("weights", nn.initializers.zeros, layers.shape[:1])
+        gamma = self.param("gamma", nn.initializers.ones, ())
+        return mix(layers, weights_L, gamma)
+
+
+def mix(layers: jax.Array, weights_L: jax.Array, gamma: Any) -> jax.Array:
+    """See `ScalarMix`."""
+    shares_L = nn.softmax(weights_L.astype(jnp.float32)).astype(layers.dtype)
+    return (gamma * jnp.tensordot(shares_L, layers, 1)).astype(layers.dtype)
+
+
 class _LabelHead(nn.Module):
     num_outputs: int
     hidden_layer: bool
     dropout: float
     dtype: jnp.dtype
+    has_mix: bool = False
+
+    def setup(self):
+        """Makes the layers, named as parameters are."""
+        self.drop = Dropout(self.dropout)
+        self.out = Dense(self.num_outputs, self.dtype)
+        if self.has_mix:
+            self.mix = ScalarMix()
+
+    def mixed(self, layers_LBTD: jax.Array) -> jax.Array:
+        """The weighted sum of the backbone's layers, [B, T, D]."""
+        return self.mix(layers_LBTD)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = Dropout(self.dropout)(x, deterministic=not train)
+        x = self.drop(x, deterministic=not train)
         if self.hidden_layer:
             x = jnp.tanh(Dense(x.shape[-1], self.dtype, name="dense")(x))
-            x = Dropout(self.dropout)(x, deterministic=not train)
-        return Dense(self.num_outputs, self.dtype, name="out")(x).astype(jnp.float32)
+            x = self.drop(x, deterministic=not train)
+        return self.out(x).astype(jnp.float32)
 
 
 def pool(hidden_BTD: jax.Array, segments: jax.Array | None, pooling: str) -> jax.Array:

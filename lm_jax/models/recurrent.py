@@ -214,6 +214,14 @@ def restarts(segments: jax.Array) -> jax.Array:
     return segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
 
 
+def real_restarts(segments: jax.Array) -> jax.Array:
+    """`restarts` between the positions that are not padding: the state goes through padding unchanged."""
+    places_BT = jnp.where(segments >= 0, jnp.arange(segments.shape[1]), -1)
+    last_BT = jnp.pad(jax.lax.cummax(places_BT, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    before_BT = jnp.take_along_axis(segments, jnp.maximum(last_BT, 0), axis=1)
+    return (segments >= 0) & (segments != jnp.where(last_BT < 0, 0, before_BT))
+
+
 def flush_right(tokens_BT: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Rows padded on the right as rows padded on the left, and segments: 0 for padding, then 1."""
     T = tokens_BT.shape[1]

@@ -32,6 +32,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(out|down)/kernel$", P("tensor", "fsdp")),
     # Read at every token: dividing it would cost a message each time.
     (r"recurrent$|projection$", P()),
+    (r"constants/", P()),
     (r"", P("fsdp", None)),  # every other matrix
 )
 

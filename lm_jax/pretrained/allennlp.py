@@ -11,13 +11,13 @@ import numpy as np
 
 from lm_jax import files
 from lm_jax.errors import UserError
-from lm_jax.models.elmo import Activation, ELMoConfig
+from lm_jax.models.elmo import ELMoConfig
 from lm_jax.pretrained.values import Values
 from lm_jax.text.characters import NUM_CHARACTERS
 
 _OPTIONS, _WEIGHTS = "options.json", "weights.hdf5"
 _PICKLED = (".pt", ".pth", ".pkl", ".bin")
-_ACTIVATIONS: dict[str, Activation] = {"relu": "relu", "tanh": "tanh"}
+_ACTIVATIONS: dict[str, str] = {"relu": "relu", "tanh": "tanh"}
 _LSTM = "RNN_{}/RNN/MultiRNNCell/Cell{}/LSTMCell"
 _OUR_GATES = (0, 2, 1, 3)  # theirs: i, g, f, o; ours: i, f, g, o; the permutation is its own inverse
 

@@ -61,12 +61,14 @@ class Task(abc.ABC, Generic[B]):
         evaluator: how such a model is evaluated; see `evaluation.EVALUATORS`.
         free_heads: parts of the head that no other part depends on: a run that starts from a model of the
             task takes the rest where either lacks them.
+        predicts_tokens: whether the head belongs to the tokens of a vocabulary.
     """
 
     name: ClassVar[str]
     adapter: ClassVar[str]
     evaluator: ClassVar[str]
     free_heads: ClassVar[tuple[str, ...]] = ()
+    predicts_tokens: ClassVar[bool] = True
 
     def check(self, model: ModelConfig, data: DataConfig) -> None:
         """Raises UserError for an invalid value, or one that does not fit the model or the data."""
@@ -156,10 +158,14 @@ class Task(abc.ABC, Generic[B]):
         """
 
 
+# By `ModelConfig.reads`.
+_TASK_OF = {"left to right": "causal", "both sides": "masked", "each side": "bidirectional"}
+
+
 def check_reads(task: Task, model: ModelConfig, wanted: str) -> None:
     """Raises UserError for a model that does not read as the task needs it: see `ModelConfig.reads`."""
     if model.reads != wanted:
-        other = {"left to right": "causal", "both sides": "masked"}.get(model.reads, "seq2seq")
+        other = _TASK_OF.get(model.reads, "seq2seq")
         raise UserError(
             f"task={task.name} with a {model.family} model, which reads {model.reads}",
             f"choose another model, or task={other}",
@@ -178,6 +184,7 @@ def check_length(model: ModelConfig, data: DataConfig) -> None:
 TASKS: Registry[type[Task]] = Registry(
     "task",
     {
+        "bidirectional": "lm_jax.tasks.bidirectional:Bidirectional",
         "causal": "lm_jax.tasks.causal:Causal",
         "classification": "lm_jax.tasks.classification:Classification",
         "denoising": "lm_jax.tasks.denoising:Denoising",

@@ -62,6 +62,7 @@ class _OfTexts(Task[LabelBatch]):
             hidden_layer=self.hidden_layer,
             dropout=self.dropout,
             dtype=jnp.dtype(getattr(model, "dtype", "float32")),
+            mix=getattr(model, "mix", "top"),
         )
 
     def source(self, split: Split, data: DataConfig, batch_size: int, seed: int) -> Source:
@@ -106,6 +107,7 @@ class Classification(_OfTexts):
     name: ClassVar[str] = "classification"
     adapter: ClassVar[str] = "classifier"
     evaluator: ClassVar[str] = "classification"
+    predicts_tokens: ClassVar[bool] = False
     _labels_dtype: ClassVar[Any] = jnp.int32
 
     classes: tuple[str, ...] = ()  # the names of the classes, sorted; those of the training part by default
@@ -195,6 +197,7 @@ class Regression(_OfTexts):
     name: ClassVar[str] = "regression"
     adapter: ClassVar[str] = "regressor"
     evaluator: ClassVar[str] = "regression"
+    predicts_tokens: ClassVar[bool] = False
 
     def fields(self) -> Fields:
         """The number, and the second text where there is one."""

@@ -40,6 +40,7 @@ class Tagging(Task[LabelBatch]):
     name: ClassVar[str] = "tagging"
     adapter: ClassVar[str] = "tagger"
     evaluator: ClassVar[str] = "tagging"
+    predicts_tokens: ClassVar[bool] = False
 
     label: str = "tags"  # the field with the list of tags, one for each word
     classes: tuple[str, ...] = ()  # the names of the tags, sorted; those of the training part by default
@@ -74,6 +75,7 @@ class Tagging(Task[LabelBatch]):
             hidden_layer=self.hidden_layer,
             dropout=self.dropout,
             dtype=jnp.dtype(getattr(model, "dtype", "float32")),
+            mix=getattr(model, "mix", "top"),
         )
 
     def source(self, split: Split, data: DataConfig, batch_size: int, seed: int) -> Source:

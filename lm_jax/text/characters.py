@@ -38,3 +38,15 @@ def spell_marks(slots: int = SLOTS) -> tuple[np.ndarray, np.ndarray]:
     before[:3] = _BEGIN_WORD, _BEGIN_TEXT, _END_WORD
     after[:3] = _BEGIN_WORD, _END_TEXT, _END_WORD
     return before, after
+
+
+def spell_vocabulary(token_bytes: Sequence[bytes], slots: int = SLOTS) -> np.ndarray:
+    """The characters of the tokens of a word tokenizer, int32 [V, slots].
+
+    The token that ends sentences and documents, a newline, is the word that stands after a sentence.
+    """
+    rows_VC = spell(token_bytes, slots)
+    for i, word in enumerate(token_bytes):
+        if word == b"\n":
+            rows_VC[i] = spell_marks(slots)[1]
+    return rows_VC

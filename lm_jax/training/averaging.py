@@ -1,5 +1,6 @@
 """Averages of the parameters over training steps, which evaluation uses instead of the parameters."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ def ema(average: Average, params: Any, decay: float) -> Average:
     After n updates the decay is at most (1 + n) / (10 + n), so that initial parameters soon lose weight.
     """
     decay_now = jnp.minimum(decay, (1 + average.size) / (10 + average.size))
-    mean = jax.tree.map(lambda a, p: a + (1 - decay_now) * (p - a), average.params, params)
+    mean = _averaged(lambda a, p: a + (1 - decay_now) * (p - a), average.params, params)
     return average._replace(params=mean, size=average.size + 1)
 
 
@@ -41,8 +42,17 @@ def triggered(average: Average, params: Any) -> Average:
     """The mean of the parameters of all steps since the trigger; before it, the latest parameters."""
     size = jnp.where(average.size > 0, average.size + 1, 0)
     share = 1 / jnp.maximum(size, 1)
-    mean = jax.tree.map(lambda a, p: jnp.where(size > 0, a + share * (p - a), p), average.params, params)
+    mean = _averaged(lambda a, p: jnp.where(size > 0, a + share * (p - a), p), average.params, params)
     return average._replace(params=mean, size=size)
+
+
+def _averaged(mean: Callable[[jax.Array, jax.Array], jax.Array], average: Any, params: Any) -> Any:
+    """The mean of each pair of arrays; the parameter itself where it is of integers, a constant."""
+
+    def one(a: jax.Array, p: jax.Array) -> jax.Array:
+        return mean(a, p) if jnp.issubdtype(p.dtype, jnp.floating) else p
+
+    return jax.tree.map(one, average, params)
 
 
 def observe(average: Average, valid_loss: jax.Array) -> Average:

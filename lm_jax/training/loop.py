@@ -22,6 +22,7 @@ from lm_jax.parallel.sharding import by_rows, make_mesh, replicated
 from lm_jax.progress import LiveLine, MetricWriter
 from lm_jax.stopping import Noted
 from lm_jax.tasks.base import Figure, Process
+from lm_jax.text.base import Tokenizer
 from lm_jax.training.program import Program
 from lm_jax.training.step import TrainState
 
@@ -99,7 +100,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
     config, train, rows = trainer.config, trainer.config.train, trainer.rows
     source = config.task.source(data.splits["train"], config.data, train.batch_size, train.seed)
     with contextlib.ExitStack() as stack, Checkpoints(workdir) as checkpoints:
-        state, first = _start(trainer, checkpoints, params)
+        state, first = _start(trainer, checkpoints, params, data.tokenizer)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
         monitor = Monitor(config, checkpoints, workdir, first, line)
         batches: Prefetch[Any] = Prefetch(
@@ -131,13 +132,22 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
     return True
 
 
-def _start(trainer: Trainer, checkpoints: Checkpoints, params: Any) -> tuple[TrainState, int]:
+def _start(
+    trainer: Trainer, checkpoints: Checkpoints, params: Any, tokenizer: Tokenizer
+) -> tuple[TrainState, int]:
     step = checkpoints.latest_step()
     if step is not None:
         return _restore(checkpoints, step, trainer.program.state), step
     if params is not None:
-        return trainer.program.init_from(jax.device_get(params)), 0
-    return trainer.program.init(), 0
+        state = trainer.program.init_from(jax.device_get(params))
+    else:
+        state = trainer.program.init()
+    words = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+    filled = trainer.config.model.with_vocabulary(state.params, words)
+    if filled is state.params:
+        return state, 0
+    filled = jax.device_put(filled, jax.tree.map(lambda like: like.sharding, trainer.program.state.params))
+    return state._replace(params=filled), 0
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, valid_loss: float | None = None) -> None:

@@ -97,6 +97,10 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     return optax.chain(whole, optax.stateless(by_layer))
 
 
+_LAYER = re.compile(r"/(?:layer|forward|backward)_(\d+)/")
+_EMBEDS = re.compile(r"embedding|/encoder/(?:filters|highway|projection)")  # the last: ELMo's, of characters
+
+
 def _layer_rates(config: OptimizerConfig, params: Any) -> Any:
     """The factor of each parameter's rate: a number, or one for each of the layers that it stacks.
 
@@ -117,11 +121,11 @@ def _layer_rates(config: OptimizerConfig, params: Any) -> Any:
         if not _in_backbone(path):
             return 1.0
         distance: Any = 1
-        if match := re.search(r"/layer_(\d+)/", name):
+        if match := _LAYER.search(name):
             distance = num_layers - int(match[1])
         elif "/layers/" in name:
             distance = num_layers - jnp.arange(x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))
-        elif "embedding" in name:
+        elif _EMBEDS.search(name):
             distance = num_layers + 1
         return config.backbone_rate * config.layer_decay**distance
 
@@ -133,7 +137,7 @@ def _num_layers(params: Any) -> int:
     found = [0]
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if match := re.search(r"/layer_(\d+)/", name):
+        if match := _LAYER.search(name):
             found.append(int(match[1]) + 1)
         elif "/layers/" in name:
             found.append(x.shape[0])

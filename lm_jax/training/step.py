@@ -13,6 +13,8 @@ from lm_jax.config import TrainConfig
 from lm_jax.training import averaging
 from lm_jax.training.averaging import Average
 
+CONSTANTS = "constants"  # a collection of variables that no step changes
+
 _PLAIN = TrainConfig()
 
 
@@ -21,7 +23,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: int32 [], updates so far; also the position in the data.
-        params: the module's variables.
+        params: the module's variables; the collection "constants" is not trained.
         opt_state: the optimizer's state.
         carry: what the task carries between batches, such as a model's state; None if rows are independent.
         average: an average of the parameters; None if none is kept.
@@ -50,7 +52,19 @@ def first_state(
 ) -> TrainState:
     """The initial state with these parameters; a pure function."""
     average = None if train.average == "none" else averaging.start(params, train.average_patience)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, average)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(_split(params)[0]), carry, average)
+
+
+def _split(params: Any) -> tuple[Any, dict[str, Any]]:
+    """The variables that are trained, and the others."""
+    if not isinstance(params, Mapping) or CONSTANTS not in params:
+        return params, {}
+    trained = {name: collection for name, collection in params.items() if name != CONSTANTS}
+    return trained, {CONSTANTS: params[CONSTANTS]}
+
+
+def _joined(trained: Any, constants: Mapping[str, Any]) -> Any:
+    return {**trained, **constants} if constants else trained
 
 
 def make_train_step(
@@ -86,21 +100,23 @@ def make_train_step(
     def train_step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         denominators = weights(batch)
-        objective = partial(_objective, losses, denominators)
+        trained, constants = _split(state.params)
+        objective = partial(_objective, losses, denominators, constants)
         add_up = (
             partial(_add_up, train.accumulation, list(denominators)) if train.accumulation > 1 else _whole
         )
-        (totals, grads), carry = add_up(objective, state.params, batch, state.carry, key)
+        (totals, grads), carry = add_up(objective, trained, batch, state.carry, key)
         main = next(iter(denominators.values()))
         grads = jax.tree.map(lambda g: g / main, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         factor = rate_factor(batch)
         if factor is not None:
             updates = jax.tree.map(lambda u: factor * u, updates)
-        params = optax.apply_updates(state.params, updates)
+        trained = optax.apply_updates(trained, updates)
+        params = _joined(trained, constants)
         metrics = _metrics(totals, denominators) | {
             "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
+            "param_norm": optax.tree.norm(trained),
         }
         if schedule is not None:
             rate = jnp.asarray(schedule(state.step))
@@ -112,13 +128,19 @@ def make_train_step(
 
 
 def _objective(
-    losses: Losses, weights: Mapping[str, jax.Array], params: Any, batch: Any, carry: Any, key: jax.Array
+    losses: Losses,
+    weights: Mapping[str, jax.Array],
+    constants: Mapping[str, Any],
+    params: Any,
+    batch: Any,
+    carry: Any,
+    key: jax.Array,
 ) -> tuple[jax.Array, Any]:
     """The objective of some rows times the main denominator; each loss's total; the next carry.
 
     It is not yet divided by the main denominator, so that with one loss the gradient is that of a sum.
     """
-    sums, carry = losses(params, batch, carry, {"dropout": key})
+    sums, carry = losses(_joined(params, constants), batch, carry, {"dropout": key})
     main, *others = weights
     total = jnp.asarray(sums[main].total)
     for name in others:
