@@ -38,7 +38,8 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
 
     Of that model's fields the recipe may set those that leave parameters as they are, such as dropout; it
     sets those that it gives another value than the default. Fields of the model that `values` names are set
-    after that.
+    after that. Where that model reads words by their characters, and the task labels texts or words, the
+    tokens are all words of the training part.
 
     Args:
         config: the recipe.
@@ -52,7 +53,16 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
     source = values.get("init_from", getattr(config, "init_from", ""))
     if source and isinstance(config, Config):
         config = dataclasses.replace(config, model=_model_of(source, config.model, workdir))
-    return fields.override(config, values)
+    config = fields.override(config, values)
+    if source and isinstance(config, Config) and _reads_any_word(config):
+        words = dataclasses.replace(config.data, tokenizer="word", vocab_size=0, min_count=0)
+        config = dataclasses.replace(config, data=words)
+    return config
+
+
+def _reads_any_word(config: Config) -> bool:
+    """Whether the model's parameters do not depend on a vocabulary, so that a corpus may have its own."""
+    return config.model.spells and not config.task.predicts_tokens
 
 
 def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) -> ModelConfig:
@@ -213,8 +223,8 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
 def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Config]:
     """The corpus of a recipe as tokens, and the recipe resolved by it."""
     data_config = config.data
-    if config.init_from:  # its parameters belong to the tokens of its own tokenizer
-        kept = workdir / _TOKENIZER  # so that a stopped run can resume without its source
+    kept = workdir / _TOKENIZER  # so that a stopped run can resume without its source
+    if config.init_from and not _reads_any_word(config):  # parameters belong to their tokenizer's tokens
         tokenizer = kept if kept.exists() else language_model.tokenizer_path(config.init_from)
         data_config = dataclasses.replace(data_config, tokenizer=str(tokenizer))
     with Reporter() as report:

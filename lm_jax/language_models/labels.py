@@ -1,7 +1,8 @@
 """Modules that give texts, pairs of texts, or words a label, as language models."""
 
+import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from lm_jax.language_models.base import LabelledText, PredictedNumber
 from lm_jax.language_models.trained import Trained, shared
 from lm_jax.parallel.distributed import share
 from lm_jax.tasks.frames import Frame, windows
+from lm_jax.text.simple import WordTokenizer
 from lm_jax.text.words import first_tokens, is_blank, word_spans
 
 _TOKENS_PER_BATCH = 4096
@@ -54,6 +56,19 @@ class _Reader:
         self._length = trained.length or self.config.context_length or _LONGEST
         self._frame = Frame.of(self.tokenizer)
         self._apply = shared(_compiled, self.module)
+
+    def _knowing(self, texts: Texts) -> Self:
+        """The reader, or one with all words of some texts, for a model that reads words by their characters."""
+        if not self.config.spells or not isinstance(self.tokenizer, WordTokenizer):
+            return self
+        made = copy.copy(self)
+        flat = [one for text in texts for one in ([text] if isinstance(text, str) else text)]
+        made.tokenizer = self.tokenizer.extended(list(map(str, flat)))
+        if made.tokenizer is not self.tokenizer:
+            words = [made.tokenizer.token_bytes(i) for i in range(made.tokenizer.vocab_size)]
+            filled = 1 << (len(words) - 1).bit_length()  # few shapes are compiled
+            made.params = self.config.with_vocabulary(self.params, [*words, *[b""] * (filled - len(words))])
+        return made
 
     def describe_context(self) -> dict[str, Any]:
         """How many tokens are read of a text, special ones included."""
@@ -127,8 +142,9 @@ class Classifier(_Reader):
         Raises:
             UserError: a text where a pair is needed or the other way round, or an empty text.
         """
-        rows = self._rows(texts)
-        outputs = share(self._outputs, rows, [len(self.classes)] * len(rows))
+        reader = self._knowing(texts)
+        rows = reader._rows(texts)
+        outputs = share(reader._outputs, rows, [len(self.classes)] * len(rows))
         return [
             LabelledText(self.classes, softmax(logits), truncated=self._size(row) > self._length)
             for row, logits in zip(rows, outputs, strict=True)
@@ -144,8 +160,9 @@ class Regressor(_Reader):
 
     def predict(self, texts: Texts) -> list[PredictedNumber]:
         """The number of each text or pair of texts; cut, shared and refused as by `Classifier.label`."""
-        rows = self._rows(texts)
-        outputs = share(self._outputs, rows, [1] * len(rows))
+        reader = self._knowing(texts)
+        rows = reader._rows(texts)
+        outputs = share(reader._outputs, rows, [1] * len(rows))
         return [
             PredictedNumber(float(output[0]), self._size(row) > self._length)
             for row, output in zip(rows, outputs, strict=True)
@@ -175,7 +192,7 @@ class Tagger(_Reader):
                 wrong = "is empty" if isinstance(text, str) else "is a pair"
                 raise UserError(f"text {number} {wrong}", "give texts with words")
             sizes.append(len(word_spans(text.encode())) * len(self.classes))
-        outputs = share(self._logits, list(map(str, texts)), sizes)
+        outputs = share(self._knowing(texts)._logits, list(map(str, texts)), sizes)
         return [
             LabelledText(
                 self.classes,

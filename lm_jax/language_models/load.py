@@ -114,6 +114,8 @@ def read_model_config(path: str | pathlib.Path) -> Any:
 
     Errors as for `load`.
     """
+    if not str(path).startswith(huggingface.HUB) and allennlp.is_directory(files.expand(path)):
+        return allennlp.read(files.expand(path))[0]
     directory = find(path)
     if huggingface.is_directory(directory):
         return huggingface.read_config(directory)[0]

@@ -36,6 +36,7 @@ _LABELS = {
 _PREDICT = "python -m lm_jax.predict --model={} --text=FILE"
 # What a model of each task is for.
 _COMMANDS = {
+    "bidirectional": "python -m lm_jax.embed --model={} --text=FILE --out=FILE.hdf5",
     "causal": "python -m lm_jax.generate --model={} --prompt='The '",
     "masked": "python -m lm_jax.embed --model={} --text=FILE --out=FILE.npy",
     "denoising": "python train.py --config=configs/seq2seq.py --config.init_from={}",
@@ -44,7 +45,13 @@ _COMMANDS = {
     "regression": _PREDICT,
     "tagging": _PREDICT,
 }
+# Metrics of a task that do not fit the table: they are in a line below it.
+_BELOW = {
+    "bidirectional": ("backward_perplexity", "forward_perplexity_by_line", "backward_perplexity_by_line")
+}
 _FORMATS = {
+    **dict.fromkeys(_BELOW["bidirectional"], ".2f"),
+    "forward_perplexity": ".2f",
     "perplexity": ".2f",
     "word_perplexity": ".2f",
     "perplexity_without_oov": ".2f",
@@ -68,17 +75,27 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     for group in grouped(rows):
         console.print(_table(group))
     for row in rows:
-        for note in filter(None, (row.metrics[row.headline].why, difference(row))):
+        for note in filter(None, (_below(row), row.metrics[row.headline].why, difference(row))):
             line = f"{row.model}, {row.split}: {note}"
             print_line(line, console, style="dim")
 
 
 def grouped(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows in lists that have the same counts and metrics, in the order of their first rows."""
+    """The rows in lists that have the same counts and metrics, in the order of their first rows.
+
+    Metrics that are shown below a table are not asked for.
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((*row.counts, *row.metrics), []).append(row)
+        below = ("forward_perplexity", *_BELOW.get(row.task, ()))
+        groups.setdefault((*row.counts, *(name for name in row.metrics if name not in below)), []).append(row)
     return list(groups.values())
+
+
+def _below(row: Row) -> str:
+    """The metrics of a row that its table does not show."""
+    names = [name for name in _BELOW.get(row.task, ()) if name in row.metrics]
+    return ", ".join(f"{label(name)} {value(row, name)}" for name in names)
 
 
 def _table(rows: Sequence[Row]) -> Table:

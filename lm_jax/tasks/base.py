@@ -159,6 +159,7 @@ class Task(abc.ABC, Generic[B]):
 
 
 # By `ModelConfig.reads`.
+_NO_WORDS = ("byte", "char", "bpe", "bpe-bart", "wordpiece", "wordpiece-uncased")
 _TASK_OF = {"left to right": "causal", "both sides": "masked", "each side": "bidirectional"}
 
 
@@ -169,6 +170,15 @@ def check_reads(task: Task, model: ModelConfig, wanted: str) -> None:
         raise UserError(
             f"task={task.name} with a {model.family} model, which reads {model.reads}",
             f"choose another model, or task={other}",
+        )
+
+
+def check_words(model: ModelConfig, data: DataConfig) -> None:
+    """Raises UserError for a model that reads the characters of words, with tokens that are no words."""
+    if model.spells and data.tokenizer in _NO_WORDS:
+        raise UserError(
+            f"a {model.family} model reads the characters of words, and data.tokenizer={data.tokenizer}",
+            "set data.tokenizer=word",
         )
 
 

@@ -21,7 +21,7 @@ from lm_jax.metrics import likelihood
 from lm_jax.metrics.chunked import chunked_cross_entropy
 from lm_jax.metrics.sampled import draw, sampled_cross_entropy
 from lm_jax.models.base import ModelConfig
-from lm_jax.tasks.base import Figure, Process, Task, check_reads
+from lm_jax.tasks.base import Figure, Process, Task, check_reads, check_words
 
 _NATS = "nats"
 _DIRECTIONS = ("forward", "backward")
@@ -64,11 +64,7 @@ class Bidirectional(Task[BothWays]):
         for name in ("tied_head", "adaptive_cutoffs"):
             if self.num_sampled and getattr(model, name, None):
                 raise UserError(f"task.num_sampled with model.{name}", "leave one of them out")
-        if data.tokenizer in ("byte", "char", "bpe", "wordpiece", "wordpiece-uncased"):
-            raise UserError(
-                f"task={self.name} with data.tokenizer={data.tokenizer}, and the model reads words",
-                "set data.tokenizer=word",
-            )
+        check_words(model, data)
 
     def init_carry(self, module: nn.Module, model: ModelConfig, data: DataConfig, batch_size: int) -> Any:
         """The states of both directions, where rows are contiguous."""

@@ -20,7 +20,7 @@ from lm_jax.errors import UserError
 from lm_jax.metrics import likelihood
 from lm_jax.models.base import ModelConfig
 from lm_jax.models.heads import LabelModel
-from lm_jax.tasks.base import Figure, Process, Task, check_length
+from lm_jax.tasks.base import Figure, Process, Task, check_length, check_words
 from lm_jax.tasks.frames import Frame, LabelBatch, draw_documents
 
 _POOLINGS = ("", "first", "last", "mean")
@@ -263,6 +263,7 @@ class _Texts:
 def check_head(task: Task, model: ModelConfig, data: DataConfig) -> None:
     """Raises UserError for fields that do not fit a task with a head of its own and rows of one text."""
     check_length(model, data)
+    check_words(model, data)
     if data.order == "contiguous" or data.separate_documents:
         wrong = "data.order=contiguous" if data.order == "contiguous" else "data.separate_documents"
         raise UserError(f"{wrong} with task={task.name}, whose rows are single texts", "leave it out")

@@ -106,6 +106,14 @@ class WordTokenizer(Tokenizer):
             count_of.pop(reserved.encode(), None)
         return cls(word.decode() for word in _most_frequent(count_of, vocab_size, min_count))
 
+    def extended(self, texts: Sequence[str]) -> "WordTokenizer":
+        """The tokenizer with the words of some texts that it does not know, behind its own."""
+        table = WordTable({})
+        look_up(table.find_or_add, NEWLINE.join(map(utf8, texts)))
+        known = {NEWLINE, *self._token_bytes, *(word.encode() for word in _RESERVED)}
+        new = [word.decode(errors="surrogateescape") for word in table.ids if word not in known]
+        return WordTokenizer([*self.words, *new]) if new else self
+
     # Texts are encoded together, since a numpy call takes longer than a short text.
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
