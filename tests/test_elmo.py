@@ -271,9 +271,7 @@ def test_no_direction_sees_the_words_that_it_predicts(tiny):
             return out * scale_W[:, None] if type(context.module).__name__ == "CharacterEncoder" else out
 
         with nn.intercept_methods(scaled):
-            return module.apply(
-                tiny.params, characters_WC, words_BT, method="spelled_layers"
-            )[0][1:, 0]
+            return module.apply(tiny.params, characters_WC, words_BT, method="spelled_layers")[0][1:, 0]
 
     seen_LTDW = np.abs(jax.jit(jax.jacrev(vectors))(jnp.ones(6)))
     for part, allowed in ((seen_LTDW[:, :, :P], np.tril), (seen_LTDW[:, :, P:], np.triu)):

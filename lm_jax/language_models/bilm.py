@@ -59,8 +59,8 @@ class BiLM:
         self._apply, self._encode = shared(_compiled, config.make())
 
     @property
-    def _marks_2C(self) -> np.ndarray:
-        """The characters of the words before and after a sentence."""
+    def _marks(self) -> np.ndarray:
+        """The characters of the words before and after a sentence, int32 [2, C]."""
         return np.stack(spell_marks(self.config.word_length))
 
     def first_state(self, num_sentences: int) -> State:
@@ -150,7 +150,7 @@ class BiLM:
         `<S>` and `</S>` are the marks of a sentence's begin and end. Of words that are too long the first
         bytes are read.
         """
-        marks = {name: self._marks_2C[i] for i, name in enumerate(("<S>", "</S>"))}
+        marks = {name: self._marks[i] for i, name in enumerate(("<S>", "</S>"))}
         rows_NC = spell([_utf8(word) for word in words], self.config.word_length)
         for row_C, word in zip(rows_NC, words, strict=True):
             row_C[:] = marks.get(word, row_C)
@@ -185,7 +185,7 @@ class BiLM:
         num_spelled = sum(word not in self._known for word in distinct)
         spelled, known = distinct[:num_spelled], distinct[num_spelled:]
         characters_WC = np.zeros((_rows(num_spelled + _MARKS), self.config.word_length), np.int32)
-        characters_WC[:_MARKS] = self._marks_2C
+        characters_WC[:_MARKS] = self._marks
         characters_WC[_MARKS : _MARKS + num_spelled] = spell(spelled, self.config.word_length)
         if not self._known:
             return self._apply(self.params, characters_WC, words_BT, state)
@@ -202,6 +202,8 @@ class BidirectionalLanguageModel(BiLM, CausalLanguageModel):
     `score` and `generate` are those of the forward direction, a left-to-right model of words.
     """
 
+    config: ELMoConfig
+
     def __init__(self, trained: Trained):
         CausalLanguageModel.__init__(self, trained)
         self._known: dict[bytes, np.ndarray] = {}
@@ -212,7 +214,7 @@ class BidirectionalLanguageModel(BiLM, CausalLanguageModel):
             self._id_of = {self.tokenizer.token_bytes(i): i for i in range(self.tokenizer.vocab_size)}
 
     @property
-    def _marks_2C(self) -> np.ndarray:
+    def _marks(self) -> np.ndarray:
         """In training the end token stands around each sentence and each document."""
         return np.stack([spell_marks(self.config.word_length)[1]] * 2)
 
@@ -255,9 +257,7 @@ class BidirectionalLanguageModel(BiLM, CausalLanguageModel):
         return self._layers(self.params, ids[words_BT], state, segments_BT)
 
 
-def _number(
-    sentences: Sequence[Sequence[bytes]], known: Container[bytes]
-) -> tuple[np.ndarray, list[bytes]]:
+def _number(sentences: Sequence[Sequence[bytes]], known: Container[bytes]) -> tuple[np.ndarray, list[bytes]]:
     """Sentences as rows of the places of their words among the distinct ones, and these, the known ones last.
 
     Places begin behind those of the two marks, 0 and 1, which stand around each sentence; -1 is padding.

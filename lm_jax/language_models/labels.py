@@ -58,7 +58,7 @@ class _Reader:
         self._apply = shared(_compiled, self.module)
 
     def _knowing(self, texts: Texts) -> Self:
-        """The reader, or one with all words of some texts, for a model that reads words by their characters."""
+        """The reader; for a model that reads words by their characters, one with all words of some texts."""
         if not self.config.spells or not isinstance(self.tokenizer, WordTokenizer):
             return self
         made = copy.copy(self)

@@ -13,9 +13,10 @@ from lm_jax.batch import Sums
 
 
 def draw(key: jax.Array, num_draws: int, vocab_size: int) -> jax.Array:
-    """Sorted token ids drawn with replacement, int32 [num_draws], with p(id) = ln((id + 2) / (id + 1)) / ln(V + 1).
+    """Token ids drawn with replacement, sorted, int32 [num_draws].
 
-    About the frequency of words by rank (Zipf), where ids go from frequent to rare as a word tokenizer's.
+    p(id) = ln((id + 2) / (id + 1)) / ln(V + 1), about the frequency of words by rank (Zipf): ids go from
+    frequent to rare as those of a word tokenizer.
     """
     uniform = jax.random.uniform(key, (num_draws,))
     ids = jnp.exp(uniform * math.log(vocab_size + 1)).astype(jnp.int32) - 1
@@ -53,8 +54,9 @@ def sampled_cross_entropy(
     """
     num_draws = len(sample_K)
     is_first_K = jnp.diff(sample_K, prepend=-1) > 0
-    is_wrong = is_first_K & (sample_K != targets[..., None])
-    corrected = sample_logits - log_expected(sample_K, num_draws, vocab_size)
+    sample, is_first = (x_K.reshape((1,) * targets.ndim + (-1,)) for x_K in (sample_K, is_first_K))
+    is_wrong = is_first & (sample != targets[..., None])
+    corrected = sample_logits - log_expected(sample, num_draws, vocab_size)
     corrected = jnp.where(is_wrong, corrected, -jnp.inf)
     right = target_logits - log_expected(targets, num_draws, vocab_size)
     together = jnp.concatenate([right[..., None], corrected], axis=-1)

@@ -1,4 +1,4 @@
-"""Encoding each distinct row of a batch once: an encoder of words reads a word as often as it is written else.
+"""Encoding each distinct row of a batch once, however often it occurs.
 
 An encoder of characters costs as much as an LSTM, and more than half of the words of a batch are repetitions.
 """
@@ -22,7 +22,6 @@ def _fast_encode(encode: Encoder, variables: Any, table: jax.Array, ids: jax.Arr
     flat_N = ids.reshape(-1)
     size = -(-flat_N.size // BLOCK) * BLOCK
     distinct_N, place_N = jnp.unique(flat_N, return_inverse=True, size=size, fill_value=0)
-    # `unique` fills up with the first place; ids are sorted, so the last one is at the largest place.
     num_blocks = place_N.max() // BLOCK + 1
     vectors_NP = _encode_blocks(encode, variables, table, distinct_N, num_blocks)
     return vectors_NP[place_N].reshape(*ids.shape, -1)

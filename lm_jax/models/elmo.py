@@ -111,7 +111,9 @@ class ELMoConfig(ModelConfig):
                 raise UserError(f"{name}={getattr(self, name)} of an ELMo", "give 0 or more")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UserError(f"{name}={getattr(self, name)!r} of an ELMo", f"choose {' or '.join(choices)}")
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} of an ELMo", f"choose {' or '.join(choices)}"
+                )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout={self.dropout} of an ELMo", "it must lie in [0, 1)")
         self._check_words()
@@ -123,7 +125,9 @@ class ELMoConfig(ModelConfig):
     def _check_words(self) -> None:
         if self.word_length < 3:
             raise UserError(f"word_length={self.word_length} of an ELMo", "give 3 or more")
-        is_good = [len(pair) == 2 and 0 < pair[0] <= self.word_length and pair[1] > 0 for pair in self.filters]
+        is_good = [
+            len(pair) == 2 and 0 < pair[0] <= self.word_length and pair[1] > 0 for pair in self.filters
+        ]
         if not is_good or not all(is_good):
             raise UserError(
                 f"filters={self.filters} of an ELMo with words of {self.word_length} characters",
@@ -370,7 +374,7 @@ class ELMo(CarriesState):
             shape = (c.vocab_size, c.word_length)
             self.put_variable(_CONSTANTS, _CHARACTERS, jnp.zeros(shape, jnp.int16))
             self.encoder(jnp.zeros((1, c.word_length), jnp.int32))
-        table_VC = self.get_variable(_CONSTANTS, _CHARACTERS)
+        table_VC: jax.Array = self.get_variable(_CONSTANTS, _CHARACTERS)
         return encode_distinct(_encoder(c), self.encoder.variables, table_VC, tokens_BT)
 
     def hidden(
@@ -390,7 +394,7 @@ class ELMo(CarriesState):
         segments: jax.Array | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, Direction]:
-        """`hidden` of the backward direction, of tokens in the order in which it reads them: from the right."""
+        """`hidden` of the backward direction, of tokens in the order of its reading, from the right."""
         return self._last(self.backward, self.vectors(tokens_BT), state, segments, train)
 
     def hidden_both(
@@ -459,7 +463,8 @@ def _encoder(config: ELMoConfig) -> Encoder:
 
 
 def _encode(module: nn.Module, variables: Any, characters_WC: jax.Array) -> jax.Array:
-    return module.apply({"params": variables["params"]}, characters_WC)
+    made: Any = module.apply({"params": variables["params"]}, characters_WC)
+    return made
 
 
 def init_state(config: ELMoConfig, batch_size: int) -> State:

@@ -40,7 +40,7 @@ class Head(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """`hidden @ embedding.T + bias`: a row for each token, so that the rows of a few tokens are quickly taken.
+    """`hidden @ embedding.T + bias`, with a row for each token, of which a few are quickly taken.
 
     Parameters, float32: `embedding` [V, D] and `bias` [V].
     """

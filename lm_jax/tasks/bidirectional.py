@@ -149,7 +149,8 @@ class Bidirectional(Task[BothWays]):
     ) -> Sums:
         config: ModelConfig = getattr(module, "config")  # noqa: B009 (a linen module's field)
         sample_K = draw(key, self.num_sampled, config.known_tokens)
-        of_sample, of_targets = module.apply(params, hidden_BTP, sample_K, part.targets, method="logits_of")
+        logits: Any = module.apply(params, hidden_BTP, sample_K, part.targets, method="logits_of")
+        of_sample, of_targets = logits
         targets, weights = jnp.asarray(part.targets), jnp.asarray(part.weights)
         return sampled_cross_entropy(of_targets, of_sample, targets, sample_K, weights, config.known_tokens)
 
@@ -175,7 +176,7 @@ def _empty(batch: Batch) -> Batch:
 def _reversed(batch: Batch) -> Batch:
     """The same windows for the backward direction: what was a target is read, and the other way round."""
     back = batch._replace(inputs=batch.targets, targets=batch.inputs)
-    return Batch(*(None if x is None else x[:, ::-1] for x in back))
+    return Batch(*(None if x is None else x[:, ::-1] for x in back))  # type: ignore[arg-type]
 
 
 class _Windows:
