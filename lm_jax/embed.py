@@ -4,6 +4,8 @@ python -m lm_jax.embed --model=hf:NAME --text=FILE --out=vectors.npy            
 python -m lm_jax.embed --model=ELMO --text=FILE --out=vectors.hdf5              each layer's vectors of words
 python -m lm_jax.embed --model=ELMO --text=FILE --out=vectors.npy               the mean over a text's words
 python -m lm_jax.embed --model=DIR --text='csv:FILE#1' --second=2 --score=3     correlation with scores
+python -m lm_jax.embed --model=ELMO --vocabulary=FILE --out=words.hdf5          the words' own vectors, which
+python -m lm_jax.embed --model=ELMO --vocabulary=FILE --vectors=words.hdf5 …    are then not computed again
 
 FILE is a text with one text a line, or a corpus as data.corpus names it (jsonl:, tsv:, csv:GLOB#FIELD). With
 --second, the two texts of each record are compared by the cosine of their vectors, and with --score these
@@ -21,12 +23,11 @@ if __name__ == "__main__":
 
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from lm_jax import errors, files, flags
+from lm_jax import embed_words, errors, files, flags
 from lm_jax.data.documents import Document
 from lm_jax.evaluation.texts import lines_or_corpus
 from lm_jax.language_models import load as language_model
@@ -34,10 +35,8 @@ from lm_jax.language_models.base import Embeds, require
 from lm_jax.language_models.bilm import BiLM
 from lm_jax.language_models.encoder import POOLINGS
 from lm_jax.metrics import correlation
-from lm_jax.pretrained import allennlp
 from lm_jax.progress import Reporter
 
-_HDF5 = ".hdf5"
 _TEXTS_AT_ONCE = 1024  # between two updates of the progress bar
 
 
@@ -50,7 +49,7 @@ def _parser() -> flags.Parser:
         metavar="PATH",
         help="an encoder or an ELMo: a run, a directory or hf:NAME",
     )
-    parser.add_argument("--text", required=True, type=flags.path, metavar="FILE", help="the texts")
+    parser.add_argument("--text", type=flags.path, metavar="FILE", help="the texts")
     parser.add_argument(
         "--out",
         type=flags.path,
@@ -71,6 +70,10 @@ def _parser() -> flags.Parser:
         metavar="N",
         help="of an ELMo: 0 is the words' own vectors (default: all)",
     )
+    parser.add_argument("--vocabulary", type=flags.path, metavar="FILE", help="of an ELMo: words, one a line")
+    parser.add_argument(
+        "--vectors", type=flags.path, metavar="FILE.hdf5", help="of an ELMo: the vocabulary's own vectors"
+    )
     return parser
 
 
@@ -78,6 +81,10 @@ def main(argv: list[str]) -> None:
     """Parses the flags, embeds, and writes or compares."""
     argv, mesh = flags.split_mesh(argv)
     arguments = _parser().parse_args(argv)
+    if not arguments.text and (arguments.vectors or not arguments.vocabulary):
+        raise errors.UserError("no texts", "give --text=FILE")
+    if bool(arguments.vocabulary) != bool(arguments.vectors) and arguments.text:
+        raise errors.UserError("--vocabulary and --vectors go together", "give both, or none")
     if not arguments.out and not arguments.second:
         raise errors.UserError("nothing to do with the vectors", "give --out=FILE.npy, or --second=FIELD")
     if arguments.score and not arguments.second:
@@ -85,19 +92,26 @@ def main(argv: list[str]) -> None:
 
     loaded: Any = language_model.load(arguments.model, arguments.step, mesh)
     _check_flags(loaded, arguments)
+    if arguments.vocabulary:
+        words = embed_words.read_vocabulary(pathlib.Path(arguments.vocabulary))
+        if not arguments.text:
+            files.make_directory(pathlib.Path(arguments.out).parent)
+            embed_words.write_vectors(loaded, words, pathlib.Path(arguments.out))
+            return
+        embed_words.use_vectors(loaded, words, pathlib.Path(arguments.vectors))
     documents = lines_or_corpus(arguments.text)
     # Missing fields, texts without words and directories are noticed before the work.
     texts = [document.text for document in documents]
     seconds = [document.text_field(arguments.second) for document in documents] if arguments.second else []
     scores = [document.number(arguments.score) for document in documents] if arguments.score else None
     if isinstance(loaded, BiLM):
-        _check_words(documents, texts)
-        _check_words(documents, seconds)
+        embed_words.check_words(documents, texts)
+        embed_words.check_words(documents, seconds)
     if arguments.out:
         files.make_directory(pathlib.Path(arguments.out).parent)
 
-    if arguments.out and arguments.out.endswith(_HDF5):
-        _write_words(loaded, texts, pathlib.Path(arguments.out), arguments.layer)
+    if arguments.out and arguments.out.endswith(embed_words.HDF5):
+        embed_words.write_layers(loaded, texts, pathlib.Path(arguments.out), arguments.layer)
         return
     vectors_ND = _embed(loaded, texts, arguments)
     if arguments.out:
@@ -114,16 +128,20 @@ def _check_flags(model: Any, arguments: Any) -> None:
     elmo = isinstance(model, BiLM)
     if not elmo:
         require(model, Embeds, "make vectors of texts")
-    endings = (_HDF5, ".npy") if elmo else (".npy",)
+    endings = (embed_words.HDF5, ".npy") if elmo else (".npy",)
+    if not arguments.text:
+        endings = (embed_words.HDF5,)
     if arguments.out and not arguments.out.endswith(endings):
         raise errors.UserError(f"--out={arguments.out}", f"end it with {' or '.join(endings)}")
-    words = bool(arguments.out) and arguments.out.endswith(_HDF5)
+    words = bool(arguments.out) and arguments.out.endswith(embed_words.HDF5)
     for flag, given, refused, where in (
         ("--layer", arguments.layer is not None, not elmo, f"the family {model.family}"),
         ("--max-tokens", arguments.max_tokens is not None, elmo, "an ELMo"),
         ("--pooling", arguments.pooling != "mean", elmo, "an ELMo"),
-        ("--second", arguments.second, words, f"--out=FILE{_HDF5}"),
-        ("--normalize", arguments.normalize, words, f"--out=FILE{_HDF5}"),
+        ("--second", arguments.second, words, f"--out=FILE{embed_words.HDF5}"),
+        ("--vocabulary", arguments.vocabulary, not elmo, f"the family {model.family}"),
+        ("--second", arguments.second, not arguments.text, "--vocabulary alone"),
+        ("--normalize", arguments.normalize, words, f"--out=FILE{embed_words.HDF5}"),
     ):
         if given and refused:
             raise errors.UserError(f"{flag} with {where}", "leave it out")
@@ -134,52 +152,10 @@ def _check_flags(model: Any, arguments: Any) -> None:
         )
 
 
-def _check_words(documents: list[Document], texts: list[str]) -> None:
-    for document, text in zip(documents, texts, strict=False):
-        if not text.split():
-            raise errors.UserError(f"{document.name} has no words", "leave it out")
-
-
-def _write_words(model: BiLM, texts: list[str], path: pathlib.Path, layer: int | None) -> None:
-    """Writes the vectors of the words of each text."""
-    num_words = 0
-    with files.replacing(path) as temporary, allennlp.h5py().File(temporary, "w") as file:
-        for number, layers_LTD in _layers(model, texts):
-            file[str(number)] = layers_LTD if layer is None else layers_LTD[layer]
-            num_words += layers_LTD.shape[1]
-    print(f"written: {path}, the vectors of {num_words} words in {len(texts)} texts")
-
-
-def _layers(model: BiLM, texts: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """The number of each text and the layers of its words, [L, T, D]; says how many words were cut."""
-    sentences = [text.split() for text in texts]
-    with Reporter() as report:
-        for done, made in enumerate(model.each(sentences, cut=True), 1):
-            yield made
-            report("embedding", done, len(texts))
-    if num_cut := model.num_cut(sentences):
-        most = model.config.word_length - 2
-        print(
-            f"{num_cut} of {sum(map(len, sentences))} words: too long, only the first {most} bytes were read",
-            file=sys.stderr,
-        )
-
-
-def _mean_words(model: BiLM, texts: list[str], arguments: Any) -> np.ndarray:
-    """The mean over the words of each text, [N, D], of a layer or of all."""
-    vectors_ND = np.zeros((len(texts), 2 * model.config.d_model), np.float32)
-    for number, layers_LTD in _layers(model, texts):
-        chosen_LTD = layers_LTD if arguments.layer is None else layers_LTD[[arguments.layer]]
-        vectors_ND[number] = chosen_LTD.mean(axis=(0, 1))
-    if arguments.normalize:
-        vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
-    return vectors_ND
-
-
 def _embed(model: Any, texts: list[str], arguments: Any) -> np.ndarray:
     """The vectors of the texts, [N, D]; says how many were cut."""
     if isinstance(model, BiLM):
-        return _mean_words(model, texts, arguments)
+        return embed_words.mean_of_words(model, texts, arguments.layer, arguments.normalize)
     made, num_cut = [], 0
     with Reporter() as report:
         for first in range(0, len(texts), _TEXTS_AT_ONCE):

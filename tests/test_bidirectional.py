@@ -457,7 +457,7 @@ def test_a_tokenizer_learns_the_words_of_a_text():
             {"model.adaptive_cutoffs": "4,8", "task.num_sampled": "5"},
             "num_sampled with model.adaptive_cutoffs",
         ),
-        ({"task": "causal"}, "task=causal with a elmo model, which reads each side"),
+        ({"task": "causal"}, "task=causal with model=elmo, which reads each side"),
         ({"task": "masked"}, "choose another model, or task=bidirectional"),
     ],
 )

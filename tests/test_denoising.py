@@ -126,7 +126,7 @@ def test_what_does_not_fit_raises_user_error(data):
     config, _ = data
     model = BARTConfig()
     for task, other, data_config, message in (
-        (TASK, BERTConfig(), config, "task=denoising with a bert model"),
+        (TASK, BERTConfig(), config, "task=denoising with model=bert"),
         (Denoising(), model, config, "no noise: the text would be copied"),
         (dataclasses.replace(TASK, mask=2.0), model, config, r"task\.mask=2.0"),
         (dataclasses.replace(TASK, label_smoothing=1.0), model, config, r"task\.label_smoothing=1.0"),

@@ -153,6 +153,52 @@ def test_command_compares_texts(tiny, tmp_path, monkeypatch, capsys):
         embed.main(command)
 
 
+def test_command_writes_and_uses_the_vectors_of_a_vocabulary(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: BiLM(TINY, tiny.params))
+    vocabulary, text, words = (tmp_path / name for name in ("words.txt", "text.txt", "words.hdf5"))
+    vocabulary.write_text("<S>\ncat\nmat\n")
+    text.write_text("a cat\nthe mat cat\n")
+    command = ["--model=elmo", f"--vocabulary={vocabulary}"]
+    embed.main([*command, f"--out={words}"])
+    expected = tiny.embed([["a", "cat"], ["the", "mat", "cat"]]).layers_LBTD
+    with h5py.File(words) as file:
+        np.testing.assert_allclose(file["embedding"][1], expected[0, 0, 1, :6], atol=1e-6)
+        assert file["embedding"].shape == (3, 6)
+    command += [f"--text={text}", f"--vectors={words}", f"--out={tmp_path}/layers.hdf5"]
+    embed.main(command)
+    with h5py.File(tmp_path / "layers.hdf5") as file:
+        np.testing.assert_allclose(file["1"], expected[:, 1], atol=1e-6)
+    vocabulary.write_text("<S>\nmat\ncat\n")
+    with pytest.raises(UserError, match="is of another vocabulary"):
+        embed.main(command)
+    vocabulary.write_text("<S>\ncat\nmat\n")
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: BiLM(TINY, init(TINY, jax.random.key(1))))
+    with pytest.raises(UserError, match="is of another model"):
+        embed.main(command)
+    words.write_bytes(words.read_bytes()[:500])
+    with pytest.raises(UserError, match="has no array 'embedding' that can be read"):
+        embed.main(command)
+
+
+@pytest.mark.parametrize(
+    ("flags", "lines", "message"),
+    [
+        (["--vocabulary=V", "--out=v.npy"], "cat\n", "end it with .hdf5"),
+        (["--vocabulary=V", "--out=v.hdf5"], "cat\n\nmat\n", "line 2 of .* is ''; give one word a line"),
+        (["--vocabulary=V", "--out=v.hdf5"], "cat\nmat\ncat\n", "has 'cat' in lines 1 and 3"),
+        (["--vocabulary=V", "--vectors=v.hdf5", "--out=v.npy"], "cat\n", "no texts"),
+        (["--vocabulary=V", "--text=V", "--out=v.npy"], "cat\n", "go together"),
+        (["--out=v.npy"], "cat\n", "no texts"),
+    ],
+)
+def test_command_refuses_bad_vocabularies(tiny, tmp_path, monkeypatch, flags, lines, message):
+    monkeypatch.setattr(embed.language_model, "load", lambda *_: tiny)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "V").write_text(lines)
+    with pytest.raises(UserError, match=message):
+        embed.main(["--model=elmo", *flags])
+
+
 def test_command_says_how_many_words_were_cut(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(embed.language_model, "load", lambda *_: tiny)
     text = tmp_path / "text.txt"

@@ -208,8 +208,8 @@ def test_what_does_not_fit_is_refused(config):
         ({"task": Masked(rate=1.0)}, r"task.rate=1.0; it must lie between"),
         ({"task": Masked(unit="letter")}, "choose one of token, word, span"),
         ({"task": Masked(mask_share=0.9, random_share=0.2)}, "exceed 1"),
-        ({"task": Causal()}, "with a bert model, which reads both sides; .*task=masked"),
-        ({"model": GPTConfig()}, "with a gpt model, which reads left to right; .*task=causal"),
+        ({"task": Causal()}, "with model=bert, which reads both sides; .*task=masked"),
+        ({"model": GPTConfig()}, "with model=gpt, which reads left to right; .*task=causal"),
         ({"model": dataclasses.replace(MODEL, pooler=False)}, "no pooler or no types; set model.pooler=true"),
         ({"model": dataclasses.replace(MODEL, max_length=16)}, "exceeds the model's context"),
     ]:

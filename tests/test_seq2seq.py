@@ -150,7 +150,7 @@ def test_labels_are_smoothed_in_training_alone(data):
 def test_what_does_not_fit_raises_user_error(data):
     config = data[0]
     for task, model, data_config, message in (
-        (TASK, BERTConfig(), config, "task=seq2seq with a bert model, which reads both sides"),
+        (TASK, BERTConfig(), config, "task=seq2seq with model=bert, which reads both sides"),
         (TASK, dataclasses.replace(BART, max_length=8), config, r"data\.sequence_length=16 exceeds"),
         (
             TASK,

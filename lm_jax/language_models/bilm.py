@@ -1,5 +1,6 @@
 """Bidirectional language models such as ELMo: vectors of words in their sentences, and scores."""
 
+import hashlib
 from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -160,6 +161,13 @@ class BiLM:
             filled_WC = np.resize(some_WC, (_rows(len(some_WC)), self.config.word_length))
             made.append(np.asarray(self._encode(self.params, filled_WC))[: len(some_WC)])
         return np.concatenate(made)
+
+    def encoder_sha256(self) -> str:
+        """SHA-256 of what makes words' own vectors: the parameters of the encoder and the marks."""
+        digest = hashlib.sha256(self._marks.tobytes())
+        for leaf in jax.tree.leaves(jax.device_get(self.params["params"]["encoder"])):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
 
     def precompute(self, words: Sequence[str], vectors_NP: np.ndarray | None = None) -> None:
         """Keeps the own vectors of words, so that `embed` and `each` do not compute them from characters.

@@ -168,7 +168,7 @@ def check_reads(task: Task, model: ModelConfig, wanted: str) -> None:
     if model.reads != wanted:
         other = _TASK_OF.get(model.reads, "seq2seq")
         raise UserError(
-            f"task={task.name} with a {model.family} model, which reads {model.reads}",
+            f"task={task.name} with model={model.family}, which reads {model.reads}",
             f"choose another model, or task={other}",
         )
 

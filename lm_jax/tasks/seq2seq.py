@@ -149,7 +149,7 @@ def check_generates(task: Task, model: ModelConfig) -> None:
     """Raises UserError for a model that neither has a decoder nor reads left to right."""
     if model.reads not in (READS, "left to right"):
         raise UserError(
-            f"task={task.name} with a {model.family} model, which reads {model.reads}",
+            f"task={task.name} with model={model.family}, which reads {model.reads}",
             "choose model=bart, or a model that reads left to right, such as gpt",
         )
 
