@@ -12,7 +12,7 @@ Shape letters, beside those of `recurrent.py`:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
@@ -21,10 +21,11 @@ from flax import linen as nn
 
 from lm_jax.errors import UserError
 from lm_jax.models.base import ModelConfig, Size
-from lm_jax.models.distinct import Encoder, encode_distinct
+from lm_jax.models.characters import CharacterEncoder, encoder
+from lm_jax.models.distinct import encode_distinct
 from lm_jax.models.heads import AdaptiveSoftmax, TokenHead, check_cutoffs, mask_padding, mix
-from lm_jax.models.layers import Dense, Dropout, Embed
-from lm_jax.models.products import matmul, matmul_transposed
+from lm_jax.models.layers import Dropout, Embed
+from lm_jax.models.products import matmul_transposed
 from lm_jax.models.recurrent import (
     CarriesState,
     LayerState,
@@ -33,7 +34,7 @@ from lm_jax.models.recurrent import (
     real_restarts,
     uniform,
 )
-from lm_jax.text.characters import NUM_CHARACTERS, SLOTS, spell_vocabulary
+from lm_jax.text.characters import SLOTS, spell_vocabulary
 
 _CHOICES = {
     "activation": ("relu", "tanh"),
@@ -139,6 +140,12 @@ class ELMoConfig(ModelConfig):
         return ELMo(self)
 
     @property
+    def character_fields(self) -> tuple[Any, ...]:
+        """The fields of its `CharacterEncoder`."""
+        sizes = (self.d_model, self.filters, self.character_dim, self.num_highways)
+        return (*sizes, self.activation, self.dtype)
+
+    @property
     def num_filters(self) -> int:
         """The filters of all widths."""
         return sum(number for _, number in self.filters)
@@ -178,74 +185,6 @@ class ELMoConfig(ModelConfig):
         return Size(parameters, 2 * self.num_layers * P)
 
 
-class CharacterEncoder(nn.Module):
-    """Vectors of words by their characters: convolution, maximum, activation, highways, projection."""
-
-    config: ELMoConfig
-
-    @nn.compact
-    def __call__(self, characters_WC: jax.Array) -> jax.Array:
-        """Vectors [W, P] of words, from the numbers of their characters, int [W, C]."""
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
-        first = nn.initializers.lecun_normal()
-        table = Embed(NUM_CHARACTERS, config.character_dim, dtype, uniform(1.0), name=_CHARACTERS)
-        x_WCE = table(characters_WC)
-        found = [
-            Filters(width, number, name=f"filters_{i}")(x_WCE)
-            for i, (width, number) in enumerate(config.filters)
-        ]
-        activation = nn.relu if config.activation == "relu" else jnp.tanh
-        x_WF = activation(jnp.concatenate(found, axis=-1))
-        for i in range(config.num_highways):
-            x_WF = Highway(name=f"highway_{i}")(x_WF)
-        if config.num_filters == config.d_model:
-            return x_WF
-        return Dense(config.d_model, dtype, first, name="projection")(x_WF)
-
-
-class Filters(nn.Module):
-    """The largest product of each filter with the windows of a word, in the dtype of what it reads.
-
-    A product with all windows side by side: its gradient is faster than that of XLA's convolution on a CPU.
-    """
-
-    width: int
-    number: int
-
-    @nn.compact
-    def __call__(self, x_WCE: jax.Array) -> jax.Array:
-        """Maps [W, C, E] to [W, number]."""
-        num_windows, features = x_WCE.shape[1] - self.width + 1, x_WCE.shape[2]
-        shape = (self.width, features, self.number)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.number,))
-        windows = jnp.concatenate([x_WCE[:, i : i + num_windows] for i in range(self.width)], axis=-1)
-        found = matmul(windows, kernel.reshape(-1, self.number)).max(axis=1)
-        return (found + bias[None]).astype(x_WCE.dtype)
-
-
-class Highway(nn.Module):
-    """g · relu(x A + a) + (1 − g) · x with g = sigmoid(x B + b): Srivastava et al. 2015, equation 3."""
-
-    @nn.compact
-    def __call__(self, x_WF: jax.Array) -> jax.Array:
-        """The same shape."""
-        width, first = x_WF.shape[-1], nn.initializers.lecun_normal()
-        g_WF = nn.sigmoid(_Gate(name="gate")(x_WF))
-        return g_WF * nn.relu(Dense(width, x_WF.dtype, first, name="transform")(x_WF)) + (1 - g_WF) * x_WF
-
-
-class _Gate(nn.Module):
-    """A dense layer whose bias starts at −2: at first a highway passes on most of what it reads."""
-
-    @nn.compact
-    def __call__(self, x_WF: jax.Array) -> jax.Array:
-        width = x_WF.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, width))
-        bias = self.param("bias", nn.initializers.constant(-2.0), (width,))
-        return (matmul(x_WF, kernel) + bias[None]).astype(x_WF.dtype)
-
-
 class ELMo(CarriesState):
     """The two directions above the words' vectors, and the softmax.
 
@@ -263,7 +202,7 @@ class ELMo(CarriesState):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         c.check()
         if c.spells:
-            self.encoder = CharacterEncoder(c)
+            self.encoder = CharacterEncoder(*c.character_fields)
         else:
             self.token_embedding = Embed(c.vocab_size, c.d_model, dtype, uniform(0.1))
         self.forward = [self._layer(dtype) for _ in range(c.num_layers)]
@@ -375,7 +314,7 @@ class ELMo(CarriesState):
             self.put_variable(_CONSTANTS, _CHARACTERS, jnp.zeros(shape, jnp.int16))
             self.encoder(jnp.zeros((1, c.word_length), jnp.int32))
         table_VC: jax.Array = self.get_variable(_CONSTANTS, _CHARACTERS)
-        return encode_distinct(_encoder(c), self.encoder.variables, table_VC, tokens_BT)
+        return encode_distinct(encoder(*c.character_fields), self.encoder.variables, table_VC, tokens_BT)
 
     def hidden(
         self,
@@ -454,17 +393,6 @@ class ELMo(CarriesState):
         """A direction's states before its first token; `length` is accepted, since other families need it."""
         one = first_state("lstm", batch_size, self.config.hidden, self.config.d_model)
         return (one,) * self.config.num_layers
-
-
-@lru_cache(maxsize=64)
-def _encoder(config: ELMoConfig) -> Encoder:
-    """The encoder of characters as a function, the same one for one config."""
-    return partial(_encode, CharacterEncoder(config, parent=None))
-
-
-def _encode(module: nn.Module, variables: Any, characters_WC: jax.Array) -> jax.Array:
-    made: Any = module.apply({"params": variables["params"]}, characters_WC)
-    return made
 
 
 def init_state(config: ELMoConfig, batch_size: int) -> State:
