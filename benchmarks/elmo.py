@@ -66,12 +66,22 @@ def torch_lstm(config: ELMoConfig, weights: Any) -> Any:
 
     made = torch.nn.LSTM(config.d_model, config.hidden, proj_size=config.d_model)
     with torch.no_grad():
-        made.weight_ih_l0.copy_(weights["input"].T)
-        made.weight_hh_l0.copy_(weights["recurrent"].T)
-        made.weight_hr_l0.copy_(weights["projection"].T)
-        made.bias_ih_l0.copy_(weights["bias"])
+        for name, ours in (("ih", "input"), ("hh", "recurrent"), ("hr", "projection")):
+            getattr(made, f"weight_{name}_l0").copy_(torch.tensor(np.asarray(weights[ours])).T)
+        made.bias_ih_l0.copy_(torch.tensor(np.asarray(weights["bias"])))
         made.bias_hh_l0.zero_()
+    made.bias_hh_l0.requires_grad_(False)  # one bias, as ours
     return made
+
+
+def torch_read(config: ELMoConfig, layers: Sequence[Any], x_TBP: Any) -> list[Any]:
+    """The input and the output of each layer of a direction."""
+    outputs = [x_TBP]
+    for i, layer in enumerate(layers):
+        h_TBP = layer(x_TBP)[0]
+        x_TBP = x_TBP + h_TBP if i and config.residual else h_TBP
+        outputs.append(x_TBP)
+    return outputs
 
 
 def torch_model(config: ELMoConfig, params: Any) -> Callable[[Sequence[Sequence[str]]], np.ndarray]:
@@ -86,14 +96,6 @@ def torch_model(config: ELMoConfig, params: Any) -> Callable[[Sequence[Sequence[
         for name in ("forward", "backward")
     ]
 
-    def read(layers: Sequence[Any], x_TBP: Any) -> list[Any]:
-        outputs = [x_TBP]
-        for i, layer in enumerate(layers):
-            h_TBP = layer(x_TBP)[0]
-            x_TBP = x_TBP + h_TBP if i and config.residual else h_TBP
-            outputs.append(x_TBP)
-        return outputs
-
     before, after = spell_marks(config.word_length)
 
     @torch.inference_mode()
@@ -104,7 +106,9 @@ def torch_model(config: ELMoConfig, params: Any) -> Callable[[Sequence[Sequence[
         ]
         x_BTP = embed_characters(np.concatenate(rows)).reshape(len(rows), len(rows[0]), config.d_model)
         x_TBP = x_BTP.transpose(0, 1)
-        ahead, back = read(directions[0], x_TBP), read(directions[1], x_TBP.flip(0))
+        ahead, back = (
+            torch_read(config, stack, x) for stack, x in zip(directions, (x_TBP, x_TBP.flip(0)), strict=True)
+        )
         layers = [torch.cat([f, b.flip(0)], dim=2) for f, b in zip(ahead, back, strict=True)]
         return torch.stack(layers)[:, 1:-1].transpose(1, 2).numpy()
 

@@ -3,13 +3,14 @@
     --only=tags,movies,sst2,cola   see below
     --sst2=DIR --cola=DIR          SST-2 as lines of a label and a sentence (train.txt, dev.txt, test.txt) and
                                    CoLA's tables; NLTK's brown and movie_reviews must be on the machine
-    --seeds=2                      of fine-tuning; the encoder is pre-trained once for each text
+    --seeds=2                      of fine-tuning; BERT and ELMo are pre-trained once for each text
     --out=runs/pretraining         run directories; finished ones are not run again
 
 Tags: parts of speech of Brown, of 200 and of 1,000 labelled sentences; the test is every tenth file, and the
-encoder is pre-trained on the other files without labels. Texts: movie_reviews (cv000 to cv799 against cv800
-to cv999), SST-2 and CoLA; the encoder is pre-trained on movie_reviews' training texts. Beside the encoder
-stand simple methods: each word's most frequent tag; naive Bayes and logistic regression of n-grams by
+encoders are pre-trained on the other files without labels. Texts: movie_reviews (cv000 to cv799 against cv800
+to cv999), SST-2 and CoLA; the encoders are pre-trained on movie_reviews' training texts. The encoder is that
+of configs/bert.py; ELMo is that of configs/elmo.py, from its own words' vectors alone (which know no context)
+or from the mix of its layers, with its parameters kept or trained on. Beside them stand simple methods: each word's most frequent tag; naive Bayes and logistic regression of n-grams by
 scikit-learn; a Kneser-Ney model of each class (configs/classify.py:ngram).
 
 Printed is the test's headline (CoLA: Matthews' correlation on in_domain_dev) with its 95 % interval for the
@@ -21,7 +22,7 @@ import collections
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,10 +57,10 @@ class Line(NamedTuple):
     mean: float | None = None
 
 
-def run(config: Any, workdir: pathlib.Path) -> dict[str, Row]:
-    """The rows of a recipe's run by the part of the text."""
+def run(config: Any, workdir: pathlib.Path, values: Mapping[str, str] | None = None) -> dict[str, Row]:
+    """The rows of a recipe's run by the part of the text; `values` are further fields."""
     experiment.check(config)
-    config = experiment.override(config, {}, workdir)
+    config = experiment.override(config, values or {}, workdir)
     return {row.split: row for row in experiment.run(config, workdir)}
 
 
@@ -77,18 +78,49 @@ def recipe(name: str, data: dict[str, Any], steps: int = 0, **fields: Any) -> An
 
 def pretrained(text: str, steps: int, out: pathlib.Path, name: str) -> str:
     """The run directory of an encoder that is pre-trained on a text."""
+    return _pretrained("bert.py", "masked_accuracy", text, steps, out / name)
+
+
+def _pretrained(file: str, metric: str, text: str, steps: int, out: pathlib.Path) -> str:
     data = {"corpus": text, "documents": "paragraph", "split": "tail:0.02"}
-    row = run(recipe("bert.py", data, steps), out / name)["valid"]
-    print(f"pre-trained on {text}, {steps} steps: masked accuracy {row.metrics['masked_accuracy'].value:.3f}")
-    return str(out / name)
+    value = run(recipe(file, data, steps), out)["valid"].metrics[metric].value
+    print(f"{file} on {text}, {steps} steps: {metric} {value:.3f}")
+    return str(out)
 
 
-def seeds_of(config: Config, seeds: int, out: pathlib.Path, name: str, metric: str) -> tuple[Row, float]:
+# How a head stands on an ELMo: fields of its recipe.
+_FROZEN = {"optimizer.backbone_rate": "0", "optimizer.learning_rate": "1e-2"}
+ELMOS = {
+    "ELMo's words without context, kept": {"model.mix": "bottom", **_FROZEN},
+    "ELMo's mix of layers, kept": _FROZEN,
+    "ELMo's mix of layers, trained on": {},
+}
+
+
+def elmos(
+    config: Config, case: str, metric: str, source: str, flags: Any, out: pathlib.Path
+) -> Iterator[Line]:
+    """A recipe for labels on an ELMo."""
+    config = dataclasses.replace(config, init_from=source)
+    for number, (method, values) in enumerate(ELMOS.items()):
+        name = f"{case.replace(' ', '-')}-elmo-{number}"
+        row, mean = seeds_of(config, flags.seeds, out, name, metric, values)
+        yield _line(case, method, row, metric, mean)
+
+
+def seeds_of(
+    config: Config,
+    seeds: int,
+    out: pathlib.Path,
+    name: str,
+    metric: str,
+    values: Mapping[str, str] | None = None,
+) -> tuple[Row, float]:
     """The test's row of the seed that is best on validation, and the metric's mean over seeds."""
     found = []
     for seed in range(seeds):
         train = dataclasses.replace(config.train, seed=seed)
-        rows = run(dataclasses.replace(config, train=train), out / f"{name}-{seed}")
+        rows = run(dataclasses.replace(config, train=train), out / f"{name}-{seed}", values)
         found.append((rows["valid"].metrics[metric].value, rows["test"]))
     values = [row.metrics[metric].value for _, row in found]
     best = max(found, key=lambda pair: pair[0])[1]
@@ -97,7 +129,9 @@ def seeds_of(config: Config, seeds: int, out: pathlib.Path, name: str, metric: s
 
 def tags(flags: argparse.Namespace, out: pathlib.Path) -> Iterator[Line]:
     """Parts of speech."""
-    encoder = pretrained(f"nltk:brown@{_BROWN_TRAIN}", flags.pretrain_steps, out, "brown")
+    text = f"nltk:brown@{_BROWN_TRAIN}"
+    encoder = pretrained(text, flags.pretrain_steps, out, "brown")
+    elmo = _pretrained("elmo.py", "backward_perplexity", text, flags.elmo_steps, out / "brown-elmo")
     data = {
         "corpus": f"nltk:brown@{_BROWN_TRAIN}#universal",
         "test": f"nltk:brown@{_BROWN_TEST}#universal",
@@ -117,6 +151,7 @@ def tags(flags: argparse.Namespace, out: pathlib.Path) -> Iterator[Line]:
             name = f"tags-{count}-{'scratch' if not source else 'pretrained'}"
             row, mean = seeds_of(config, flags.seeds, out, name, "accuracy")
             yield _line(case, method, row, "accuracy", mean)
+        yield from elmos(config, case, "accuracy", elmo, flags, out)
 
 
 def _most_frequent_tags(data: dict[str, Any], count: int) -> float:
@@ -143,6 +178,7 @@ def texts(
 ) -> Iterator[Line]:
     """Texts with labels, by all methods."""
     encoder = pretrained(_MOVIES, flags.pretrain_steps, out, "movies")
+    elmo = _pretrained("elmo.py", "backward_perplexity", _MOVIES, flags.elmo_steps, out / "movies-elmo")
     yield from _by_scikit_learn(case, data, label, metric)
     for order in (1, 3):
         config: CountConfig = recipe("classify.py:ngram", data, label=label)
@@ -159,6 +195,7 @@ def texts(
         name = f"{case}-{'scratch' if not source else 'pretrained'}"
         row, mean = seeds_of(config, flags.seeds, out, name, metric)
         yield _line(case, method, row, metric, mean)
+    yield from elmos(config, case, metric, elmo, flags, out)
 
 
 def _by_scikit_learn(case: str, data: dict[str, Any], label: str, metric: str) -> Iterator[Line]:
@@ -231,6 +268,7 @@ def main() -> None:
     parser.add_argument("--cola", default="data/cola")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--pretrain-steps", type=int, default=600)
+    parser.add_argument("--elmo-steps", type=int, default=1500)
     parser.add_argument("--out", default="runs/pretraining")
     flags = parser.parse_args()
     out, lines = pathlib.Path(flags.out), []

@@ -398,3 +398,19 @@ def test_the_benchmarks_torch_model_gives_the_same_vectors():
     model, sentences = BiLM(config), benchmark.read_sentences(5)
     theirs = benchmark.torch_model(config, jax.device_get(model.params))(sentences)
     np.testing.assert_allclose(model.embed(sentences).layers_LBTD, theirs, atol=2e-6)
+
+
+def test_the_benchmarks_torch_steps_give_the_same_losses():
+    """Three steps of Adagrad, with a clipped gradient, on all words and on the distinct ones."""
+    pytest.importorskip("torch")
+    import train_elmo as benchmark
+
+    config = ELMoConfig(
+        d_model=8, hidden=12, character_dim=4, filters=((1, 4), (2, 6)), vocab_size=300, num_tokens=300
+    )
+    ids, _ = benchmark.read_words(300)
+    steps = [benchmark.our_step(config), *(benchmark.torch_step(config, one) for one in (False, True))]
+    ours, *theirs = [[step(benchmark.windows(ids, number)) for number in range(3)] for step in steps]
+    assert ours[2] < ours[0]
+    for losses in theirs:
+        np.testing.assert_allclose(losses, ours, rtol=1e-4)

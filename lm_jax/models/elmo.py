@@ -39,7 +39,7 @@ from lm_jax.text.characters import SLOTS, spell_vocabulary
 _CHOICES = {
     "activation": ("relu", "tanh"),
     "encoder": ("characters", "words"),
-    "mix": ("trained", "equal", "top"),
+    "mix": ("trained", "equal", "top", "bottom"),
     "dtype": ("float32", "bfloat16"),
 }
 _LAYER_NORM_EPSILON = 1e-13  # as AllenNLP's scalar mix
@@ -71,8 +71,8 @@ class ELMoConfig(ModelConfig):
         adaptive_cutoffs: ids at which the clusters of an adaptive softmax begin; (): none.
         adaptive_ratio: how much narrower each cluster is than what comes before it.
         dropout: of what each LSTM and the softmax read.
-        mix: of which layers a head for labels reads: "trained", a weighted sum of all whose weights are
-            trained; "equal", their mean; "top", the last one alone.
+        mix: which layers a head for labels reads: "trained", a weighted sum of all whose weights are
+            trained; "equal", their mean; "top", the last one alone; "bottom", the words' own vectors alone.
         dtype: of products, or bfloat16; parameters, gates and state are float32.
     """
 

@@ -219,7 +219,7 @@ class LabelModel(nn.Module):
         dropout: before each dense layer of the head.
         dtype: of computation.
         mix: of a backbone that is `HasLayers`, what the head reads: "trained", a weighted sum of all layers
-            whose weights are trained; "equal", their mean; "top", the last one.
+            whose weights are trained; "equal", their mean; "top", the last one; "bottom", the first one.
     """
 
     backbone: Any
@@ -257,7 +257,9 @@ class LabelModel(nn.Module):
         if self.mix == "top" or not isinstance(self.backbone, HasLayers):
             return read(self.backbone, tokens_BT, segments, types, train)
         layers_LBTD, _ = self.backbone.layers(tokens_BT, None, segments, train)
-        return layers_LBTD.mean(axis=0) if self.mix == "equal" else self.head.mixed(layers_LBTD)
+        if self.mix == "trained":
+            return self.head.mixed(layers_LBTD)
+        return layers_LBTD[0] if self.mix == "bottom" else layers_LBTD.mean(axis=0)
 
     def _pooled(self, hidden_BTD: jax.Array, segments: jax.Array | None) -> jax.Array:
         if self.has_pooler and (self.pooling == "first" or self.is_initializing()):

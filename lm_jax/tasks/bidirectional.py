@@ -173,10 +173,10 @@ def _empty(batch: Batch) -> Batch:
     return batch._replace(weights=np.zeros_like(batch.weights), segments=np.full_like(batch.segments, -1))
 
 
-def _reversed(batch: Batch) -> Batch:
-    """The same windows for the backward direction: what was a target is read, and the other way round."""
-    back = batch._replace(inputs=batch.targets, targets=batch.inputs)
-    return Batch(*(None if x is None else x[:, ::-1] for x in back))  # type: ignore[arg-type]
+def reversed_windows(ahead: Batch) -> BothWays:
+    """The same windows for both directions: what is a target of the one is read by the other."""
+    back = ahead._replace(inputs=ahead.targets, targets=ahead.inputs)
+    return BothWays(ahead, Batch(*(None if x is None else x[:, ::-1] for x in back)))  # type: ignore[arg-type]
 
 
 class _Windows:
@@ -187,8 +187,7 @@ class _Windows:
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> BothWays:
         """The rows of one process in the batch of a step."""
-        ahead = self._ahead.batch(step, process_index, process_count)
-        return BothWays(ahead, _reversed(ahead))
+        return reversed_windows(self._ahead.batch(step, process_index, process_count))
 
 
 class _Streams:

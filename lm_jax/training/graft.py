@@ -9,7 +9,7 @@ import jax
 from lm_jax.config import Config
 from lm_jax.errors import UserError
 
-_BACKBONE, _HEAD = "backbone", "head"
+BACKBONE, _HEAD = "backbone", "head"
 
 
 def graft(config: Config, source: Any, name: str, same_labels: bool = True) -> Any:
@@ -36,12 +36,12 @@ def graft(config: Config, source: Any, name: str, same_labels: bool = True) -> A
     wanted, there = _shapes(jax.eval_shape(first)["params"]), _shapes(source["params"])
     free = tuple(f"{_HEAD}/{part}/" for part in config.task.free_heads)
     bound, theirs = ({k: x for k, x in of.items() if not k.startswith(free)} for of in (wanted, there))
-    if bound == theirs and (same_labels or _BACKBONE not in source["params"]):
+    if bound == theirs and (same_labels or BACKBONE not in source["params"]):
         return source if wanted == there else _with_free_heads(source, wanted, there, first)
-    inner = source["params"].get(_BACKBONE, source["params"])
+    inner = source["params"].get(BACKBONE, source["params"])
     backbone = {key: value for key, value in inner.items() if key != _HEAD}  # such as a left-to-right head
     ours = {key: x for key, x in wanted.items() if key.partition("/")[0] != _HEAD}
-    theirs = {f"{_BACKBONE}/{key}": shape for key, shape in _shapes(backbone).items()}
+    theirs = {f"{BACKBONE}/{key}": shape for key, shape in _shapes(backbone).items()}
     if ours != theirs:
         differ = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         raise UserError(
@@ -50,7 +50,7 @@ def graft(config: Config, source: Any, name: str, same_labels: bool = True) -> A
             "start from a model of the same family and fields",
         )
     new = jax.jit(first)()
-    return {**new, "params": {**new["params"], _BACKBONE: backbone}}
+    return {**new, "params": {**new["params"], BACKBONE: backbone}}
 
 
 def _with_free_heads(
