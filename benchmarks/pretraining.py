@@ -3,15 +3,19 @@
     --only=tags,movies,sst2,cola   see below
     --sst2=DIR --cola=DIR          SST-2 as lines of a label and a sentence (train.txt, dev.txt, test.txt) and
                                    CoLA's tables; NLTK's brown and movie_reviews must be on the machine
+    --methods=simple,encoder,elmo  see below
     --seeds=2                      of fine-tuning; BERT and ELMo are pre-trained once for each text
     --out=runs/pretraining         run directories; finished ones are not run again
 
 Tags: parts of speech of Brown, of 200 and of 1,000 labelled sentences; the test is every tenth file, and the
 encoders are pre-trained on the other files without labels. Texts: movie_reviews (cv000 to cv799 against cv800
-to cv999), SST-2 and CoLA; the encoders are pre-trained on movie_reviews' training texts. The encoder is that
-of configs/bert.py; ELMo is that of configs/elmo.py, from its own words' vectors alone (which know no context)
-or from the mix of its layers, with its parameters kept or trained on. Beside them stand simple methods: each word's most frequent tag; naive Bayes and logistic regression of n-grams by
-scikit-learn; a Kneser-Ney model of each class (configs/classify.py:ngram).
+to cv999), SST-2 and CoLA; the encoders are pre-trained on movie_reviews' training texts. Methods:
+
+    encoder   that of configs/bert.py, from scratch and pre-trained
+    elmo      that of configs/elmo.py: a head on its words' own vectors alone, which know no context, or on
+              the mix of its layers, with its parameters kept or trained on
+    simple    each word's most frequent tag; naive Bayes and logistic regression of n-grams by scikit-learn; a
+              Kneser-Ney model of each class (configs/classify.py:ngram)
 
 Printed is the test's headline (CoLA: Matthews' correlation on in_domain_dev) with its 95 % interval for the
 seed that is best on validation, and the mean over seeds.
@@ -76,12 +80,8 @@ def recipe(name: str, data: dict[str, Any], steps: int = 0, **fields: Any) -> An
     return config
 
 
-def pretrained(text: str, steps: int, out: pathlib.Path, name: str) -> str:
-    """The run directory of an encoder that is pre-trained on a text."""
-    return _pretrained("bert.py", "masked_accuracy", text, steps, out / name)
-
-
 def _pretrained(file: str, metric: str, text: str, steps: int, out: pathlib.Path) -> str:
+    """The run directory of a recipe for an encoder on a text."""
     data = {"corpus": text, "documents": "paragraph", "split": "tail:0.02"}
     value = run(recipe(file, data, steps), out)["valid"].metrics[metric].value
     print(f"{file} on {text}, {steps} steps: {metric} {value:.3f}")
@@ -95,17 +95,6 @@ ELMOS = {
     "ELMo's mix of layers, kept": _FROZEN,
     "ELMo's mix of layers, trained on": {},
 }
-
-
-def elmos(
-    config: Config, case: str, metric: str, source: str, flags: Any, out: pathlib.Path
-) -> Iterator[Line]:
-    """A recipe for labels on an ELMo."""
-    config = dataclasses.replace(config, init_from=source)
-    for number, (method, values) in enumerate(ELMOS.items()):
-        name = f"{case.replace(' ', '-')}-elmo-{number}"
-        row, mean = seeds_of(config, flags.seeds, out, name, metric, values)
-        yield _line(case, method, row, metric, mean)
 
 
 def seeds_of(
@@ -122,16 +111,14 @@ def seeds_of(
         train = dataclasses.replace(config.train, seed=seed)
         rows = run(dataclasses.replace(config, train=train), out / f"{name}-{seed}", values)
         found.append((rows["valid"].metrics[metric].value, rows["test"]))
-    values = [row.metrics[metric].value for _, row in found]
     best = max(found, key=lambda pair: pair[0])[1]
-    return best, statistics.mean(values)
+    return best, statistics.mean(row.metrics[metric].value for _, row in found)
 
 
 def tags(flags: argparse.Namespace, out: pathlib.Path) -> Iterator[Line]:
     """Parts of speech."""
     text = f"nltk:brown@{_BROWN_TRAIN}"
-    encoder = pretrained(text, flags.pretrain_steps, out, "brown")
-    elmo = _pretrained("elmo.py", "backward_perplexity", text, flags.elmo_steps, out / "brown-elmo")
+    encoders = _encoders(text, flags, out, "brown")
     data = {
         "corpus": f"nltk:brown@{_BROWN_TRAIN}#universal",
         "test": f"nltk:brown@{_BROWN_TEST}#universal",
@@ -139,19 +126,43 @@ def tags(flags: argparse.Namespace, out: pathlib.Path) -> Iterator[Line]:
     }
     for count, steps in ((200, 300), (1000, 600)):
         case = f"Brown tags, {count} sentences"
-        yield Line(case, "most frequent tag of a word", _most_frequent_tags(data, count))
-        for method, source in (("encoder from scratch", ""), ("encoder, pre-trained", encoder)):
-            config = recipe("tag.py", data, steps, init_from=source)
-            if not source:  # the same vocabulary
-                tokenizer = f"{encoder}/tokenizer"
-                config = dataclasses.replace(
-                    config, data=dataclasses.replace(config.data, tokenizer=tokenizer)
-                )
-            config = dataclasses.replace(config, task=dataclasses.replace(config.task, num_examples=count))
-            name = f"tags-{count}-{'scratch' if not source else 'pretrained'}"
-            row, mean = seeds_of(config, flags.seeds, out, name, "accuracy")
-            yield _line(case, method, row, "accuracy", mean)
-        yield from elmos(config, case, "accuracy", elmo, flags, out)
+        if "simple" in flags.methods:
+            yield Line(case, "most frequent tag of a word", _most_frequent_tags(data, count))
+        config = recipe("tag.py", data, steps)
+        config = dataclasses.replace(config, task=dataclasses.replace(config.task, num_examples=count))
+        yield from _on_encoders(config, case, f"tags-{count}", "accuracy", encoders, flags, out)
+
+
+def _encoders(text: str, flags: Any, out: pathlib.Path, name: str) -> dict[str, str]:
+    """The run directories of the encoders that are pre-trained on a text, by method."""
+    made = {}
+    if "encoder" in flags.methods:
+        made["encoder"] = _pretrained("bert.py", "masked_accuracy", text, flags.pretrain_steps, out / name)
+    if "elmo" in flags.methods:
+        directory = out / f"{name}-elmo"
+        made["elmo"] = _pretrained("elmo.py", "backward_perplexity", text, flags.elmo_steps, directory)
+    return made
+
+
+def _on_encoders(
+    config: Any, case: str, name: str, metric: str, encoders: Mapping[str, str], flags: Any, out: pathlib.Path
+) -> Iterator[Line]:
+    """A recipe for labels, on each encoder."""
+    if encoder := encoders.get("encoder"):
+        # From scratch with the same vocabulary.
+        scratch = dataclasses.replace(
+            config, init_from="", data=dataclasses.replace(config.data, tokenizer=f"{encoder}/tokenizer")
+        )
+        row, mean = seeds_of(scratch, flags.seeds, out, f"{name}-scratch", metric)
+        yield _line(case, "encoder from scratch", row, metric, mean)
+        tuned = dataclasses.replace(config, init_from=encoder)
+        row, mean = seeds_of(tuned, flags.seeds, out, f"{name}-pretrained", metric)
+        yield _line(case, "encoder, pre-trained", row, metric, mean)
+    if elmo := encoders.get("elmo"):
+        on_elmo = dataclasses.replace(config, init_from=elmo)
+        for number, (method, values) in enumerate(ELMOS.items()):
+            row, mean = seeds_of(on_elmo, flags.seeds, out, f"{name}-elmo-{number}", metric, values)
+            yield _line(case, method, row, metric, mean)
 
 
 def _most_frequent_tags(data: dict[str, Any], count: int) -> float:
@@ -177,25 +188,18 @@ def texts(
     case: str, data: dict[str, Any], label: str, metric: str, steps: int, flags: Any, out: pathlib.Path
 ) -> Iterator[Line]:
     """Texts with labels, by all methods."""
-    encoder = pretrained(_MOVIES, flags.pretrain_steps, out, "movies")
-    elmo = _pretrained("elmo.py", "backward_perplexity", _MOVIES, flags.elmo_steps, out / "movies-elmo")
-    yield from _by_scikit_learn(case, data, label, metric)
-    for order in (1, 3):
-        config: CountConfig = recipe("classify.py:ngram", data, label=label)
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, order=order))
-        assert isinstance(config.model, NGramConfig)
-        row = run(config, out / f"{case}-ngram-{order}")["test"]
-        yield _line(case, f"Kneser-Ney of each class, order {order}", row, metric)
-    for method, source in (("encoder from scratch", ""), ("encoder, pre-trained", encoder)):
-        config = recipe("classify.py", data, steps, init_from=source)
-        if not source:
-            tokenizer = f"{encoder}/tokenizer"
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
-        config = dataclasses.replace(config, task=dataclasses.replace(config.task, label=label))
-        name = f"{case}-{'scratch' if not source else 'pretrained'}"
-        row, mean = seeds_of(config, flags.seeds, out, name, metric)
-        yield _line(case, method, row, metric, mean)
-    yield from elmos(config, case, metric, elmo, flags, out)
+    encoders = _encoders(_MOVIES, flags, out, "movies")
+    if "simple" in flags.methods:
+        yield from _by_scikit_learn(case, data, label, metric)
+        for order in (1, 3):
+            config: CountConfig = recipe("classify.py:ngram", data, label=label)
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, order=order))
+            assert isinstance(config.model, NGramConfig)
+            row = run(config, out / f"{case}-ngram-{order}")["test"]
+            yield _line(case, f"Kneser-Ney of each class, order {order}", row, metric)
+    on_encoders = recipe("classify.py", data, steps)
+    on_encoders = dataclasses.replace(on_encoders, task=dataclasses.replace(on_encoders.task, label=label))
+    yield from _on_encoders(on_encoders, case, case, metric, encoders, flags, out)
 
 
 def _by_scikit_learn(case: str, data: dict[str, Any], label: str, metric: str) -> Iterator[Line]:
@@ -264,6 +268,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default=",".join(CASES))
+    parser.add_argument("--methods", default="simple,encoder,elmo")
     parser.add_argument("--sst2", default="data/sst2")
     parser.add_argument("--cola", default="data/cola")
     parser.add_argument("--seeds", type=int, default=2)
