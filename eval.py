@@ -5,6 +5,13 @@ python eval.py --model=runs/gpt --model=runs/other --text=FILE
 python eval.py --model=runs/classify --text='tsv:FILE#COLUMN'    a corpus whose records have labels
 python eval.py --model=runs/seq2seq --num-beams=4                generates, and compares with the targets
 python eval.py --model=runs/gpt --task=continuation              continues the beginnings of documents
+python eval.py --model=runs/gpt --task=minimal_pairs --text='jsonl:blimp/*.jsonl'
+
+Zero-shot tasks ask any model that gives texts a probability about records, a JSON object a line:
+  minimal_pairs    {"sentence_good": ..., "sentence_bad": ..., "UID": its paradigm}, as BLiMP's
+  multiple_choice  {"query": ..., "choices": [..., ...], "gold": the index of the right one, from 0 on}
+  last_word        {"text": a passage whose last word is to be predicted}, as LAMBADA's
+Another field is their text with jsonl:GLOB#FIELD.
 
 An evaluation that generates keeps the texts in DIR/generated as they are made. After an interruption the same
 command goes on from there.
@@ -19,6 +26,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lm_jax import errors, files, flags, generation_flags
 from lm_jax.config import FILE
@@ -26,12 +34,13 @@ from lm_jax.data.documents import DOCUMENTS
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation import texts
-from lm_jax.evaluation.base import Evaluation
+from lm_jax.evaluation.base import ZERO_SHOT, Evaluation
 from lm_jax.evaluation.compare import compare
 from lm_jax.evaluation.generated import Decoding
 from lm_jax.evaluation.row import write_rows
+from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
-from lm_jax.language_models.base import Labels, Predicts
+from lm_jax.language_models.base import Labels, LanguageModel, Predicts
 from lm_jax.progress import Reporter, read_metrics
 from lm_jax.report import html, table
 
@@ -68,8 +77,9 @@ def _parser() -> flags.Parser:
     )
     parser.add_argument(
         "--task",
-        choices=("continuation",),
-        help="continuation: continue the first words of each document (default: the task of each model)",
+        choices=("continuation", *ZERO_SHOT),
+        help="continuation: continue the first words of each document; or a zero-shot task, see above "
+        "(default: the task of each model)",
     )
     parser.add_argument(
         "--prompt-words", type=flags.whole, default=32, help="words that are continued (default: 32)"
@@ -105,8 +115,7 @@ def main(argv: list[str]) -> None:
     )
     with Reporter() as report:
         for path, model in zip(arguments.model, models, strict=True):
-            labels = isinstance(model, Labels | Predicts)
-            text = texts.choose(path, arguments.text, arguments.documents or models[0].documents, labels)
+            text = _choose(arguments, path, model, models[0].documents)
             evaluations.append(
                 evaluation.evaluate(
                     model, text, path, arguments.stride, report, arguments.task or "", decoding
@@ -124,6 +133,16 @@ def main(argv: list[str]) -> None:
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
+
+
+def _choose(arguments: Any, path: str, model: LanguageModel, documents: str) -> Text:
+    """The text that a model is evaluated on."""
+    if arguments.task in ZERO_SHOT:
+        if arguments.documents:
+            raise UserError(f"--documents with --task={arguments.task}, which reads records", "leave it out")
+        return texts.choose_records(arguments.text, ZERO_SHOT[arguments.task])
+    labels = isinstance(model, Labels | Predicts)
+    return texts.choose(path, arguments.text, arguments.documents or documents, labels)
 
 
 def _write_texts(out: pathlib.Path, evaluations: Sequence[Evaluation]) -> list[pathlib.Path]:

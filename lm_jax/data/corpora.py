@@ -187,6 +187,16 @@ def is_spec(text: str) -> bool:
     return text.partition(":")[0] in _FORMS and not Path(text).exists()
 
 
+def with_field(corpus: str, field: str) -> str:
+    """The spec of a corpus that reads its text from a field, or column, unless the spec names one.
+
+    Corpora whose specs name their text in another way, or not at all, are returned as they are.
+    """
+    kind, _, rest = corpus.partition(":")
+    has_default = kind in _RECORDS and _RECORDS[kind][2]
+    return f"{corpus}#{field}" if has_default and not _path_and_field(rest)[1] else corpus
+
+
 def with_kind(source: str, corpus: str) -> str:
     """The spec of a source for validation or test that may leave out what it shares with the corpus.
 

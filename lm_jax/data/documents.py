@@ -45,6 +45,17 @@ class Document(NamedTuple):
             raise self._wrong(name, "text")
         return value
 
+    def texts_field(self, name: str) -> list[str]:
+        """A field that is a list of texts.
+
+        Raises:
+            UserError: no such field, or another value, or a list of anything else.
+        """
+        values = self._field(name)
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise self._wrong(name, "list of texts")
+        return values
+
     def label(self, name: str) -> str:
         """A field as the name of a class: "true" and "false" for booleans, the digits of a number.
 

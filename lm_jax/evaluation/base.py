@@ -97,13 +97,19 @@ EVALUATORS: Registry[Evaluator] = Registry(
         "classification": "lm_jax.evaluation.classification:evaluate",
         "continuation": "lm_jax.evaluation.continuation:evaluate",
         "denoising": "lm_jax.evaluation.denoising:evaluate",
+        "last_word": "lm_jax.evaluation.last_word:evaluate",
         "masked": "lm_jax.evaluation.masked:evaluate",
+        "minimal_pairs": "lm_jax.evaluation.minimal_pairs:evaluate",
+        "multiple_choice": "lm_jax.evaluation.multiple_choice:evaluate",
         "regression": "lm_jax.evaluation.regression:evaluate",
         "seq2seq": "lm_jax.evaluation.seq2seq:evaluate",
         "tagging": "lm_jax.evaluation.tagging:evaluate",
     },
 )
 GENERATING = ("continuation", "seq2seq")  # evaluators that take a `generated.Decoding`
+# Zero-shot tasks: evaluators of any model that gives texts a probability -> the field of records that is the
+# text, unless the corpus names another.
+ZERO_SHOT = {"last_word": "text", "minimal_pairs": "sentence_good", "multiple_choice": "query"}
 _RESAMPLES_OF_ROWS = 2000  # a metric of ranks sorts the documents of each
 
 

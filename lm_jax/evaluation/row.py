@@ -71,7 +71,7 @@ class Row:
         data: where the text comes from.
         counts: what was counted, by name, such as tokens.
         sums: sums that are not counts, by name, such as nats; None for infinity.
-        metrics: by name. The first one is the headline.
+        metrics: by name. The first one is the headline. NAME/PART is a metric of a part of the text.
         difference: to the first row of a comparison.
     """
 
@@ -94,6 +94,11 @@ class Row:
     def headline(self) -> str:
         """The name of the metric that a model is judged by."""
         return next(iter(self.metrics))
+
+    @property
+    def overall(self) -> list[str]:
+        """The names of the metrics of the whole text, the headline first."""
+        return [name for name in self.metrics if "/" not in name]
 
     def as_json(self) -> dict[str, Any]:
         """The row as a JSON object.

@@ -59,6 +59,24 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
     return read_held_out(pathlib.Path(path), split)
 
 
+def choose_records(text: str | None, field: str) -> Text:
+    """The records that a zero-shot task asks about; each is a document, whatever its text holds.
+
+    Args:
+        text: a corpus of records, such as jsonl:GLOB.
+        field: where their text is, unless the corpus names another.
+
+    Raises:
+        UserError: no corpus of records, or one that cannot be read.
+    """
+    if text is None or not corpora.is_spec(text):
+        given = "no --text" if text is None else f"--text={text} is no corpus of records"
+        raise UserError(given, "give --text='jsonl:GLOB', or another corpus of records")
+    read = corpora.read(corpora.with_field(text, field))
+    corpus = dataclasses.replace(read, keeps_empty=True, least_bytes=0)
+    return Text(text, list(corpus), {"corpus": corpus.spec, **corpus.facts})
+
+
 def lines_or_corpus(text: str) -> list[Document]:
     """The documents of a corpus such as tsv:FILE#COLUMN, or the lines of a file, without their ends.
 

@@ -48,6 +48,25 @@ class ScoredText(NamedTuple):
         """The bytes of each token."""
         return [self.text[start:end] for start, end in self.spans.tolist()]
 
+    def ends_after(self, byte: int) -> np.ndarray:
+        """bool [T], the tokens whose span ends after a byte of the text; of -1, all."""
+        return self.spans[:, 1] > byte
+
+
+class ExpectedText(NamedTuple):
+    """What a model expected at the place of each token of a text; see `Expects`.
+
+    Attributes:
+        scored: the text's tokens and their probabilities, as `Scores.score` gives them.
+        best: bool [T], whether the token is the most probable one of the vocabulary; of equally probable
+            ones it is the one with the lowest id.
+        log_shares: float64 [T], natural log of the probability of all tokens together that were asked about.
+    """
+
+    scored: ScoredText
+    best: np.ndarray
+    log_shares: np.ndarray
+
 
 class PseudoScored(NamedTuple):
     """A pseudo-log-likelihood of one text, of tokens' probabilities given those on both sides.
@@ -172,6 +191,35 @@ class Scores(Protocol):
 
 
 @runtime_checkable
+class Expects(Scores, Protocol):
+    """The capability of telling what else was expected in place of a token.
+
+    Attributes:
+        tokenizer: from text to ids.
+    """
+
+    tokenizer: Tokenizer
+
+    def expect(
+        self,
+        texts: Sequence[str],
+        among_V: np.ndarray | None = None,
+        stride: int | None = None,
+        since: Sequence[int] | None = None,
+    ) -> list[ExpectedText]:
+        """As `score`, with what the model expected at the place of each token.
+
+        Args:
+            texts: the texts.
+            among_V: bool, the tokens by id whose probability together is asked for; None: none, whose is 0.
+            stride: as for `score`.
+            since: for each text a byte; only tokens that end after it are asked about. Of others `best` is
+                False and `log_shares` is NaN. None: all tokens.
+        """
+        ...
+
+
+@runtime_checkable
 class Generates(Protocol):
     """The capability of continuing text, or of writing the target of a source."""
 
@@ -279,6 +327,7 @@ class Predicts(Protocol):
 
 _REMEDIES: dict[type, str] = {
     Scores: "give one that gives whole texts a probability, such as an n-gram model or a GPT",
+    Expects: "give one that reads left to right, such as an n-gram model or a GPT",
     Generates: "give one that reads left to right",
     ScoresTargets: "give one that was trained by task=seq2seq",
     Embeds: "give one that has a vector for each token, such as a BERT",
@@ -293,8 +342,8 @@ def require(model: LanguageModel, capability: type[Capability], what_for: str) -
 
     Args:
         model: any model.
-        capability: `Scores`, `Generates`, `Embeds`, `Fills`, `Labels`, `Predicts`, or a protocol that is
-            checkable at run time.
+        capability: `Scores`, `Expects`, `Generates`, `Embeds`, `Fills`, `Labels`, `Predicts`, or a protocol
+            that is checkable at run time.
         what_for: what the caller needs it for, as a verb with its object: "continue text".
 
     Raises:

@@ -1,24 +1,29 @@
 """Modules that predict each token from those before it, as language models."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding.decoder import Decoder
-from lm_jax.language_models.base import LeftToRight, ScoredText
+from lm_jax.language_models.base import ExpectedText, LeftToRight, ScoredText
 from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.language_models.trained import Trained, shared
-from lm_jax.metrics.chunked import chunked_token_log_probs
+from lm_jax.metrics.chunked import chunked, chunked_token_log_probs
+from lm_jax.metrics.likelihood import token_log_probs
 from lm_jax.models.base import Rewinds
 from lm_jax.parallel.distributed import share
 from lm_jax.tasks.causal import Causal
+from lm_jax.text.base import Encoding
 
 _TOKENS_PER_BATCH = 8192  # in scoring: enough to keep a device busy
 _CARRIED_WINDOW = 256  # tokens read at a time by a model that carries a state
+_NUM_EXPECTED = 3  # numbers that `_expected` gives for a token
 
 
 class CausalLanguageModel(LeftToRight):
@@ -35,7 +40,9 @@ class CausalLanguageModel(LeftToRight):
         task = Causal if trained.task is None else trained.task
         self.task, self.evaluator = task.name, task.evaluator
         # The same objects at each call: decoders compile a program for each function.
-        self._scorer, self._prefill, self._step, self._extend = shared(_functions, self.module)
+        self._scorer, self._expecter, self._prefill, self._step, self._extend = shared(
+            _functions, self.module
+        )
 
     @property
     def context(self) -> int | None:
@@ -70,24 +77,56 @@ class CausalLanguageModel(LeftToRight):
                 cannot encode.
         """
         texts = as_texts(texts, "texts")
-        check_stride(stride, self.context)
         encodings = self.tokenizer.encode_batch(texts)
+        log_probs = self._per_token(encodings, stride, self._scorer)
+        return [self._scores(*parts) for parts in zip(texts, encodings, log_probs, strict=True)]
+
+    def expect(
+        self,
+        texts: Sequence[str],
+        among_V: np.ndarray | None = None,
+        stride: int | None = None,
+        since: Sequence[int] | None = None,
+    ) -> list[ExpectedText]:
+        """As `score`, with what the model expected at the place of each token; see `Expects`."""
+        texts = as_texts(texts, "texts")
+        encodings = self.tokenizer.encode_batch(texts)
+        among_V = np.zeros(self.tokenizer.vocab_size, bool) if among_V is None else among_V
+        values = self._per_token(encodings, stride, partial(self._expecter, among_V), (_NUM_EXPECTED,))
+        made = []
+        for i, (text, encoding, values_T3) in enumerate(zip(texts, encodings, values, strict=True)):
+            scored = self._scores(text, encoding, values_T3[:, 0])
+            asked_T = scored.ends_after(-1 if since is None else since[i])
+            best_T = (values_T3[:, 1] > 0) & asked_T
+            made.append(ExpectedText(scored, best_T, np.where(asked_T, values_T3[:, 2], np.nan)))
+        return made
+
+    def _per_token(
+        self, encodings: Sequence[Encoding], stride: int | None, scorer: Any, shape: tuple[int, ...] = ()
+    ) -> list[np.ndarray]:
+        """What a function such as `log_probs` gives for the tokens of each text and its end, [T, *shape]."""
+        check_stride(stride, self.context)
         begin, end = (np.array([i], np.int32) for i in (self.tokenizer.begin_id, self.tokenizer.end_id))
         streams = [np.concatenate([begin, e.ids, end]) for e in encodings]
+        sizes = [(len(stream) - 1) * math.prod(shape) for stream in streams]
         if self.context is None:
-            score = partial(self._score_carried, self._scorer)
+            read = partial(self._score_carried, scorer, shape=shape)
         else:
-            score = partial(
+            read = partial(
                 self._score_windows,
+                scorer,
+                shape=shape,
                 context=self.context,
                 stride=_default_stride(self.context) if stride is None else int(stride),
             )
-        log_probs = share(score, streams, [len(stream) - 1 for stream in streams])
-        return [self._scores(*parts) for parts in zip(texts, encodings, log_probs, strict=True)]
+        flat = share(lambda some: [x.reshape(-1) for x in read(some)], streams, sizes)
+        return [x.reshape(-1, *shape) for x in flat]
 
-    def _score_carried(self, scorer: Any, streams: list[np.ndarray]) -> list[np.ndarray]:
-        """As `_score_windows`, with a state that is carried from window to window, by `log_probs`, jitted."""
-        results = [np.empty(len(stream) - 1) for stream in streams]
+    def _score_carried(
+        self, scorer: Any, streams: list[np.ndarray], shape: tuple[int, ...] = ()
+    ) -> list[np.ndarray]:
+        """As `_score_windows`, with a state that is carried from window to window."""
+        results = [np.empty((len(stream) - 1, *shape)) for stream in streams]
         order = sorted(range(len(streams)), key=lambda i: len(streams[i]))  # so that rows end together
         most = _TOKENS_PER_BATCH // _CARRIED_WINDOW
         for first in range(0, len(order), most):
@@ -102,16 +141,21 @@ class CausalLanguageModel(LeftToRight):
                     window = streams[i][start : start + length + 1]
                     windows_BS[row, : len(window)] = window
                 inputs_BT, targets_BT = self.trained.placed((windows_BS[:, :-1], windows_BS[:, 1:]))
-                log_probs_BT, state = scorer(self.params, inputs_BT, targets_BT, state)
+                values_BT, state = scorer(self.params, inputs_BT, targets_BT, state)
                 for row, i in enumerate(group):
                     fresh = results[i][start : start + length]
-                    fresh[:] = np.asarray(log_probs_BT)[row, : len(fresh)]
+                    fresh[:] = np.asarray(values_BT)[row, : len(fresh)]
                 start += length
         return results
 
-    def _score_windows(self, streams: list[np.ndarray], context: int, stride: int) -> list[np.ndarray]:
-        """Log-probability of every token of each stream except the first, which is only context."""
-        results = [np.empty(len(stream) - 1) for stream in streams]
+    def _score_windows(
+        self, scorer: Any, streams: list[np.ndarray], shape: tuple[int, ...], context: int, stride: int
+    ) -> list[np.ndarray]:
+        """What the scorer gives for every token of each stream except the first, which is only context.
+
+        The scorer is `log_probs` or `_expected`, jitted; `shape` is that of what it gives for a token.
+        """
+        results = [np.empty((len(stream) - 1, *shape)) for stream in streams]
         for length, windows in _windows(streams, context, stride).items():
             most = max(1, _TOKENS_PER_BATCH // length)
             for first in range(0, len(windows), most):
@@ -123,9 +167,9 @@ class CausalLanguageModel(LeftToRight):
                     inputs_BT[row, : stop - start] = streams[i][start:stop]
                     targets_BT[row, : stop - start] = streams[i][start + 1 : stop + 1]
                 rows = self.trained.placed((inputs_BT, targets_BT))
-                log_probs_BT = np.asarray(self._scorer(self.params, *rows, None)[0])
+                values_BT = np.asarray(scorer(self.params, *rows, None)[0])
                 for row, (i, start, fresh, stop) in enumerate(group):
-                    results[i][fresh:stop] = log_probs_BT[row, fresh - start : stop - start]
+                    results[i][fresh:stop] = values_BT[row, fresh - start : stop - start]
         return results
 
     def _decoder(self) -> Decoder:
@@ -166,9 +210,10 @@ def _bucket(length: int) -> int:
     return max(16, 1 << (length - 1).bit_length())
 
 
-def _functions(module: nn.Module) -> tuple[Any, Any, Any, Any]:
+def _functions(module: nn.Module) -> tuple[Any, Any, Any, Any, Any]:
     prefill, step, extend = (partial(module.apply, method=name) for name in ("prefill", "step", "extend"))
-    return jax.jit(partial(log_probs, module)), prefill, step, extend
+    scorer, expecter = (jax.jit(partial(f, module)) for f in (log_probs, _expected))
+    return scorer, expecter, prefill, step, extend
 
 
 def log_probs(
@@ -181,8 +226,34 @@ def log_probs(
 ) -> tuple[jax.Array, Any]:
     """Natural-log probabilities of the targets, float32 [B, T], and the state; `method` is of the module."""
     hidden_BTD, state = module.apply(params, inputs_BT, state, method=method)
+    return chunked_token_log_probs(partial(_head, module), params, hidden_BTD, targets_BT), state
 
-    def head(params: Any, hidden: jax.Array) -> Any:
-        return module.apply(params, hidden, method="logits")
 
-    return chunked_token_log_probs(head, params, hidden_BTD, targets_BT), state
+def _expected(
+    module: nn.Module,
+    among_V: jax.Array,
+    params: Any,
+    inputs_BT: jax.Array,
+    targets_BT: jax.Array,
+    state: Any,
+) -> tuple[jax.Array, Any]:
+    """What `ExpectedText` says of the targets, float32 [B, T, 3], and the state.
+
+    The last axis: the log-probability, 1 if the target is the most probable token, and the log share of the
+    tokens `among_V`.
+    """
+
+    def measure(logits_BCV: jax.Array, targets_BC: jax.Array) -> jax.Array:
+        padded_V = jnp.pad(jnp.asarray(among_V), (0, logits_BCV.shape[-1] - len(among_V)))
+        logits_BCV = logits_BCV.astype(jnp.float32)
+        among_BC = jax.nn.logsumexp(jnp.where(padded_V[None, None], logits_BCV, -jnp.inf), axis=-1)
+        log_shares_BC = among_BC - jax.nn.logsumexp(logits_BCV, axis=-1)
+        best_BC = logits_BCV.argmax(axis=-1) == targets_BC
+        return jnp.stack([token_log_probs(logits_BCV, targets_BC), best_BC, log_shares_BC], axis=-1)
+
+    hidden_BTD, state = module.apply(params, inputs_BT, state, method="hidden")
+    return chunked(measure, partial(_head, module), params, hidden_BTD, targets_BT), state
+
+
+def _head(module: nn.Module, params: Any, hidden_BTD: jax.Array) -> Any:
+    return module.apply(params, hidden_BTD, method="logits")

@@ -12,7 +12,7 @@ from lm_jax.data.corpora import Progress
 from lm_jax.data.pipeline import Data
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
-from lm_jax.language_models.base import LeftToRight, ScoredText
+from lm_jax.language_models.base import ExpectedText, LeftToRight, ScoredText
 from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import LN_10, NGramModel
@@ -149,9 +149,46 @@ class NGramLanguageModel(LeftToRight):
         scored = self._scores(text, encoding, log_probs)._replace(conditioned_on=before)
         if self.eos:
             return scored
-        kept = np.append(encoding.ids != self.tokenizer.end_id, False)
+        kept = self._is_scored(np.append(encoding.ids, self.tokenizer.end_id))
         spans, log_probs, unknown = (x[kept] for x in (scored.spans, scored.log_probs, scored.unknown))
         return scored._replace(spans=spans, log_probs=log_probs, unknown=unknown)
+
+    def expect(
+        self,
+        texts: Sequence[str],
+        among_V: np.ndarray | None = None,
+        stride: int | None = None,
+        since: Sequence[int] | None = None,
+    ) -> list[ExpectedText]:
+        """As `score`, with what the model expected at the place of each token; see `Expects`."""
+        among_V = np.zeros(len(self._word_of), bool) if among_V is None else among_V
+        made, end = [], np.array([self.tokenizer.end_id], np.int32)
+        for i, (text, scored) in enumerate(zip(texts, self.score(texts, stride), strict=True)):
+            stream = np.concatenate([end, self.tokenizer.encode(text).ids, end])
+            kept = np.flatnonzero(self._is_scored(stream[1:]))
+            asked_T = scored.ends_after(-1 if since is None else since[i])
+            best_T, log_shares_T = np.zeros(len(kept), bool), np.full(len(kept), np.nan)
+            for t in np.flatnonzero(asked_T).tolist():
+                place = kept[t] + 1
+                history = stream[max(0, place - max(1, self.model.order - 1)) : place]
+                log_probs_V = self._after(history)[self._word_of]
+                best_T[t] = log_probs_V.argmax() == stream[place]
+                with np.errstate(divide="ignore"):
+                    log_shares_T[t] = np.log(np.exp(log_probs_V[among_V]).sum())
+            made.append(ExpectedText(scored, best_T, log_shares_T))
+        return made
+
+    def _is_scored(self, tokens: np.ndarray) -> np.ndarray:
+        """bool [T], of the tokens of a text and its end: without `eos` the ends of sentences are not."""
+        return np.full(len(tokens), True) if self.eos else tokens != self.tokenizer.end_id
+
+    def _after(self, history: np.ndarray) -> np.ndarray:
+        """Natural log p of each word of the vocabulary after tokens, float64; -1 is not a token."""
+        words = self._word_of[history[history >= 0]]
+        words[words == EOS] = BOS  # a token after an end begins a sentence
+        if not self.bos:
+            words = words[np.flatnonzero(np.append(BOS, words) == BOS)[-1] :]
+        return self.model.next_log_probs(words)
 
     def _decoder(self) -> Decoder:
         return self._kept_decoder
@@ -165,11 +202,7 @@ class NGramLanguageModel(LeftToRight):
         distinct_UN, of_B = np.unique(np.asarray(history_BN), axis=0, return_inverse=True)
         rows_UV = np.empty((len(distinct_UN), len(self._word_of)), np.float32)
         for row_V, history in zip(rows_UV, distinct_UN):
-            words = self._word_of[history[history >= 0]]
-            words[words == EOS] = BOS  # a token after an end begins a sentence
-            if not self.bos:
-                words = words[np.flatnonzero(np.append(BOS, words) == BOS)[-1] :]
-            log_probs = self.model.next_log_probs(words)
+            log_probs = self._after(history)
             log_probs[UNK] = -np.inf
             log_probs[log_probs < _LEAST] = -np.inf
             row_V[:] = log_probs[self._word_of]

@@ -116,7 +116,26 @@ def chunked_token_log_probs(
 ) -> jax.Array:
     """`likelihood.token_log_probs` of `head(params, hidden_BTD)`, some positions of each row at a time.
 
+    Arguments as of `chunked`.
+
+    Returns:
+        Natural-log probabilities, float32 [B, T].
+    """
+    return chunked(token_log_probs, head, params, hidden_BTD, targets_BT, max_bytes)
+
+
+def chunked(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    head: Head,
+    params: Any,
+    hidden_BTD: Array,
+    targets_BT: Array,
+    max_bytes: int = 2**28,
+) -> jax.Array:
+    """A function of logits and targets, some positions of each row at a time.
+
     Args:
+        function: (logits [B, C, V], targets [B, C]) -> [B, C, ...], each position on its own.
         head: (params, hidden [B, C, D]) -> logits [B, C, V], each position on its own.
         params: the head's parameters.
         hidden_BTD: what the head reads.
@@ -124,16 +143,14 @@ def chunked_token_log_probs(
         max_bytes: of the float32 logits that exist at a time; at least one position of each row is computed.
 
     Returns:
-        Natural-log probabilities, float32 [B, T].
+        What the function gives, [B, T, ...].
     """
     hidden_BTD, targets_BT = jnp.asarray(hidden_BTD), token_ids(targets_BT)
     B, T = targets_BT.shape
     vocab_size = jax.eval_shape(head, params, hidden_BTD[:, :1]).shape[-1]
     num_chunks = -(-T // max(1, max_bytes // (4 * B * vocab_size)))
     if num_chunks == 1:
-        return token_log_probs(head(params, hidden_BTD), targets_BT)
+        return function(head(params, hidden_BTD), targets_BT)
     chunks = (_split(x, -(-T // num_chunks)) for x in (hidden_BTD, targets_BT))
-    log_probs_NBC = jax.lax.map(
-        lambda chunk: token_log_probs(head(params, chunk[0]), chunk[1]), tuple(chunks)
-    )
-    return jnp.moveaxis(log_probs_NBC, 0, 1).reshape(B, -1)[:, :T]
+    made_NBC = jax.lax.map(lambda chunk: function(head(params, chunk[0]), chunk[1]), tuple(chunks))
+    return jnp.moveaxis(made_NBC, 0, 1).reshape(B, -1, *made_NBC.shape[3:])[:, :T]

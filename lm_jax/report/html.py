@@ -41,6 +41,7 @@ def render(
         parts.append(_table(group))
         if any(row.metrics[row.headline].value is not None for row in group):
             parts.append(_figure(_bars(group), _caption(group[0])))
+        parts.append(_parts(group))
     parts.extend(_classifiers(predictions or {}))
     if any(curves.values()):
         parts.append(
@@ -84,19 +85,34 @@ def _short(text: str) -> str:
 def _table(rows: Sequence[Row]) -> str:
     """All counts and metrics, the headline last, with its interval."""
     counts, headline = list(rows[0].counts), rows[0].headline
-    metrics = [*list(rows[0].metrics)[1:], headline]
-    heads = ("model", "text", "documents", *map(label, (*counts, *metrics)), "95 % interval")
+    metrics = [*rows[0].overall[1:], headline]
+    heads = ["model", "text", "documents", *map(label, (*counts, *metrics)), "95 % interval"]
     lines = [
-        (
+        [
             row.model,
             row.split,
             f"{row.documents:,}",
             *(f"{row.counts[name]:,}" for name in counts),
             *(value(row, name) for name in metrics),
             interval(row, headline),
-        )
+        ]
         for row in rows
     ]
+    return _cells(heads, lines)
+
+
+def _parts(rows: Sequence[Row]) -> str:
+    """The metrics of parts of the text, a line for each, with each model's value and interval."""
+    names = [name for name in rows[0].metrics if name not in rows[0].overall]
+    heads = ["metric", "part", *(cell for row in rows for cell in (row.model, "95 % interval"))]
+    lines = [
+        [*name.split("/", 1), *(cell for row in rows for cell in (value(row, name), interval(row, name)))]
+        for name in names
+    ]
+    return _cells(heads, lines) if lines else ""
+
+
+def _cells(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>\n" for line in lines)
     return f"<table><tr>{head}</tr>\n{body}</table>"
@@ -116,7 +132,7 @@ def _details(rows: Sequence[Row]) -> str:
             f"family {row.family}",
             f"conditioned on {row.conditioned_on}",
             *(f"{k} {v}" for k, v in row.context.items()),
-            *(f"{label(name)} {interval(row, name)}" for name, m in row.metrics.items() if m.interval),
+            *(f"{label(name)} {interval(row, name)}" for name in row.overall if row.metrics[name].interval),
             f"text sha256 {row.text_sha256[:16]}…",
         ]
         facts.extend(filter(None, (row.metrics[row.headline].why, difference(row))))

@@ -100,7 +100,7 @@ def _below(row: Row) -> str:
 
 def _table(rows: Sequence[Row]) -> Table:
     count, headline = next(iter(rows[0].counts)), rows[0].headline
-    others = list(rows[0].metrics)[1 : 1 + _OTHER_METRICS]
+    others = rows[0].overall[1 : 1 + _OTHER_METRICS]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("model", overflow="fold", min_width=12)
     table.add_column("text", overflow="fold", min_width=5)
