@@ -79,18 +79,23 @@ def make_row(
         reasons: why a metric has no value.
         second_field: the field with the second text of a pair.
     """
-    digest = hashlib.sha256()
-    for document, label in zip(text.documents, truth, strict=True):
-        second = document.text_field(second_field) if second_field else ""
-        digest.update(json.dumps([document.text, second, label]).encode())
     return row_of(
         model,
         text,
         name,
-        text_sha256=digest.hexdigest(),
+        text_sha256=labelled_sha256(text, truth, second_field),
         conditioned_on="the whole text",
         context=model.describe_context(),
         counts=dict(counts),
         sums={},
         metrics=measure(statistics, reasons),
     )
+
+
+def labelled_sha256(text: Text, truth: Sequence[Any], second_field: str = "") -> str:
+    """SHA-256 of texts, second texts and labels; arguments as of `make_row`."""
+    digest = hashlib.sha256()
+    for document, label in zip(text.documents, truth, strict=True):
+        second = document.text_field(second_field) if second_field else ""
+        digest.update(json.dumps([document.text, second, label]).encode())
+    return digest.hexdigest()

@@ -9,8 +9,8 @@ import numpy as np
 from lm_jax.data.corpora import Progress
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
-from lm_jax.evaluation.base import Statistics
-from lm_jax.evaluation.labelled import make_row
+from lm_jax.evaluation.base import Statistics, measure, row_of
+from lm_jax.evaluation.labelled import labelled_sha256
 from lm_jax.evaluation.row import Row
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import ScoredText
@@ -159,7 +159,17 @@ def zero_shot_row(
     conditioned_on: str,
     settings: Mapping[str, Any],
 ) -> Row:
-    """A row of results, as `labelled.make_row` makes it, of a task that the model was not trained for."""
-    row = make_row(model, name, text, truth, counts, statistics, {})
-    row.task, row.conditioned_on, row.context = task, conditioned_on, dict(settings)
+    """A row of results of a task that the model was not trained for; its SHA-256 is of texts and truth."""
+    row = row_of(
+        model,
+        text,
+        name,
+        text_sha256=labelled_sha256(text, truth),
+        conditioned_on=conditioned_on,
+        context=dict(settings),
+        counts=dict(counts),
+        sums={},
+        metrics=measure(statistics, {}),
+    )
+    row.task = task
     return row
