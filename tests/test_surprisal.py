@@ -92,6 +92,17 @@ def test_the_probabilities_of_all_words_add_up_to_one():
     assert total[False] > 1.3 * np.exp(scored.log_probs[1]), "more than the probability that a word follows"
 
 
+def test_white_space_and_the_end_tell_that_a_word_has_ended(ngrams):
+    for kind in ("byte", "bpe"):
+        tokenizer = ngrams[kind].tokenizer
+        tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        expected = [token[:1] in (b" ", b"\t", b"\n", b"\r", b"\0") for token in tokens]
+        expected[tokenizer.end_id] = True
+        assert surprisals.boundary_tokens(tokenizer).tolist() == expected
+    characters = tokenizers.train("char", ["a b"])
+    assert surprisals.boundary_tokens(characters).tolist() == [True, False, True, False, False]
+
+
 def test_words_that_are_tokens_need_no_correction(ngrams):
     model = ngrams["word"]
     assert surprisals.boundary_tokens(model.tokenizer).sum() == model.tokenizer.vocab_size - 1

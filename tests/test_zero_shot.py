@@ -2,6 +2,7 @@
 
 import json
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -218,6 +219,35 @@ def test_an_unknown_word_is_never_right(tmp_path):
     assert model.expect(["a b x"])[0].best[2], "the unknown word is the most probable one"
     made = run("last_word", model, records(tmp_path / "l.jsonl", {"text": "a b x"}))
     assert values(made)["accuracy"] == 0
+
+
+def test_blimps_files_are_read_as_they_are(shared, tmp_path):
+    names = ["causative", "passive_1", "principle_A_case_1"]
+    shorter = []
+    with zipfile.ZipFile(shared / "data" / "blimp.zip") as archive:
+        for name in names:
+            lines = archive.read(f"data/{name}.jsonl").splitlines()
+            assert len(lines) == 1000
+            (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join(lines[:40]))
+            pairs = [json.loads(line) for line in lines[:40]]
+            shorter.append(
+                [np.sign(len(p["sentence_bad"]) - len(p["sentence_good"])) / 2 + 0.5 for p in pairs]
+            )
+    found = run("minimal_pairs", Lengths(), f"jsonl:{tmp_path}/*.jsonl")
+    assert found.row.counts["ties"] == sum(one == 0.5 for of_one in shorter for one in of_one) > 0
+    means = dict(zip((f"accuracy/{name}" for name in names), map(np.mean, shorter), strict=True))
+    assert values(found) == pytest.approx({"accuracy": np.mean(shorter), "accuracy_per_byte": 0.5} | means)
+
+
+class Lengths(Scripted):
+    """The log-probability of a text is -8 for each character."""
+
+    def __init__(self):
+        pass
+
+    def score(self, texts, stride=None):
+        self.totals = {text: -8.0 * len(text) for text in texts}
+        return super().score(texts)
 
 
 GOOD = {"sentence_good": "a b", "sentence_bad": "b a", "UID": "u"}

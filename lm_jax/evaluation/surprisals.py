@@ -4,14 +4,15 @@ A word's tokens do not tell that the word ends: where tokens begin with white sp
 the end of a word is known only from the space of the token after it. So the product of the probabilities of a
 word's tokens is that of all words that begin like it, and the products of all words do not add up to one. The
 probability of white space, or of the end of the text, belongs to the word before it and not to the word that
-it begins (Pimentel and Meister 2024, "How to Compute the Probability of a Word", theorem 2; Oh and Schuler
-2024, "Leading Whitespaces of Language Models' Subword Vocabulary Pose a Confound for Calculating Word
-Probabilities"):
+it begins (Pimentel and Meister 2024, "How to Compute the Probability of a Word", on tokenisers that mark the
+beginnings of words; Oh and Schuler 2024, "Leading Whitespaces of Language Models' Subword Vocabulary Pose a
+Confound for Calculating Word Probabilities"):
 
     p(word | before) = p(tokens | before) · P(space or end | before, word) / P(space or end | before)
 
-The first word of a text has no space to give away, and its divisor is 1. So the factors cancel: the
-surprisals of the words, and of what follows the last of them, add up to the text's.
+The first word of a text has no space to give away, and its divisor is 1 (Pimentel and Meister divide it by
+the probability that the text begins without a space). So the factors cancel: the surprisals of the words, and
+of what follows the last of them, add up to the text's.
 """
 
 from collections.abc import Sequence
