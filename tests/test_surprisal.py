@@ -149,6 +149,17 @@ def test_a_word_inside_a_token_has_no_surprisal_of_its_own():
     np.testing.assert_allclose(np.exp(-made.nats), [0.5, 1, 0.25 * 0.4, 0.125 / 0.4])
 
 
+def test_only_white_space_that_begins_a_token_at_the_end_of_a_word_is_corrected_for():
+    scored = ScoredText(
+        b"ab  c", np.array([[0, 1], [1, 3], [3, 5], [5, 5]]), np.log([0.5, 0.25, 0.5, 0.125]),
+        np.zeros(4, bool), "", True,
+    )  # fmt: skip
+    shares = np.log([0.1, 0.2, 0.8, 0.4])
+    made = surprisals.of_words(scored, np.array([[0, 1], [1, 2], [4, 5]]), shares)
+    expected = [0.5, 0.25, 0.5 * 0.4, 0.125 / 0.4]
+    np.testing.assert_allclose(np.exp(-made.nats), expected, err_msg="a word without a space; a space inside")
+
+
 def test_what_follows_an_impossible_word_is_infinite(texts):
     tokenizer = tokenizers.train("char", texts)
     model = make_model(texts, tokenizer, order=2, smoothing="maximum_likelihood")

@@ -127,6 +127,11 @@ def test_models_are_compared_pair_by_pair(tmp_path):
     made[1] = run("minimal_pairs", Scripted(totals), other)
     compare(made)
     assert made[1].row.difference is None, "another paradigm, so another text"
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    other = records(tmp_path / "s.jsonl", *(line | {"sentence_bad": "other"} for line in lines))
+    made[1] = run("minimal_pairs", Scripted(good | {"other": -20.0}), other)
+    compare(made)
+    assert made[1].row.difference is None, "other sentences"
 
 
 def test_a_choice_is_scored_after_the_query(tmp_path):
