@@ -18,6 +18,7 @@ from lm_jax.data.documents import NO_FIELDS, Fields
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation.row import Row, read_rows, write_rows
+from lm_jax.evaluation.sizes import add_sizes
 from lm_jax.evaluation.texts import read_held_out
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram, ngram_classes
@@ -89,6 +90,19 @@ def check(config: AnyConfig) -> None:
         budget.check_shape(config)
 
 
+def check_start(config: AnyConfig, workdir: pathlib.Path) -> None:
+    """Checks a recipe and its directory before anything is read or written.
+
+    Raises:
+        UserError: an invalid value, a name that checkpoints cannot have, or a directory with a run of another
+            recipe, with a damaged one, or with other files.
+    """
+    check(config)
+    _check_name(config, workdir)
+    seal.check(workdir, FILE)
+    _check_same_recipe(config, workdir)
+
+
 def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
     """Trains by the recipe, or resumes a stopped run of it, then evaluates the best checkpoint.
 
@@ -106,10 +120,8 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
     """
     workdir = pathlib.Path(workdir)
     with together():
-        check(config)
-        _check_name(config, workdir)
+        check_start(config, workdir)
         seal.check(workdir)
-        _check_same_recipe(config, workdir)
         if rows := read_rows(workdir / "results.json") if is_finished(config, workdir) else []:
             _tidy(workdir)
             return rows
@@ -326,6 +338,8 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     with Reporter() as report:
         evaluations = [evaluation.evaluate(model, text, str(workdir), report=report) for text in texts]
     rows = [one.row for one in evaluations]
+    for row in rows:
+        add_sizes(row, model, workdir)
     if config.sample_tokens and isinstance(model, Generates):
         generated = [one.texts for one in evaluations if one.texts is not None]
         if generated:

@@ -59,6 +59,15 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
     return read_held_out(pathlib.Path(path), split)
 
 
+def note_borrowed(path: str, of: str, text: Text) -> list[str]:
+    """What to say of a model that is scored on the held-out text of another run, if it held out another."""
+    workdir = pathlib.Path(path)
+    own = [part for part in ("test", "valid") if seal.exists(workdir / f"{part}.jsonl")]
+    if path == of or not own or read_held_out(workdir, own[0]).sha256() == text.sha256():
+        return []
+    return [f"scored on the held-out text of {of}; it held out another and may have learned from this one"]
+
+
 def lines_or_corpus(text: str) -> list[Document]:
     """The documents of a corpus such as tsv:FILE#COLUMN, or the lines of a file, without their ends.
 
