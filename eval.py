@@ -96,11 +96,11 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(arguments.out)
     if (out / FILE).is_file():  # train.py would take the results for the run's own
         raise UserError(f"{out} is a run directory, which has results of its own", "give another --out")
-    files.make_directory(out)  # before the work
-    marks = {"bos": arguments.bos, "eos": arguments.eos}
     named = arguments.model
     if twice := [name for name, path in named if any(n == name and p != path for n, p in named)]:
         raise UserError(f"two models are named {twice[0]}", "give each --model=NAME=PATH another name")
+    files.make_directory(out)  # before the work
+    marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
     evaluations = []
     decoding = Decoding(

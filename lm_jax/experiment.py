@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -26,8 +27,9 @@ from lm_jax.language_models.base import Generates, ScoresTargets
 from lm_jax.language_models.options import Options
 from lm_jax.models.base import MODELS, ModelConfig
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
-from lm_jax.progress import Reporter
-from lm_jax.tasks.base import TASKS
+from lm_jax.progress import Reporter, say
+from lm_jax.tasks.base import TASKS, Task
+from lm_jax.tasks.causal import Causal
 from lm_jax.training import budget, loop, optimizers
 from lm_jax.training.graft import graft
 
@@ -39,8 +41,9 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
 
     Of that model's fields the recipe may set those that leave parameters as they are, such as dropout; it
     sets those that it gives another value than the default. Fields of the model that `values` names are set
-    after that. Where that model reads words by their characters, and the task labels texts or words, the
-    tokens are all words of the training part.
+    after that. Rows are no longer than that model's context unless `values` sets their length, and a model
+    that the default task cannot train, such as a BERT, is trained by its own. Where that model reads words by
+    their characters, and the task labels texts or words, the tokens are all words of the training part.
 
     Args:
         config: the recipe.
@@ -54,7 +57,14 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
     source = values.get("init_from", getattr(config, "init_from", ""))
     if source and isinstance(config, Config):
         config = dataclasses.replace(config, model=_model_of(source, config.model, workdir))
+        if not any(name.partition(".")[0] == "task" for name in values):
+            config = dataclasses.replace(config, task=_task_for(config, source, workdir))
     config = fields.override(config, values)
+    if source and isinstance(config, Config) and "data.sequence_length" not in values:
+        longest = min(config.data.sequence_length, config.model.context_length or math.inf)
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, sequence_length=int(longest))
+        )
     if source and isinstance(config, Config) and _reads_any_word(config):
         words = dataclasses.replace(config.data, tokenizer="word", vocab_size=0, min_count=0)
         config = dataclasses.replace(config, data=words)
@@ -66,6 +76,18 @@ def _reads_any_word(config: Config) -> bool:
     return config.model.spells and not config.task.predicts_tokens
 
 
+def _task_for(config: Config, source: str, workdir: pathlib.Path | None) -> Task:
+    """The recipe's task; where that is the default one, and the model does not read left to right, the
+    source's.
+    """
+    if config.task != Causal() or config.model.reads == "left to right":
+        return config.task
+    for directory in filter(None, (pathlib.Path(source), workdir)):
+        if (directory / FILE).is_file() and (task := config_module.RunParts(directory).task):
+            return task
+    return config.task
+
+
 def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) -> ModelConfig:
     """The model config of the source of a fine-tuning, with the recipe's own free fields."""
     try:
@@ -74,6 +96,10 @@ def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) ->
         if workdir is None or not (workdir / FILE).is_file():
             raise
         there = config_module.RunParts(workdir).model
+    if not isinstance(there, ModelConfig):
+        raise UserError(
+            f"init_from={source} is a model of the family {there.family}", "give a model that is trained"
+        )
     default = type(recipe)()
     own = {name: value for name, value in vars(recipe).items() if value != getattr(default, name)}
     return dataclasses.replace(there, **{n: v for n, v in own.items() if n in there.free()})
@@ -241,7 +267,18 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
         data_config = dataclasses.replace(data_config, tokenizer=str(tokenizer))
     with Reporter() as report:
         data = pipeline.prepare(data_config, config.task.fields(), progress=report)
+    _say_split(config, data)
     return data, config.resolved(data.tokenizer.vocab_size, data.classes)
+
+
+def _say_split(config: AnyConfig, data: pipeline.Data) -> None:
+    """Says that the text is split in another way than the recipe says."""
+    taken = data.provenance["split"]
+    if taken != config.data.split and is_writer():
+        say(
+            f"{config.data.corpus} has too few documents for data.split={config.data.split}: its end is held "
+            f"out instead, as by data.split={taken}"
+        )
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
@@ -250,6 +287,7 @@ def _count(config: CountConfig, workdir: pathlib.Path) -> None:
         with Reporter() as report:
             read = Fields(labels=(config.label,)) if config.label else NO_FIELDS
             data = pipeline.prepare(config.data, read, progress=report)
+            _say_split(config, data)
             if config.label:
                 classes = ngram_classes.fit(config.model, data, config.label, report)
             else:

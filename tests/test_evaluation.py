@@ -449,6 +449,27 @@ def test_all_models_are_scored_on_the_first_ones_text(runs, tmp_path, capsys):
     assert rows[1].difference.metric == "bits_per_byte"
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.CSV", "a.tsv.gz"])
+def test_records_are_not_scored_as_plain_text(runs, tmp_path, name):
+    kind = name.split(".")[1].lower()
+    (tmp_path / name).write_bytes(b'{"text": "a b"}\n{"text": "c"}\n')
+    with pytest.raises(
+        UserError, match=rf"has records, not plain text; type {kind}:.*#[A-Z]+ for their texts"
+    ):
+        eval_command.main([f"--model={runs / 'ngram'}", f"--text={tmp_path / name}", f"--out={tmp_path}"])
+    with pytest.raises(UserError, match="has records"):
+        texts_module.lines_or_corpus(str(tmp_path / name))
+
+
+def test_a_corpus_of_records_has_the_bytes_of_its_texts(runs, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a b"}\n{"text": "c"}\n')
+    arguments = [f"--model={runs / 'ngram'}", "--documents=file", f"--out={tmp_path / 'out'}"]
+    for corpus, size in ((f"jsonl:{tmp_path}/a.jsonl#text", 4), (f"text:{tmp_path}/a.jsonl", 30)):
+        eval_command.main([*arguments, f"--text={corpus}"])
+        [row] = read_rows(tmp_path / "out" / "results.json")
+        assert row.counts["bytes"] == size
+
+
 def test_eval_takes_the_runs_own_test_part_and_repeats_its_results(runs, tmp_path):
     for name in ("ngram", "gpt"):
         eval_command.main([f"--model={runs / name}", f"--out={tmp_path}"])
