@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import math
 import os
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -139,9 +141,10 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
             and sample.txt.
 
     Returns:
-        A row for each held-out part; no rows if a signal stopped the training early.
+        A row for each held-out part; no rows if SIGTERM stopped the training early.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C stopped the training early; the state is saved.
         UserError: a recipe or a directory that cannot be used, a damaged file in it, or a run that failed.
     """
     workdir = pathlib.Path(workdir)
@@ -201,10 +204,16 @@ def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config: {'; '.join(changed)}",
-                "give another --workdir, or the same config to resume",
+                f"give another directory, --workdir={_free(workdir)}, or the same config to resume",
             )
     elif workdir.exists() and any(_is_foreign(path.name) for path in workdir.iterdir()):
-        raise UserError(f"{workdir} is not empty and holds no run", "give another --workdir")
+        raise UserError(f"{workdir} is not empty and holds no run", f"give --workdir={_free(workdir)}")
+
+
+def _free(workdir: pathlib.Path) -> str:
+    """The name of a directory beside this one that does not exist, as a shell reads it."""
+    numbered = (workdir.with_name(f"{workdir.name}-{number}") for number in itertools.count(2))
+    return shlex.quote(str(next(path for path in numbered if not path.exists())))
 
 
 def _is_foreign(name: str) -> bool:
