@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import tokenizers
 
 import lm_jax
 from lm_jax import experiment
@@ -288,6 +289,37 @@ def test_ngrams_are_exported_as_arpa(ngrams, tmp_path):
     np.testing.assert_allclose(ours.score([line])[0].log_probs, back.score([line])[0].log_probs, atol=1e-5)
     with pytest.raises(UserError, match=r"exported is not a file name of an n-gram model; end it with .arpa"):
         main([str(tmp_path / "run"), str(tmp_path / "exported")])
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "char", "byte"])
+def test_tokens_with_white_space_are_escaped_in_an_arpa_file(tmp_path, capsys, tokenizer):
+    text = tiny.write_text(tmp_path / "text.txt")
+    data = DataConfig(corpus=f"text:{text}", documents="line", tokenizer=tokenizer, vocab_size=300)
+    recipe = CountConfig(data=data, model=NGramConfig(order=2, discount_fallback=(0.5, 1.0, 1.5)))
+    experiment.run(recipe, tmp_path / "run")
+    main([str(tmp_path / "run"), str(tmp_path / "model.arpa")])
+    assert "all are written in GPT-2's alphabet of bytes" in capsys.readouterr().out
+    ours, back = lm_jax.load(tmp_path / "run"), lm_jax.load(tmp_path / "model.arpa")
+    line = "the café learns  byte"
+    if tokenizer == "bpe":  # as Hugging Face's library names the tokens
+        library = tokenizers.Tokenizer.from_file(str(tmp_path / "run" / "tokenizer" / "tokenizer.json"))
+        tokens = library.encode(line).tokens
+    else:
+        units = line.encode() if tokenizer == "byte" else line
+        named = {v: k for k, v in gpt2_alphabet().items()}
+        tokens = [
+            "".join(named[b] for b in (bytes([u]) if isinstance(u, int) else u.encode())) for u in units
+        ]
+    [scored] = back.score([" ".join(tokens)])
+    assert not scored.unknown.any()
+    np.testing.assert_allclose(ours.score([line])[0].log_probs, scored.log_probs, atol=1e-5)
+
+
+def gpt2_alphabet():
+    """`bytes_to_unicode` of GPT-2's code: character -> byte."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in shown]
+    return {chr(b): b for b in shown} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
 @pytest.mark.parametrize(
