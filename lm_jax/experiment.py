@@ -12,6 +12,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+import jax
+
 from lm_jax import config as config_module
 from lm_jax import fields, files, seal
 from lm_jax.checkpoint import Checkpoints
@@ -261,6 +263,7 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     with together():
         trainer.held_out(data)  # that a part cannot be validated on is noticed before the first step
         start = _initial_params(resolved) if config.init_from and is_new else None
+    _say_start(data, workdir, _devices(trainer), _num_weights(trainer))
     # Nothing is written before: after an error the directory can be used by another recipe.
     with together():
         _write_facts(config, data, workdir)
@@ -290,6 +293,26 @@ def _say_split(config: AnyConfig, data: pipeline.Data) -> None:
         )
 
 
+def _say_start(data: pipeline.Data, workdir: pathlib.Path, *sizes: str) -> None:
+    """One line at the start of a run: its devices, its size, its text, and where it writes."""
+    train = data.splits["train"]
+    text = f"training text: {train.num_documents:,} documents, {train.num_tokens:,} tokens"
+    if is_writer():
+        say("; ".join((*sizes, text, f"writes to {workdir}")))
+
+
+def _devices(trainer: loop.Trainer) -> str:
+    """The kind and the number of the devices that train."""
+    devices = trainer.mesh.devices.flat
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
+def _num_weights(trainer: loop.Trainer) -> str:
+    """The number of the parameters."""
+    leaves = jax.tree.leaves(trainer.program.state.evaluated_params)
+    return f"{sum(leaf.size for leaf in leaves):,} parameters"
+
+
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
     """Counts n-grams and smooths them; of each class where the recipe names a label."""
     with together():
@@ -297,6 +320,7 @@ def _count(config: CountConfig, workdir: pathlib.Path) -> None:
             read = Fields(labels=(config.label,)) if config.label else NO_FIELDS
             data = pipeline.prepare(config.data, read, progress=report)
             _say_split(config, data)
+            _say_start(data, workdir)
             if config.label:
                 classes = ngram_classes.fit(config.model, data, config.label, report)
             else:

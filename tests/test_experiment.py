@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import tiny
 from interrupt import stopped_after
@@ -18,9 +19,11 @@ from interrupt import stopped_after
 import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment, fields
+from lm_jax.config import CountConfig
 from lm_jax.errors import UserError
 from lm_jax.evaluation.row import read_rows
 from lm_jax.evaluation.texts import read_held_out
+from lm_jax.ngram.smoothing import NGramConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -147,6 +150,23 @@ def test_killed_at_random_moments_and_run_again_the_numbers_are_the_same(tmp_pat
     assert kills, "every process ended before its kill"
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_a_run_begins_with_a_line_that_says_what_it_is(tmp_path, capsys):
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=1, sample_tokens=0)
+    [valid, _] = experiment.run(config, tmp_path / "run")
+    device = jax.devices()[0]
+    train = valid.data["splits"]["train"]
+    [line] = [one for one in capsys.readouterr().err.splitlines() if "writes to" in one]
+    assert line == (
+        f"1 x {device.device_kind} (cpu); {valid.parameters:,} parameters; training text: "
+        f"{train['num_documents']:,} documents, {train['num_tokens']:,} tokens; writes to {tmp_path / 'run'}"
+    )
+    experiment.run(config, tmp_path / "run")
+    assert capsys.readouterr().err == "", "nothing is trained"
+    ngram = CountConfig(data=config.data, model=NGramConfig(order=2, smoothing="witten_bell"))
+    experiment.run(ngram, tmp_path / "ngram")
+    assert f"tokens; writes to {tmp_path / 'ngram'}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
