@@ -1,6 +1,8 @@
 """Scores and texts of a run: every token once, with enough before it; and nothing lost on the way."""
 
 import dataclasses
+import pathlib
+import tomllib
 
 import jax
 import numpy as np
@@ -344,6 +346,34 @@ def test_what_is_no_list_of_texts_is_not_scored(model, words, texts, said):
 
 def test_no_texts_have_no_scores(model, words):
     assert model.score([]) == words.score([]) == model.score(()) == []
+
+
+def test_perplexity_is_that_of_the_mean_token(model, ngrams):
+    texts = ["the new model reads", "a", "café with data " * 9]
+    for lm in (model, ngrams):
+        log_probs = np.concatenate([scored.log_probs for scored in lm.score(texts)])
+        assert lm.perplexity(texts) == pytest.approx(np.exp(-log_probs.mean()), rel=1e-12)
+    with pytest.raises(UserError, match="give at least one"):
+        model.perplexity([])
+    with pytest.raises(UserError, match="is a text, not a list"):
+        model.perplexity("the new")
+
+
+def test_an_opened_model_shows_itself_in_a_line(model, ngrams, tiny_run):
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    assert repr(model) == f"<lm_jax gpt: task causal, step {model.step}, {size:,} parameters>"
+    count = sum(map(len, ngrams.model.log10_probs)) + sum(map(len, ngrams.model.log10_backoffs))
+    assert repr(ngrams) == f"<lm_jax ngram: task causal, {count:,} parameters>"
+
+
+def test_the_version_is_the_installed_one():
+    project = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert lm_jax.__version__ == project["project"]["version"]
+
+
+def test_opening_a_run_warns_of_nothing(tiny_run, caplog):
+    lm_jax.load(tiny_run[1])
+    assert not caplog.records
 
 
 def test_texts_of_an_iterator_are_scored(model, words):

@@ -3,12 +3,10 @@
 import pathlib
 from typing import Any
 
-import jax
-
 from lm_jax import seal
 from lm_jax.data import provenance
 from lm_jax.evaluation.row import Row
-from lm_jax.ngram.model import NGramModel
+from lm_jax.language_models.described import num_parameters
 
 
 def add_sizes(row: Row, model: Any, path: str | pathlib.Path) -> None:
@@ -27,14 +25,3 @@ def add_sizes(row: Row, model: Any, path: str | pathlib.Path) -> None:
     if seal.exists(directory / provenance.FILE):
         train = provenance.read(directory)["splits"].get("train", {})
         row.training_tokens = train.get("num_tokens")
-
-
-def num_parameters(model: Any) -> int | None:
-    """How many weights a model has, or probabilities and back-offs of n-grams; None where it is unknown."""
-    of_ngrams = getattr(model, "model", None)
-    if isinstance(of_ngrams, NGramModel):
-        return sum(map(len, (*of_ngrams.log10_probs, *of_ngrams.log10_backoffs)))
-    trained = getattr(model, "trained", model)
-    if not hasattr(trained, "params"):
-        return None
-    return sum(leaf.size for leaf in jax.tree.leaves(trained.params))
