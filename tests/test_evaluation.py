@@ -459,6 +459,8 @@ def test_records_are_not_scored_as_plain_text(runs, tmp_path, name):
         eval_command.main([f"--model={runs / 'ngram'}", f"--text={tmp_path / name}", f"--out={tmp_path}"])
     with pytest.raises(UserError, match="has records"):
         texts_module.lines_or_corpus(str(tmp_path / name))
+    with pytest.raises(UserError, match=r"is a directory; type text:.* for the \.txt files in it"):
+        texts_module.lines_or_corpus(str(tmp_path))
 
 
 def test_a_corpus_of_records_has_the_bytes_of_its_texts(runs, tmp_path):

@@ -46,14 +46,14 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
         keeps_empty: whether a document of a corpus without text is given, too.
 
     Raises:
-        UserError: no such file, one of records (.jsonl, .tsv, .csv), one that is not UTF-8, or a run without
-            a held-out part.
+        UserError: no such file, one of records (.jsonl, .tsv, .csv), a directory, one that is not UTF-8, or a
+            run without a held-out part.
     """
     if text is not None and corpora.is_spec(text):
         corpus = dataclasses.replace(corpora.read(text, documents), keeps_empty=keeps_empty)
         return Text(text, list(corpus), {"corpus": text, "documents": documents, **corpus.facts})
     if text is not None:
-        _check_no_records(text)
+        _check_plain(text)
         parts = cut(read_text(pathlib.Path(text)), documents)
         named = [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
         return Text(text, named, {"corpus": f"text:{text}", "documents": documents})
@@ -76,12 +76,12 @@ def lines_or_corpus(text: str) -> list[Document]:
     Records and lines without text are among them, so that results have the places of the file.
 
     Raises:
-        UserError: no such file, one of records (.jsonl, .tsv, .csv), or one without text.
+        UserError: no such file, one of records (.jsonl, .tsv, .csv), a directory, or one without text.
     """
     if corpora.is_spec(text):
         documents = list(dataclasses.replace(corpora.read(text), keeps_empty=True))
     else:
-        _check_no_records(text)
+        _check_plain(text)
         lines = corpora.read(f"text:{text}", "line")
         documents = [line._replace(text=line.text.removesuffix("\n")) for line in lines]
     if not documents:
@@ -89,8 +89,10 @@ def lines_or_corpus(text: str) -> list[Document]:
     return documents
 
 
-def _check_no_records(path: str) -> None:
-    """Raises UserError for a file of records, whose syntax would be taken for text."""
+def _check_plain(path: str) -> None:
+    """Raises UserError for a directory, and for a file of records, whose syntax would be taken for text."""
+    if pathlib.Path(path).is_dir():
+        raise UserError(f"{path} is a directory", f"type text:{path} for the .txt files in it")
     if kind := corpora.records_kind(path):
         what = "FIELD" if kind == "jsonl" else "COLUMN"
         raise UserError(
