@@ -1,7 +1,7 @@
 """Evaluates models on a text: one table, results.json and report.html.
 
 python eval.py --model=runs/gpt                                  its own test part
-python eval.py --model=runs/gpt --model=runs/other --text=FILE
+python eval.py --model=runs/gpt --model=other=runs/sweep-gpt/SETTING/seed-0 --text=FILE
 python eval.py --model=runs/classify --text='tsv:FILE#COLUMN'    a corpus whose records have labels
 python eval.py --model=runs/seq2seq --num-beams=4                generates, and compares with the targets
 python eval.py --model=runs/gpt --task=continuation              continues the beginnings of documents
@@ -38,6 +38,7 @@ from lm_jax.evaluation.base import ZERO_SHOT, Evaluation
 from lm_jax.evaluation.compare import compare
 from lm_jax.evaluation.generated import Decoding
 from lm_jax.evaluation.row import write_rows
+from lm_jax.evaluation.sizes import add_sizes
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Labels, LanguageModel, Predicts
@@ -51,15 +52,17 @@ def _parser() -> flags.Parser:
         "--model",
         action="append",
         required=True,
-        type=flags.model,
-        metavar="PATH",
-        help="a run directory, an ARPA file, a directory in Hugging Face's form or hf:NAME; may repeat",
+        type=flags.named_model,
+        metavar="[NAME=]PATH",
+        help="a run directory, an ARPA file, a directory in Hugging Face's form or hf:NAME; may repeat, with "
+        "a name to show it by",
     )
     parser.add_argument(
         "--text",
         type=flags.path,
         metavar="FILE",
-        help="the text to evaluate on, or a corpus as for data.corpus (default: the run's own test part)",
+        help="the text to evaluate on, or a corpus as for data.corpus (default: the first run's test "
+        "part, for all models of its task)",
     )
     parser.add_argument(
         "--documents", choices=DOCUMENTS, help="how to cut FILE (default: the first model's way)"
@@ -103,9 +106,12 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(arguments.out)
     if (out / FILE).is_file():  # train.py would take the results for the run's own
         raise UserError(f"{out} is a run directory, which has results of its own", "give another --out")
+    named = arguments.model
+    if twice := [name for name, path in named if any(n == name and p != path for n, p in named)]:
+        raise UserError(f"two models are named {twice[0]}", "give each --model=NAME=PATH another name")
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
-    models = [language_model.load(path, arguments.step, mesh, **marks) for path in arguments.model]
+    models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
     evaluations = []
     decoding = Decoding(
         generation_flags.given(arguments, mesh),
@@ -114,17 +120,20 @@ def main(argv: list[str]) -> None:
         arguments.prompt_words,
     )
     with Reporter() as report:
-        for path, model in zip(arguments.model, models, strict=True):
-            text = _choose(arguments, path, model, models[0].documents)
-            evaluations.append(
-                evaluation.evaluate(
-                    model, text, path, arguments.stride, report, arguments.task or "", decoding
-                )
+        for (name, path), model in zip(named, models, strict=True):
+            source = named[0][1] if _reads_as(model) == _reads_as(models[0]) else path
+            text = _choose(arguments, source, model, models[0].documents)
+            made = evaluation.evaluate(
+                model, text, name, arguments.stride, report, arguments.task or "", decoding
             )
+            add_sizes(made.row, model, path)
+            if arguments.text is None:
+                made.row.notes.extend(texts.note_borrowed(path, source, text))
+            evaluations.append(made)
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
-    curves = {path: read_metrics(pathlib.Path(path) / "metrics.jsonl") for path in arguments.model}
+    curves = {name: read_metrics(pathlib.Path(path) / "metrics.jsonl") for name, path in named}
     write_rows(out / "results.json", rows)
     written = _write_texts(out, evaluations)
     predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
@@ -133,6 +142,11 @@ def main(argv: list[str]) -> None:
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
+
+
+def _reads_as(model: LanguageModel) -> str:
+    """The task whose text a model is scored on: a bidirectional model compares with left-to-right ones."""
+    return "causal" if model.task == "bidirectional" else model.task
 
 
 def _choose(arguments: Any, path: str, model: LanguageModel, documents: str) -> Text:

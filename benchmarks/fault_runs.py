@@ -45,7 +45,8 @@ def get_config(variant=""):
     return CountConfig(data=data, model=NGramConfig(order=3, smoothing="witten_bell"), sample_tokens=8)
 """
 _WORDS = ["the", "a", "model", "language", "data", "reads", "learns", "writes", "old", "new", "text"]
-_PROGRESS = re.compile(r"step +\d+  validation |[a-z ]+ \d+/\d+ ")  # lines of a run that goes well
+# Lines of a run that goes well.
+_PROGRESS = re.compile(r"step +\d+  validation |[a-z ]+ \d+/\d+ |.*training text: .*; writes to ")
 
 
 def write_recipes(folder: pathlib.Path, draw: random.Random, steps: int = 60) -> list[pathlib.Path]:

@@ -172,7 +172,10 @@ def _fault_of(code: int, printed: str, number: int, finished: bool) -> str:
     lines = unexpected_lines(printed)
     stopped = ["stopped"]
     saved = len(lines) == 1 and re.fullmatch(r"stopped at step \d+, saved; .* to resume", lines[0])
-    if (code == 128 + number and lines == stopped) or (code == 0 and (saved or (finished and not lines))):
+    end = 130 if number == signal.SIGINT else 0
+    if (code == 128 + number and lines == stopped) or (code == end and saved):
+        return ""
+    if code == 0 and finished and not lines:
         return ""
     # After the interpreter has taken its handlers away, the signal ends a process whose work is done.
     if finished and code == -number and not lines:

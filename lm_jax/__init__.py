@@ -2,13 +2,20 @@
 
 from typing import Any
 
-__all__ = ["load"]
+__all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Offers `lm_jax.load(path)` without importing jax before it is used."""
+    """Offers `lm_jax.load(path)` without importing jax before it is used, and the installed version."""
     if name == "load":
         from lm_jax.language_models.load import load
 
         return load
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("lm_jax")
+        except metadata.PackageNotFoundError:  # run from its sources
+            return "unknown"
     raise AttributeError(f"module 'lm_jax' has no attribute {name!r}")

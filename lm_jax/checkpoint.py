@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import pathlib
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -25,6 +27,21 @@ from lm_jax.seal import Seal
 _METRICS = "metrics"  # Orbax's item with the validation loss
 _UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")  # the directory of a checkpoint before its rename
 _REPLACED = ".replaced"  # directory of the checkpoints that are no longer kept, before they are removed
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drops what absl's logger is given by this thread: Orbax warns about behaviour that was requested."""
+    logger, thread = logging.getLogger("absl"), threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno > logging.WARNING
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 class Checkpoints:
@@ -67,19 +84,21 @@ class Checkpoints:
         if self._read_only:  # each process reads by itself
             me = jax.process_index()
             alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_loss,
-            best_mode="min",
-            preservation_policy=policy,
-            create=not self._read_only,
-            read_only=self._read_only,
-            # A process killed while it removes a checkpoint in place would leave a damaged one.
-            todelete_subdir=None if self._read_only else _REPLACED,
-            multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-        )
+        with _without_warnings():
+            options = ocp.CheckpointManagerOptions(
+                best_fn=_loss,
+                best_mode="min",
+                preservation_policy=policy,
+                create=not self._read_only,
+                read_only=self._read_only,
+                # A process killed while it removes a checkpoint in place would leave a damaged one.
+                todelete_subdir=None if self._read_only else _REPLACED,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            )
         try:
-            manager = ocp.CheckpointManager(self.directory, options=options)
+            with _without_warnings():
+                manager = ocp.CheckpointManager(self.directory, options=options)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # The only file that it reads besides the losses, and that it still changes after the seal.
             cause = str(error).partition("\n")[0][:200]
@@ -138,7 +157,7 @@ class Checkpoints:
         self._finish()
         self._saving = (step, {name: _form(tree) for name, tree in items.items()})
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
-        with self._writing():
+        with self._writing(), _without_warnings():
             self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:

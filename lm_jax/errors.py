@@ -28,8 +28,8 @@ def reported() -> Iterator[None]:
     """Runs a command's body. What a user can mend ends it with one printed line.
 
     Raises:
-        SystemExit: with code 2 after a `UserError`, an `OSError` about a file or a lack of memory, 130 after
-            a `KeyboardInterrupt`.
+        SystemExit: with code 2 after a `UserError`, an `OSError` about a file, a lack of memory or a missing
+            backend of jax, 130 after a `KeyboardInterrupt`.
     """
     try:
         yield
@@ -50,14 +50,26 @@ def reported() -> Iterator[None]:
         _exit(
             2, f"error: {where}{error.strerror or error}; check the path, its permissions and the free space"
         )
-    except KeyboardInterrupt:
-        _exit(130, "stopped")
-    except RuntimeError as error:
+    except KeyboardInterrupt as error:
+        _exit(130, str(error) or "stopped")
+    except (AssertionError, RuntimeError) as error:
+        if _raised_by(error) == "jax._src.xla_bridge":  # jax has no class for a missing backend
+            asked = os.environ.get("JAX_PLATFORMS", "")
+            cause = " ".join(str(error).splitlines()[:1]) or "jax has no such backend"
+            _exit(2, f"error: JAX_PLATFORMS={asked}: {cause}; unset it, or install jax with that backend")
         # jax's error for a full device, whose class this module does not import.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         cause = " ".join(str(error).splitlines()[0].split())
         _exit(2, f"error: {cause}; make the model or the batch smaller, or use more devices")
+
+
+def _raised_by(error: BaseException) -> str:
+    """The name of the module whose code raised an error."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return "" if place is None else str(place.tb_frame.f_globals.get("__name__"))
 
 
 def _exit(code: int, line: str) -> None:

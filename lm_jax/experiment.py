@@ -3,11 +3,16 @@
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
+import math
 import os
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
+
+import jax
 
 from lm_jax import config as config_module
 from lm_jax import fields, files, seal
@@ -18,6 +23,7 @@ from lm_jax.data.documents import NO_FIELDS, Fields
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation.row import Row, read_rows, write_rows
+from lm_jax.evaluation.sizes import add_sizes
 from lm_jax.evaluation.texts import read_held_out
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram, ngram_classes
@@ -25,8 +31,9 @@ from lm_jax.language_models.base import Generates, ScoresTargets
 from lm_jax.language_models.options import Options
 from lm_jax.models.base import MODELS, ModelConfig
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
-from lm_jax.progress import Reporter
-from lm_jax.tasks.base import TASKS
+from lm_jax.progress import Reporter, say
+from lm_jax.tasks.base import TASKS, Task
+from lm_jax.tasks.causal import Causal
 from lm_jax.training import budget, loop, optimizers
 from lm_jax.training.graft import graft
 
@@ -38,8 +45,9 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
 
     Of that model's fields the recipe may set those that leave parameters as they are, such as dropout; it
     sets those that it gives another value than the default. Fields of the model that `values` names are set
-    after that. Where that model reads words by their characters, and the task labels texts or words, the
-    tokens are all words of the training part.
+    after that. Rows are no longer than that model's context unless `values` sets their length, and a model
+    that the default task cannot train, such as a BERT, is trained by its own. Where that model reads words by
+    their characters, and the task labels texts or words, the tokens are all words of the training part.
 
     Args:
         config: the recipe.
@@ -53,7 +61,14 @@ def override(config: AnyConfig, values: Mapping[str, str], workdir: pathlib.Path
     source = values.get("init_from", getattr(config, "init_from", ""))
     if source and isinstance(config, Config):
         config = dataclasses.replace(config, model=_model_of(source, config.model, workdir))
+        if not any(name.partition(".")[0] == "task" for name in values):
+            config = dataclasses.replace(config, task=_task_for(config, source, workdir))
     config = fields.override(config, values)
+    if source and isinstance(config, Config) and "data.sequence_length" not in values:
+        longest = min(config.data.sequence_length, config.model.context_length or math.inf)
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, sequence_length=int(longest))
+        )
     if source and isinstance(config, Config) and _reads_any_word(config):
         words = dataclasses.replace(config.data, tokenizer="word", vocab_size=0, min_count=0)
         config = dataclasses.replace(config, data=words)
@@ -65,6 +80,18 @@ def _reads_any_word(config: Config) -> bool:
     return config.model.spells and not config.task.predicts_tokens
 
 
+def _task_for(config: Config, source: str, workdir: pathlib.Path | None) -> Task:
+    """The recipe's task; where that is the default one, and the model does not read left to right, the
+    source's.
+    """
+    if config.task != Causal() or config.model.reads == "left to right":
+        return config.task
+    for directory in filter(None, (pathlib.Path(source), workdir)):
+        if (directory / FILE).is_file() and (task := config_module.RunParts(directory).task):
+            return task
+    return config.task
+
+
 def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) -> ModelConfig:
     """The model config of the source of a fine-tuning, with the recipe's own free fields."""
     try:
@@ -73,6 +100,10 @@ def _model_of(source: str, recipe: ModelConfig, workdir: pathlib.Path | None) ->
         if workdir is None or not (workdir / FILE).is_file():
             raise
         there = config_module.RunParts(workdir).model
+    if not isinstance(there, ModelConfig):
+        raise UserError(
+            f"init_from={source} is a model of the family {there.family}", "give a model that is trained"
+        )
     default = type(recipe)()
     own = {name: value for name, value in vars(recipe).items() if value != getattr(default, name)}
     return dataclasses.replace(there, **{n: v for n, v in own.items() if n in there.free()})
@@ -89,6 +120,19 @@ def check(config: AnyConfig) -> None:
         budget.check_shape(config)
 
 
+def check_start(config: AnyConfig, workdir: pathlib.Path) -> None:
+    """Checks a recipe and its directory before anything is read or written.
+
+    Raises:
+        UserError: an invalid value, a name that checkpoints cannot have, or a directory with a run of another
+            recipe, with a damaged one, or with other files.
+    """
+    check(config)
+    _check_name(config, workdir)
+    seal.check(workdir, FILE)
+    _check_same_recipe(config, workdir)
+
+
 def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
     """Trains by the recipe, or resumes a stopped run of it, then evaluates the best checkpoint.
 
@@ -99,17 +143,16 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
             and sample.txt.
 
     Returns:
-        A row for each held-out part; no rows if a signal stopped the training early.
+        A row for each held-out part; no rows if SIGTERM stopped the training early.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C stopped the training early; the state is saved.
         UserError: a recipe or a directory that cannot be used, a damaged file in it, or a run that failed.
     """
     workdir = pathlib.Path(workdir)
     with together():
-        check(config)
-        _check_name(config, workdir)
+        check_start(config, workdir)
         seal.check(workdir)
-        _check_same_recipe(config, workdir)
         if rows := read_rows(workdir / "results.json") if is_finished(config, workdir) else []:
             _tidy(workdir)
             return rows
@@ -163,10 +206,16 @@ def _check_same_recipe(config: AnyConfig, workdir: pathlib.Path) -> None:
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config: {'; '.join(changed)}",
-                "give another --workdir, or the same config to resume",
+                f"give another directory, --workdir={_free(workdir)}, or the same config to resume",
             )
     elif workdir.exists() and any(_is_foreign(path.name) for path in workdir.iterdir()):
-        raise UserError(f"{workdir} is not empty and holds no run", "give another --workdir")
+        raise UserError(f"{workdir} is not empty and holds no run", f"give --workdir={_free(workdir)}")
+
+
+def _free(workdir: pathlib.Path) -> str:
+    """The name of a directory beside this one that does not exist, as a shell reads it."""
+    numbered = (workdir.with_name(f"{workdir.name}-{number}") for number in itertools.count(2))
+    return shlex.quote(str(next(path for path in numbered if not path.exists())))
 
 
 def _is_foreign(name: str) -> bool:
@@ -214,6 +263,7 @@ def _train(config: Config, workdir: pathlib.Path) -> bool:
     with together():
         trainer.held_out(data)  # that a part cannot be validated on is noticed before the first step
         start = _initial_params(resolved) if config.init_from and is_new else None
+    _say_start(data, workdir, _devices(trainer), _num_weights(trainer))
     # Nothing is written before: after an error the directory can be used by another recipe.
     with together():
         _write_facts(config, data, workdir)
@@ -229,7 +279,38 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[pipeline.Data, Conf
         data_config = dataclasses.replace(data_config, tokenizer=str(tokenizer))
     with Reporter() as report:
         data = pipeline.prepare(data_config, config.task.fields(), progress=report)
+    _say_split(config, data)
     return data, config.resolved(data.tokenizer.vocab_size, data.classes)
+
+
+def _say_split(config: AnyConfig, data: pipeline.Data) -> None:
+    """Says that the text is split in another way than the recipe says."""
+    taken = data.provenance["split"]
+    if taken != config.data.split and is_writer():
+        say(
+            f"{config.data.corpus} has too few documents for data.split={config.data.split}: its end is held "
+            f"out instead, as by data.split={taken}"
+        )
+
+
+def _say_start(data: pipeline.Data, workdir: pathlib.Path, *sizes: str) -> None:
+    """One line at the start of a run: its devices, its size, its text, and where it writes."""
+    train = data.splits["train"]
+    text = f"training text: {train.num_documents:,} documents, {train.num_tokens:,} tokens"
+    if is_writer():
+        say("; ".join((*sizes, text, f"writes to {workdir}")))
+
+
+def _devices(trainer: loop.Trainer) -> str:
+    """The kind and the number of the devices that train."""
+    devices = trainer.mesh.devices.flat
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
+def _num_weights(trainer: loop.Trainer) -> str:
+    """The number of the parameters."""
+    leaves = jax.tree.leaves(trainer.program.state.evaluated_params)
+    return f"{sum(leaf.size for leaf in leaves):,} parameters"
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:
@@ -238,6 +319,8 @@ def _count(config: CountConfig, workdir: pathlib.Path) -> None:
         with Reporter() as report:
             read = Fields(labels=(config.label,)) if config.label else NO_FIELDS
             data = pipeline.prepare(config.data, read, progress=report)
+            _say_split(config, data)
+            _say_start(data, workdir)
             if config.label:
                 classes = ngram_classes.fit(config.model, data, config.label, report)
             else:
@@ -326,6 +409,8 @@ def _evaluate(config: AnyConfig, workdir: pathlib.Path) -> list[Row]:
     with Reporter() as report:
         evaluations = [evaluation.evaluate(model, text, str(workdir), report=report) for text in texts]
     rows = [one.row for one in evaluations]
+    for row in rows:
+        add_sizes(row, model, workdir)
     if config.sample_tokens and isinstance(model, Generates):
         generated = [one.texts for one in evaluations if one.texts is not None]
         if generated:

@@ -3,6 +3,10 @@
 python -m lm_jax.export runs/gpt exported          a directory with config.json, safetensors and tokenizer
 python -m lm_jax.export runs/ngram model.arpa      an ARPA file; .arpa.gz compresses it
 
+The words of an ARPA file have no white space. Where tokens have some, as those of BPE, all are written in
+GPT-2's alphabet of bytes, a character for each byte, in which Ġ is a space: the tokens that
+tokenizer/tokenizer.json in the run gives when Hugging Face's tokenizers reads it.
+
 The directory opens with from_pretrained of the class of transformers that its config.json names, and with
 lm_jax.load, with the same logits. A GPT is exported if it is a GPT-2, a BERT if it has the published
 architecture: for rope, rms, swiglu and the like the error names the field. AutoTokenizer reads the tokenizer
@@ -14,6 +18,7 @@ from lm_jax import runtime
 if __name__ == "__main__":
     runtime.prepare()  # first: handles signals, and sets up jax before its import
 
+import copy
 import pathlib
 import sys
 
@@ -24,16 +29,23 @@ from lm_jax.language_models.base import LanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.language_models.trained import Trained
 from lm_jax.ngram import arpa
+from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.vocabulary import SPECIALS, Vocabulary
 from lm_jax.pretrained import huggingface
 from lm_jax.pretrained.huggingface import Pretrained
+from lm_jax.text.bpe import printable
+from lm_jax.text.words import words_of
 
 
-def export(model: LanguageModel, path: pathlib.Path | str) -> None:
+def export(model: LanguageModel, path: pathlib.Path | str) -> str:
     """Writes a trained model as a directory for transformers, or an n-gram model as an ARPA file.
 
     Args:
         model: what `lm_jax.load` opened.
         path: a new directory, or a file .arpa or .arpa.gz.
+
+    Returns:
+        What to know of the file before it is used; "" if nothing.
 
     Raises:
         UserError: a model or a path that cannot be exported.
@@ -45,9 +57,22 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> None:
     elif isinstance(model, NGramLanguageModel):
         if not path.name.endswith((".arpa", ".arpa.gz")):
             raise UserError(f"{path} is not a file name of an n-gram model", "end it with .arpa or .arpa.gz")
-        arpa.write(model.model, path)
+        written, note = _without_white_space(model.model)
+        arpa.write(written, path)
+        return note
     else:
         raise UserError(f"a {model.family} model cannot be exported", "give a GPT, a BERT or an n-gram model")
+    return ""
+
+
+def _without_white_space(model: NGramModel) -> tuple[NGramModel, str]:
+    """The model with words that ARPA files can hold, and how they are written if that is not as they are."""
+    words = model.vocabulary.words[len(SPECIALS) :]
+    if all(words_of(word) == [word] for word in words):
+        return model, ""
+    renamed = copy.copy(model)
+    renamed.vocabulary = Vocabulary([*SPECIALS, *map(printable, words)])
+    return renamed, "tokens with white space: all are written in GPT-2's alphabet of bytes, Ġ is a space"
 
 
 def main(argv: list[str]) -> None:
@@ -65,8 +90,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     arguments = parser.parse_args(argv)
     model = language_model.load(arguments.run, arguments.step)
-    export(model, arguments.path)
-    print(f"written: {arguments.path}")
+    note = export(model, arguments.path)
+    print(f"written: {arguments.path}" + (f" ({note})" if note else ""))
 
 
 if __name__ == "__main__":

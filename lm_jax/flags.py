@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -83,6 +84,18 @@ def path(text: str) -> str:
 def model(text: str) -> str:
     """The type of a flag that names a model: a `path`, or hf:NAME."""
     return text if text.startswith("hf:") else path(text)
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """The type of a flag that names a model as `model` does, or as NAME=PATH: what to call it, and the path.
+
+    What stands before the first `=` is a name unless it holds a `/` or the whole text is a path, as those of
+    sweeps are.
+    """
+    name, equals, rest = text.partition("=")
+    if equals and name and "/" not in name and not os.path.exists(text):
+        return name, model(rest)
+    return (text, model(text)) if text.startswith("hf:") else (path(text), path(text))
 
 
 def whole(text: str) -> int:

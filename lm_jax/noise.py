@@ -25,7 +25,6 @@ if __name__ == "__main__":
     runtime.prepare()  # first: handles signals, and sets up jax before its import
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -38,8 +37,8 @@ from lm_jax import config as config_module
 from lm_jax import errors, fields, flags
 from lm_jax.data import noising, pipeline
 from lm_jax.data.noising import NEED_MASK, NOISES, Noise, Noised, Vocabulary, add_noise
-from lm_jax.data.text_files import read_text
 from lm_jax.errors import UserError
+from lm_jax.evaluation.texts import lines_or_corpus
 from lm_jax.progress import Reporter
 from lm_jax.text.base import Tokenizer
 from lm_jax.text.words import is_blank
@@ -55,7 +54,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--config", default="configs/bart.py", metavar="PATH.py[:VARIANT]", help="a recipe of denoising"
     )
-    parser.add_argument("--text", required=True, type=flags.path, metavar="FILE", help="a text; -: the input")
+    parser.add_argument(
+        "--text", required=True, type=flags.path, metavar="FILE", help="a text, or a corpus; -: the input"
+    )
     parser.add_argument("--row", type=flags.whole, default=0, help="which row of the text, from 0")
     parser.add_argument("--step", type=flags.whole, default=0, help="which step's noise")
     parser.add_argument("--marks", action="store_true", help="mark what changed, also in a file")
@@ -84,7 +85,11 @@ def main(argv: list[str]) -> None:
 
 
 def _read(path: str) -> str:
-    text = sys.stdin.read(_LONGEST_TEXT) if path == "-" else read_text(pathlib.Path(path))[:_LONGEST_TEXT]
+    """The beginning of the input, of a file, or of the texts of a corpus."""
+    if path == "-":
+        text = sys.stdin.read(_LONGEST_TEXT)
+    else:
+        text = "\n".join(document.text for document in lines_or_corpus(path))[:_LONGEST_TEXT]
     if is_blank(text):
         raise UserError(
             f"no text in {'the input' if path == '-' else path}", "give a text of a few sentences"

@@ -65,6 +65,11 @@ class Noted:
         self._first = 0
         self._old: dict[int, Any] = {}
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the first signal was SIGINT."""
+        return self._first == signal.SIGINT
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received += 1
         self._first = self._first or number

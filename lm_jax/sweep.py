@@ -6,8 +6,9 @@ python -m lm_jax.sweep --config=configs/ngram.py --grid model.order=3,4,5
 
 Each --grid names a field and its values; every combination is trained with every seed. Each run is an
 ordinary run directory, WORKDIR/SETTING/seed-N, that eval.py and lm_jax.generate open. The same command again
-trains only what is missing, and continues a stopped sweep. A setting that fails becomes a line with its
-error.
+trains only what is missing, and continues a stopped sweep. All values and directories are checked before
+anything is trained. A setting that fails in training becomes a line with its error, and the exit code is 1;
+sweep.csv keeps the results that it has.
 """
 
 from lm_jax import runtime
@@ -28,8 +29,9 @@ from lm_jax import config as config_module
 from lm_jax import errors, experiment, flags
 from lm_jax.config import AnyConfig
 from lm_jax.errors import UserError
+from lm_jax.evaluation.row import Row
 from lm_jax.progress import read_metrics
-from lm_jax.report.sweep import Cell, plot, print_cells, write_csv
+from lm_jax.report.sweep import Cell, plot, print_cells, read_csv, write_csv
 
 _MOST_RUNS = 10_000  # each is a directory of its own, and takes at least a second
 
@@ -54,7 +56,8 @@ def run(
         None if a signal stopped it; the same call continues it.
 
     Raises:
-        UserError: an unknown field or an invalid value.
+        UserError: an unknown field, an invalid value, or a directory that holds a run of another recipe.
+            Nothing has been written then.
     """
     settings = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
     names = [Cell(setting).name for setting in settings]
@@ -63,12 +66,15 @@ def run(
         experiment.override(recipe, {**values, **setting}, directory / f"seed-{recipe.seed}")
         for setting, directory in zip(settings, directories, strict=True)
     ]
-    _check_some(recipes)
+    seeded = [_seeded(config, num_seeds) for config in recipes]
+    for name, configs, directory in zip(names, seeded, directories, strict=True):
+        _check(name, configs, directory)
+    read_csv(workdir / "sweep.csv")
     workdir.mkdir(parents=True, exist_ok=True)
     cells = []
-    for number, (setting, config, directory) in enumerate(zip(settings, recipes, directories), start=1):
+    for number, (setting, configs, directory) in enumerate(zip(settings, seeded, directories), start=1):
         print(f"setting {number} of {len(settings)}: {names[number - 1]}", file=sys.stderr, flush=True)
-        cell = _cell(setting, _seeded(config, num_seeds), directory)
+        cell = _cell(setting, configs, directory)
         if cell is None:
             return None
         cells.append(cell)
@@ -77,15 +83,13 @@ def run(
     return cells
 
 
-def _check_some(recipes: Sequence[AnyConfig]) -> None:
-    """Raises the first recipe's error if no recipe can be run: then the mistake is not in the grid."""
-    errors = []
-    for recipe in recipes:
+def _check(name: str, configs: Mapping[int, AnyConfig], directory: pathlib.Path) -> None:
+    """Raises UserError, with the setting's name, for a recipe or a directory that cannot be used."""
+    for seed, config in configs.items():
         try:
-            return experiment.check(recipe)
+            experiment.check_start(config, directory / f"seed-{seed}")
         except UserError as error:
-            errors.append(error)
-    raise errors[0]
+            raise UserError(f"setting {name}: {error.cause}", error.remedy) from None
 
 
 def _seeded(config: AnyConfig, num_seeds: int) -> dict[int, AnyConfig]:
@@ -97,17 +101,22 @@ def _seeded(config: AnyConfig, num_seeds: int) -> dict[int, AnyConfig]:
 def _cell(
     setting: Mapping[str, str], configs: Mapping[int, AnyConfig], directory: pathlib.Path
 ) -> Cell | None:
-    """Trains and evaluates one setting; errors are stored in the cell. None after a signal."""
-    workdirs = {seed: directory / f"seed-{seed}" for seed in configs}
-    try:
-        rows = {seed: experiment.run(config, workdirs[seed]) for seed, config in configs.items()}
-    except UserError as error:
-        return Cell(setting, error=str(error))
-    except jax.errors.JaxRuntimeError as error:  # mostly out of memory
-        return Cell(setting, error=str(error).splitlines()[0])
-    if not all(rows.values()):
-        return None
-    curves = {seed: list(read_metrics(path / "metrics.jsonl")) for seed, path in workdirs.items()}
+    """Trains and evaluates one setting. An error is stored in the cell beside the seeds that were finished
+    before it. None after a signal.
+    """
+    rows: dict[int, Sequence[Row]] = {}
+    curves: dict[int, Sequence[Mapping[str, float]]] = {}
+    for seed, config in configs.items():
+        workdir = directory / f"seed-{seed}"
+        try:
+            found = experiment.run(config, workdir)
+        except UserError as error:
+            return Cell(setting, rows, curves, str(error))
+        except jax.errors.JaxRuntimeError as error:  # mostly out of memory
+            return Cell(setting, rows, curves, str(error).splitlines()[0])
+        if not found:
+            return None
+        rows[seed], curves[seed] = found, read_metrics(workdir / "metrics.jsonl")
     return Cell(setting, rows, curves)
 
 
@@ -152,6 +161,9 @@ def main(argv: list[str]) -> None:
     print_cells(cells)
     written = ", ".join(name for name in ("sweep.csv", "curves.png") if (workdir / name).exists())
     print(f"everything is in {workdir}: {written}, and a run directory for each setting and seed")
+    if failed := sum(bool(cell.error) for cell in cells):
+        print(f"{failed} of {len(cells)} settings failed", file=sys.stderr)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Every mistake a user is likely to make ends in one line with its cause and its remedy, and exit code 2."""
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -37,7 +39,7 @@ def changed(config: Config, **values: str) -> Config:
         (None, "no file"),
         (b"", "holds no text"),
         (b"good\n" * 99 + b"\xff\xfe bad\n", "UTF-8"),
-        (b"one line only\n", "data.split"),
+        (b"x", "data.split"),
     ],
 )
 def test_text_that_cannot_be_used(tmp_path, capsys, content, message):
@@ -88,7 +90,33 @@ def test_a_work_directory_of_another_run(tiny_run, capsys):
 
 def test_a_work_directory_with_other_files(tmp_path, capsys):
     text = tiny.write_text(tmp_path / "text.txt")
-    assert_refused(capsys, "is not empty and holds no run", experiment.run, tiny.config(text), tmp_path)
+    said = f"is not empty and holds no run; give --workdir={tmp_path}-2"
+    assert_refused(capsys, said, experiment.run, tiny.config(text), tmp_path)
+
+
+def test_a_second_recipe_is_offered_a_directory_that_is_free(tiny_run, tmp_path, capsys):
+    config, workdir, _ = tiny_run
+    there = shutil.copytree(workdir, tmp_path / "my run")
+    (tmp_path / "my run-2").mkdir()
+    said = f"give another directory, --workdir='{there}-3', or the same config to resume"
+    assert_refused(capsys, said, experiment.run, changed(config, model__d_model="32"), there)
+
+
+@pytest.mark.parametrize(("platform", "named"), [("cuda", ""), ("nonsense", "'nonsense' is not in the list")])
+def test_a_missing_backend_is_one_line(tmp_path, platform, named):
+    done = subprocess.run(
+        [sys.executable, "train.py", "--config=configs/ngram.py", f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+    )
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}: ")
+    assert named in line
+    assert line.endswith("; unset it, or install jax with that backend")
+    assert done.returncode == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_work_directory_that_cannot_be_written(tmp_path, capsys):
@@ -97,8 +125,6 @@ def test_a_work_directory_that_cannot_be_written(tmp_path, capsys):
 
 
 def test_a_corrupt_checkpoint(tiny_run, tmp_path, capsys):
-    import shutil
-
     moved = shutil.copytree(tiny_run[1], tmp_path / "run")
     for path in (moved / "checkpoints").rglob("ocdbt.process_0/d/*"):
         path.write_bytes(path.read_bytes()[:-3])
@@ -106,8 +132,6 @@ def test_a_corrupt_checkpoint(tiny_run, tmp_path, capsys):
 
 
 def test_a_tokenizer_of_another_model(tiny_run, tmp_path, capsys):
-    import shutil
-
     moved = shutil.copytree(tiny_run[1], tmp_path / "run")
     path = moved / "data.json"
     facts = json.loads(path.read_text())

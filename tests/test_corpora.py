@@ -73,6 +73,19 @@ def test_text_files_are_read_unchanged_in_order_of_their_paths(tmp_path):
     assert lines == [("b.txt:1", "x\n"), ("b.txt:2", "\n"), ("b.txt:3", "y\n")]
 
 
+def test_a_directory_means_the_files_of_its_kind(tmp_path):
+    deep = tmp_path / "[deep]"
+    deep.mkdir()
+    (tmp_path / "b.txt").write_text("x")
+    (deep / "a.txt").write_text("y")
+    (deep / "c.txt.gz").write_bytes(gzip.compress(b"z"))
+    (deep / "no.md").write_text("w")
+    (deep / "d.jsonl").write_text('{"body": "v"}')
+    assert read(f"text:{tmp_path}") == [("[deep]/a.txt", "y"), ("[deep]/c.txt", "z"), ("b.txt", "x")]
+    assert read(f"text:{deep}/") == [("a.txt", "y"), ("c.txt", "z")]
+    assert read(f"jsonl:{tmp_path}#body") == [("[deep]/d.jsonl:1", "v")]
+
+
 def test_a_file_may_have_a_name_that_looks_like_a_glob(tmp_path):
     (tmp_path / "a[1].txt").write_text("x")
     (tmp_path / "b#1.jsonl").write_text('{"text": "x", "body": "y"}')
@@ -359,11 +372,13 @@ def test_a_malformed_file_raises_user_error(tmp_path, spec, content, message):
 
 def test_a_missing_source_raises_user_error(tmp_path):
     write(tmp_path / "a.txt", b"x")
+    write(tmp_path / "a.jsonl.gz", b"x")
     for spec, message in {
         f"text:{tmp_path}/b.txt": "no file .*b.txt; check the path",
         f"text:{tmp_path}/*.csv": "no file",
-        f"text:{tmp_path}": r"is a directory; name its files, such as .*/\*\*/\*.txt",
+        f"csv:{tmp_path}#1": r"no file .*/\*\*/\*.csv; name the files, such as",
         f"{tmp_path}/a.txt": "no corpus .*; type text:",
+        f"{tmp_path}/a.jsonl.gz": "no corpus .*; type jsonl:",
         "txt:a": "did you mean text:GLOB",
         "python_docs": "did you mean python-docs",
         "python-docs:3": "no corpus",

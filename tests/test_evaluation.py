@@ -15,7 +15,8 @@ import pytest
 import tiny
 
 import eval as eval_command
-from lm_jax import experiment
+import lm_jax
+from lm_jax import experiment, flags
 from lm_jax.config import CountConfig
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
@@ -178,6 +179,8 @@ def test_models_of_other_documents_are_not_compared(documents):
     other = evaluation.evaluate(Uniform(2.0), text(*documents), "n")
     compare([one, other])
     assert other.row.difference is None
+    if documents == ("a", "c"):
+        assert other.row.notes == ["another text than m's: no value of the two rows compares"]
 
 
 def test_nats_per_token_are_compared_for_equal_token_counts():
@@ -186,10 +189,13 @@ def test_nats_per_token_are_compared_for_equal_token_counts():
     compare(made)
     assert made[1].row.difference.metric == "nats_per_token"
     assert made[1].row.difference.value < -0.5
+    assert made[1].row.notes == []
     made[1].row.difference = None
     made[1].row.counts["tokens"] += 1
     compare(made)
     assert made[1].row.difference is None
+    [note] = made[1].row.notes
+    assert note == "nats per token, perplexity do not compare with m's: 1051 tokens here, 1050 there"
 
 
 def test_bleu_and_accuracy_are_compared_by_the_same_code():
@@ -391,6 +397,79 @@ def test_eval_compares_models_on_a_file(runs, tmp_path, capsys):
         assert f"{row.metrics['bits_per_byte'].value:.4f}" in shown
     assert f"+{less:.4f} bits/byte against {models[0]}" in shown
     assert (tmp_path / "report.html").read_text().count("<svg") == 2, "bars and a learning curve"
+
+
+def test_eval_names_models_by_labels_and_says_how_large_they_are(runs, tmp_path, capsys):
+    eval_command.main(
+        [f"--model=counts={runs / 'ngram'}", f"--model=gpt={runs / 'gpt'}", f"--out={tmp_path}"]
+    )
+    rows = read_rows(tmp_path / "results.json")
+    assert [row.model for row in rows] == ["counts", "gpt"]
+    lm = lm_jax.load(runs / "gpt")
+    vectors = jax.eval_shape(lm.config.make().init, jax.random.key(0), np.zeros((1, 1), np.int32))
+    assert rows[1].parameters == sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(vectors))
+    text = json.loads((runs / "gpt" / "data.json").read_text())["splits"]["train"]["num_tokens"]
+    assert rows[0].training_tokens == rows[1].training_tokens == text
+    shown = capsys.readouterr().out
+    assert f"{rows[1].parameters:,}" in shown
+    assert "against counts (paired bootstrap" in shown
+    with pytest.raises(UserError, match="two models are named a; give each"):
+        eval_command.main([f"--model=a={runs / 'ngram'}", f"--model=a={runs / 'gpt'}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a=runs/x", ("a", "runs/x")),
+        ("a=sweep/model.d_model=8/seed-0", ("a", "sweep/model.d_model=8/seed-0")),
+        ("sweep/model.d_model=8/seed-0", ("sweep/model.d_model=8/seed-0",) * 2),
+        ("hf:gpt2", ("hf:gpt2", "hf:gpt2")),
+        ("big=hf:gpt2", ("big", "hf:gpt2")),
+        ("model.d_model=8", ("model.d_model=8",) * 2),
+    ],
+)
+def test_a_name_before_a_path_is_told_from_a_path_with_an_equals_sign(text, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.d_model=8").mkdir()
+    assert flags.named_model(text) == named
+
+
+def test_all_models_are_scored_on_the_first_ones_text(runs, tmp_path, capsys):
+    other = tiny.config(tiny.write_text(tmp_path / "other.txt", seed=5))
+    ngram = CountConfig(data=other.data, model=NGramConfig(order=2, smoothing="witten_bell"), sample_tokens=0)
+    experiment.run(ngram, tmp_path / "other")
+    eval_command.main(
+        [f"--model={runs / 'ngram'}", f"--model=other={tmp_path / 'other'}", f"--out={tmp_path / 'out'}"]
+    )
+    rows = read_rows(tmp_path / "out" / "results.json")
+    assert rows[0].text_sha256 == rows[1].text_sha256
+    assert rows[0].notes == []
+    assert "may have learned from this one" in rows[1].notes[0]
+    assert f"other, test: scored on the held-out text of {runs / 'ngram'}" in capsys.readouterr().out
+    assert rows[1].difference.metric == "bits_per_byte"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.CSV", "a.tsv.gz"])
+def test_records_are_not_scored_as_plain_text(runs, tmp_path, name):
+    kind = name.split(".")[1].lower()
+    (tmp_path / name).write_bytes(b'{"text": "a b"}\n{"text": "c"}\n')
+    with pytest.raises(
+        UserError, match=rf"has records, not plain text; type {kind}:.*#[A-Z]+ for their texts"
+    ):
+        eval_command.main([f"--model={runs / 'ngram'}", f"--text={tmp_path / name}", f"--out={tmp_path}"])
+    with pytest.raises(UserError, match="has records"):
+        texts_module.lines_or_corpus(str(tmp_path / name))
+    with pytest.raises(UserError, match=r"is a directory; type text:.* for the \.txt files in it"):
+        texts_module.lines_or_corpus(str(tmp_path))
+
+
+def test_a_corpus_of_records_has_the_bytes_of_its_texts(runs, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a b"}\n{"text": "c"}\n')
+    arguments = [f"--model={runs / 'ngram'}", "--documents=file", f"--out={tmp_path / 'out'}"]
+    for corpus, size in ((f"jsonl:{tmp_path}/a.jsonl#text", 4), (f"text:{tmp_path}/a.jsonl", 30)):
+        eval_command.main([*arguments, f"--text={corpus}"])
+        [row] = read_rows(tmp_path / "out" / "results.json")
+        assert row.counts["bytes"] == size
 
 
 def test_eval_takes_the_runs_own_test_part_and_repeats_its_results(runs, tmp_path):

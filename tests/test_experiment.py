@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import tiny
 from interrupt import stopped_after
@@ -18,9 +19,11 @@ from interrupt import stopped_after
 import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment, fields
+from lm_jax.config import CountConfig
 from lm_jax.errors import UserError
 from lm_jax.evaluation.row import read_rows
 from lm_jax.evaluation.texts import read_held_out
+from lm_jax.ngram.smoothing import NGramConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -149,9 +152,26 @@ def test_killed_at_random_moments_and_run_again_the_numbers_are_the_same(tmp_pat
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+def test_a_run_begins_with_a_line_that_says_what_it_is(tmp_path, capsys):
+    config = tiny.config(tiny.write_text(tmp_path / "text.txt"), num_steps=1, sample_tokens=0)
+    [valid, _] = experiment.run(config, tmp_path / "run")
+    device = jax.devices()[0]
+    train = valid.data["splits"]["train"]
+    [line] = [one for one in capsys.readouterr().err.splitlines() if "writes to" in one]
+    assert line == (
+        f"1 x {device.device_kind} (cpu); {valid.parameters:,} parameters; training text: "
+        f"{train['num_documents']:,} documents, {train['num_tokens']:,} tokens; writes to {tmp_path / 'run'}"
+    )
+    experiment.run(config, tmp_path / "run")
+    assert capsys.readouterr().err == "", "nothing is trained"
+    ngram = CountConfig(data=config.data, model=NGramConfig(order=2, smoothing="witten_bell"))
+    experiment.run(ngram, tmp_path / "ngram")
+    assert f"tokens; writes to {tmp_path / 'ngram'}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_cleanly(tmp_path, number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_exits_cleanly(tmp_path, number, code):
     config = tiny.config(
         tiny.write_text(tmp_path / "text.txt"), num_steps=100_000, eval_every=50_000, checkpoint_every=50_000
     )
@@ -159,7 +179,7 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, number):
     wait_for_step(tmp_path / "run", 5, process)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     assert "Traceback" not in output
     assert "run the same command again to resume" in output
     [saved] = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]

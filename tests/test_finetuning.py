@@ -11,11 +11,13 @@ import tiny
 from interrupt import stopped_after
 
 import lm_jax
+import train as train_command
 from lm_jax import config as config_module
 from lm_jax import experiment
 from lm_jax.config import Config
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
+from lm_jax.evaluation.row import read_rows
 from lm_jax.models.bert import BERTConfig
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.rnn import RNNConfig
@@ -125,3 +127,49 @@ def test_a_model_without_parameters_of_positions_may_read_longer_rows(kind, monk
                 experiment._initial_params(longer)
         else:
             assert experiment._initial_params(longer) == params
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A BERT that was trained for a few steps."""
+    path = tmp_path_factory.mktemp("bert")
+    config = tiny.config(tiny.write_text(path / "text.txt"), num_steps=2, sample_tokens=0)
+    data = dataclasses.replace(config.data, tokenizer="wordpiece", vocab_size=300)
+    model = BERTConfig(num_layers=1, num_heads=2, d_model=8)
+    experiment.run(
+        dataclasses.replace(config, data=data, model=model, task=Masked(pairs="none")), path / "bert"
+    )
+    return path / "bert"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt", "rnn", "bert"])
+def test_one_command_tunes_any_run_on_one_file(sources, bert, tmp_path, capsys, kind):
+    """The example of --help: the context and the task come from the source, held-out text from the end."""
+    file = tiny.write_text(tmp_path / "mine.txt", num_lines=150, seed=3)
+    source = bert if kind == "bert" else sources[0] / kind
+    recipe = [f"--config.train.{name}" for name in ("num_steps=2", "eval_every=2", "sample_tokens=0")]
+    train_command.main(
+        ["--config=configs/finetune.py", f"--config.init_from={source}", f"--config.data.corpus=text:{file}",
+         f"--workdir={tmp_path / 'run'}", *recipe]
+    )  # fmt: skip
+    assert "its end is held out instead, as by data.split=tail:0.05,0.05" in capsys.readouterr().err
+    tuned = config_module.read(tmp_path / "run")
+    assert tuned.task.name == ("masked" if kind == "bert" else "causal")
+    assert tuned.data.sequence_length == (256 if kind == "rnn" else 32)
+    assert [row.split for row in read_rows(tmp_path / "run" / "results.json")] == ["valid", "test"]
+
+
+def test_rows_are_no_longer_than_the_sources_context_unless_asked_for(sources, bert):
+    def overridden(source, **values):
+        named = {name.replace("__", "."): value for name, value in values.items()}
+        return experiment.override(Config(init_from=str(source)), named)
+
+    gpt = sources[0] / "gpt"
+    assert overridden(gpt).data.sequence_length == 32
+    assert overridden(gpt, data__sequence_length="16").data.sequence_length == 16
+    with pytest.raises(UserError, match="exceeds the model's context"):
+        experiment.check(overridden(gpt, data__sequence_length="64"))
+    assert overridden(bert).task == Masked(pairs="none")
+    with pytest.raises(UserError, match="task=causal with model=bert"):
+        experiment.check(overridden(bert, task="causal"))

@@ -1,11 +1,14 @@
 """Scores and texts of a run: every token once, with enough before it; and nothing lost on the way."""
 
 import dataclasses
+import pathlib
+import tomllib
 
 import jax
 import numpy as np
 import pytest
 import tiny
+import tokenizers
 
 import lm_jax
 from lm_jax import experiment
@@ -290,6 +293,37 @@ def test_ngrams_are_exported_as_arpa(ngrams, tmp_path):
         main([str(tmp_path / "run"), str(tmp_path / "exported")])
 
 
+@pytest.mark.parametrize("tokenizer", ["bpe", "char", "byte"])
+def test_tokens_with_white_space_are_escaped_in_an_arpa_file(tmp_path, capsys, tokenizer):
+    text = tiny.write_text(tmp_path / "text.txt")
+    data = DataConfig(corpus=f"text:{text}", documents="line", tokenizer=tokenizer, vocab_size=300)
+    recipe = CountConfig(data=data, model=NGramConfig(order=2, discount_fallback=(0.5, 1.0, 1.5)))
+    experiment.run(recipe, tmp_path / "run")
+    main([str(tmp_path / "run"), str(tmp_path / "model.arpa")])
+    assert "all are written in GPT-2's alphabet of bytes" in capsys.readouterr().out
+    ours, back = lm_jax.load(tmp_path / "run"), lm_jax.load(tmp_path / "model.arpa")
+    line = "the café learns  byte"
+    if tokenizer == "bpe":  # as Hugging Face's library names the tokens
+        library = tokenizers.Tokenizer.from_file(str(tmp_path / "run" / "tokenizer" / "tokenizer.json"))
+        tokens = library.encode(line).tokens
+    else:
+        units = line.encode() if tokenizer == "byte" else line
+        named = {v: k for k, v in gpt2_alphabet().items()}
+        tokens = [
+            "".join(named[b] for b in (bytes([u]) if isinstance(u, int) else u.encode())) for u in units
+        ]
+    [scored] = back.score([" ".join(tokens)])
+    assert not scored.unknown.any()
+    np.testing.assert_allclose(ours.score([line])[0].log_probs, scored.log_probs, atol=1e-5)
+
+
+def gpt2_alphabet():
+    """`bytes_to_unicode` of GPT-2's code: character -> byte."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in shown]
+    return {chr(b): b for b in shown} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
@@ -312,6 +346,34 @@ def test_what_is_no_list_of_texts_is_not_scored(model, words, texts, said):
 
 def test_no_texts_have_no_scores(model, words):
     assert model.score([]) == words.score([]) == model.score(()) == []
+
+
+def test_perplexity_is_that_of_the_mean_token(model, ngrams):
+    texts = ["the new model reads", "a", "café with data " * 9]
+    for lm in (model, ngrams):
+        log_probs = np.concatenate([scored.log_probs for scored in lm.score(texts)])
+        assert lm.perplexity(texts) == pytest.approx(np.exp(-log_probs.mean()), rel=1e-12)
+    with pytest.raises(UserError, match="give at least one"):
+        model.perplexity([])
+    with pytest.raises(UserError, match="is a text, not a list"):
+        model.perplexity("the new")
+
+
+def test_an_opened_model_shows_itself_in_a_line(model, ngrams, tiny_run):
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    assert repr(model) == f"<lm_jax gpt: task causal, step {model.step}, {size:,} parameters>"
+    count = sum(map(len, ngrams.model.log10_probs)) + sum(map(len, ngrams.model.log10_backoffs))
+    assert repr(ngrams) == f"<lm_jax ngram: task causal, {count:,} parameters>"
+
+
+def test_the_version_is_the_installed_one():
+    project = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert lm_jax.__version__ == project["project"]["version"]
+
+
+def test_opening_a_run_warns_of_nothing(tiny_run, caplog):
+    lm_jax.load(tiny_run[1])
+    assert not caplog.records
 
 
 def test_texts_of_an_iterator_are_scored(model, words):

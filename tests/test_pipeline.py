@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 import resource
 
 import numpy as np
@@ -223,8 +224,6 @@ def test_an_unusable_cache_directory_raises_user_error(config, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"documents": "file"}, r"none of 1 documents .* to valid.*; hold out a tail"),
-        ({"split": "hash:0.2,0.0000001"}, "none of 60 documents .* to test"),
         ({"split": "hash:0"}, "no validation part; hold one out, or give data.valid"),
         ({"split": "thirds"}, "is not a split"),
         ({"corpus": "text:/no/such/file"}, "no file /no/such/file"),
@@ -246,6 +245,21 @@ def test_a_wrong_request_raises_user_error_and_leaves_nothing(config, cache, cha
     with pytest.raises(UserError, match=message):
         pipeline.prepare(dataclasses.replace(config, **change), cache_dir=cache)
     assert not [*cache.glob("tokens-*"), *cache.glob(".*")]
+
+
+def test_too_few_documents_for_a_hash_are_split_by_a_tail(config, cache):
+    """One document, or those of which a hash gives none to a part, end in the held-out parts."""
+    one = dataclasses.replace(config, documents="file", split="hash:0.2,0.1")
+    data = pipeline.prepare(one, cache_dir=cache)
+    assert data.provenance["split"] == "tail:0.2,0.1"
+    texts = {part: "".join(d.text for d in split.documents()) for part, split in data.splits.items()}
+    whole = pathlib.Path(config.corpus.removeprefix("text:")).read_text(encoding="utf-8")
+    assert texts["train"] + texts["valid"] + texts["test"] == whole
+    assert abs(len(texts["valid"]) - 0.2 * len(whole)) <= 1
+    again = dataclasses.replace(one, split="tail:0.2,0.1")
+    asked = pipeline.prepare(again, cache_dir=cache)
+    assert [s.sha256 for s in asked.splits.values()] == [s.sha256 for s in data.splits.values()]
+    assert pipeline.prepare(config, cache_dir=cache).provenance["split"] == config.split
 
 
 def test_progress_is_reported(config, cache):

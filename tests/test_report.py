@@ -50,6 +50,38 @@ def test_the_table_fits_a_terminal_and_shows_every_number():
         assert number in text
 
 
+def test_a_narrow_table_leaves_columns_out_in_their_order_and_cuts_none():
+    row = dataclasses.replace(
+        ROW,
+        model="runs/" + "m" * 17,
+        parameters=1_300_000,
+        training_tokens=498_001,
+        counts=ROW.counts | {"oov": 7},
+    )
+    orders = {}
+    for width in range(52, 140):
+        console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+        table.print_rows([row], console)
+        _, line, *notes = console.file.getvalue().splitlines()
+        assert len(line.rstrip()) <= width
+        for kept in (row.model, "test", "0.8901", "0.8500–0.9300"):
+            assert kept in line.split(), "nothing is folded or cut"
+        orders[width] = notes[0].partition(": ")[2] if notes else ""
+    stated = ["trained on", "parameters", "docs", "tokens", "OOV", "perplexity", "nats/token"]
+    assert [text.split(", ") for text in dict.fromkeys(orders.values()) if text] == [
+        stated[:n] for n in range(7, 0, -1)
+    ]
+    assert orders[139] == ""
+    assert {"1,300,000", "498,001", "7"} <= set(line.split())
+
+
+def test_a_p_value_at_the_floor_of_the_resampling_is_shown_as_a_bound():
+    at_floor = Difference("runs/a", "bits_per_byte", -0.1, 1 / 10_001)
+    assert "p ≤ 1e-4)" in table.difference(dataclasses.replace(ROW, difference=at_floor))
+    above = at_floor._replace(p_value=2 / 10_001)
+    assert "p = 0.0002)" in table.difference(dataclasses.replace(ROW, difference=above))
+
+
 def test_rows_of_another_task_show_their_own_headline(tmp_path):
     console = Console(width=80, file=io.StringIO())
     missing = dataclasses.replace(
@@ -110,10 +142,32 @@ def test_the_best_seed_of_a_setting_is_chosen_on_the_first_part(capsys, less_is_
 
     seeds = {0: [row("valid", 0.1), row("test", 0.2)], 1: [row("valid", 0.3), row("test", 0.4)]}
     sweep.print_cells([sweep.Cell({"a": "1"}, seeds)])
-    heading, line, note = capsys.readouterr().out.splitlines()
+    heading, line, *notes = capsys.readouterr().out.splitlines()
     assert "test of best" in heading
-    assert line.split() == ["a=1", "2", "0.2000", "±", "1.2706", "0.3000", "±", "1.2706", best]
-    assert "best is the seed with the best value on the valid part" in note
+    assert line.split() == ["1", "2", "0.2000", "±", "1.2706", "0.3000", "±", "1.2706", best]
+    assert "with two seeds ± is 6.4 times the distance between them" in notes[1]
+    assert "best is the seed with the best value on the valid part" in notes[2]
+
+
+@pytest.mark.parametrize("less_is_better", [True, False])
+def test_a_sweep_has_a_column_for_each_field_and_marks_the_best_setting(less_is_better):
+    def cell(rate, value):
+        rows = [
+            dataclasses.replace(ROW, split=split, metrics={"x": Metric(value, None, "", less_is_better)})
+            for split in ("valid", "test")
+        ]
+        return sweep.Cell(
+            {"optimizer.learning_rate": rate, "model.num_layers": "12"}, {0: rows, 1: rows, 2: rows}
+        )
+
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    sweep.print_cells([cell("0.00031", 1.0), cell("0.00100", 2.0)], console)
+    heading, *lines = (line.split() for line in console.file.getvalue().splitlines())
+    assert heading[:2] == ["learning_rate", "num_layers"]
+    stars = [line[:3] for line in lines[:2] if line[0] == "*"]
+    assert stars == [["*", "0.00031" if less_is_better else "0.00100", "12"]]
+    shown = " ".join(lines[2])
+    assert shown.startswith("not shown on 80 columns: test of best, seeds")
 
 
 def test_the_html_report_is_self_contained():

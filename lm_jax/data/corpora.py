@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from lm_jax import compression
 from lm_jax.data import nltk_corpus, parallel, python_docs, records, tfds_corpus
 from lm_jax.data.documents import DOCUMENTS, Document, File, PathFile, pieces
 from lm_jax.data.parallel import ParallelFile
@@ -38,6 +39,7 @@ _RECORDS = {
     "labelled": (records.parse_labelled, "", ""),
     "conll": (records.parse_conll, "column", ""),
 }  # kind -> its parser, what its part after # names, and the default of that
+_SUFFIXES = ("jsonl", "tsv", "csv")  # of the names of files of records, and the kinds of these
 _WITH_SPLIT = {"tfds": tfds_corpus.with_split, "nltk": nltk_corpus.with_files}
 # Bytes; a standard library without its sources has next to none.
 _LEAST_OF_PYTHON = {"python-docs": 1_000_000, "python-docstrings": 200_000}
@@ -122,7 +124,7 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
             `python-docs`;
             `python-docstrings`, docstrings without their first line, which is the field `target` (see
             `python_docs.docstrings`); a split by hash holds out the modules that it holds out of python-docs;
-            `text:GLOB`;
+            `text:GLOB`; here and below a directory means the files in it and below it, by their suffix;
             `jsonl:GLOB[#FIELD]`, a JSON object a line, its text in the field `text` unless another is named;
             `tsv:GLOB[#COLUMN]`, `csv:GLOB[#COLUMN]`, a record a line, its text in a column, by its name in
             the first line or, if that line is not a header, by its number from 1 on (see `records`);
@@ -171,7 +173,9 @@ def check(corpus: str, documents: str) -> None:
     if corpus not in _LEAST_OF_PYTHON and not (kind in _FORMS and kind not in _LEAST_OF_PYTHON and rest):
         near = difflib.get_close_matches(kind, _FORMS, n=1)
         remedy = f"did you mean {_FORMS[near[0]]}?" if near else f"type {', '.join(_FORMS.values())}"
-        raise UserError(f"no corpus {corpus!r}", f"type text:{corpus}" if Path(corpus).exists() else remedy)
+        path = Path(corpus)
+        spec = f"{records_kind(corpus) or 'text'}:{corpus}"
+        raise UserError(f"no corpus {corpus!r}", f"type {spec}" if path.exists() else remedy)
     if kind == "tfds":
         tfds_corpus.parse(rest)
     if kind == "nltk":
@@ -180,6 +184,12 @@ def check(corpus: str, documents: str) -> None:
         parallel.split_paths(rest)
     if documents not in DOCUMENTS:
         raise UserError(f"documents={documents!r}", f"choose one of {', '.join(DOCUMENTS)}")
+
+
+def records_kind(path: str) -> str:
+    """The kind of corpus, such as jsonl, that a file of records has by the end of its name; "" for others."""
+    suffix = Path(uncompressed_name(path)).suffix.lower().removeprefix(".")
+    return suffix if suffix in _SUFFIXES else ""
 
 
 def is_spec(text: str) -> bool:
@@ -229,10 +239,21 @@ def _path_and_field(rest: str) -> tuple[str, str]:
 def _find(
     corpus: str, pattern: str, parse: Callable[[Path, str], Iterator[Document]]
 ) -> tuple[PathFile, ...]:
-    """The files of a glob in order, named relative to the directory in which its wildcards begin."""
+    """The files of a glob in order, named relative to the directory in which its wildcards begin.
+
+    A directory means the files below it whose names end as those of its kind do: .txt, .jsonl, .tsv or .csv.
+    """
     path = expand(pattern)
     if path.is_dir():
-        raise UserError(f"{corpus} is a directory", f"name its files, such as {corpus.rstrip('/')}/**/*.txt")
+        kind = corpus.partition(":")[0]
+        pattern = f"{glob.escape(str(path))}/**/*.{kind if kind in _SUFFIXES else 'txt'}"
+        names = [
+            name for end in ("", *compression.SUFFIXES) for name in glob.glob(pattern + end, recursive=True)
+        ]
+        found = sorted(Path(name) for name in names)
+        if not found:
+            raise UserError(f"no file {pattern}", f"name the files, such as {corpus.rstrip('/')}/**/*.md")
+        return tuple(PathFile(p, _name(p.relative_to(path)), parse) for p in found if p.is_file())
     found = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
     files = [p for p in found if p.is_file()]
     if not files:

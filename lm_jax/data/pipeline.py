@@ -147,7 +147,27 @@ def _sources(config: DataConfig, keeps_empty: bool, progress: Progress | None) -
 def _write_texts(
     config: DataConfig, fields: Fields, sources: dict[str, Corpus], directory: Path
 ) -> dict[str, Any]:
-    holdout, digest, main = splits.parse(config.split), hashlib.sha256(), sources["train"]
+    """Splits the documents into their parts; by a tail where there are too few for a split by hash."""
+    split = config.split
+    sha256, parts = _write_split(split, fields, sources, directory)
+    if split.startswith("hash:") and _missing(split, sources, parts):
+        split = split.replace("hash", "tail", 1)
+        sha256, parts = _write_split(split, fields, sources, directory)
+    if missing := _missing(split, sources, parts):
+        total = sum(facts["documents"] for facts in parts.values())
+        raise UserError(
+            f"data.split={split!r} gives none of {total} documents in {config.corpus} to {missing[0]}",
+            "hold out more (data.split=tail:0.1,0.1), or let data.documents be smaller (line, paragraph)",
+        )
+    labels = store.write_columns(directory, parts, fields)
+    return {"sha256": sha256, "parts": parts, "labels": labels, "split": split}
+
+
+def _write_split(
+    split: str, fields: Fields, sources: dict[str, Corpus], directory: Path
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The SHA-256 of the corpus, and facts of each part that has a document."""
+    holdout, digest, main = splits.parse(split), hashlib.sha256(), sources["train"]
 
     def assigned() -> Iterator[tuple[str, Document]]:
         for part, document in splits.assign(holdout, main, whole=any(fields), by_file=main.by_file):
@@ -159,15 +179,13 @@ def _write_texts(
                 yield part, document
 
     parts = store.write_texts(assigned(), fields, directory)
-    wanted = {"train", "valid", *sources} | ({"test"} if holdout.test else set())
-    if missing := [part for part in splits.PARTS if part in wanted and part not in parts]:
-        total = sum(facts["documents"] for facts in parts.values())
-        raise UserError(
-            f"data.split={config.split!r} gives none of {total} documents in {config.corpus} to {missing[0]}",
-            "hold out a tail (data.split=tail:0.1), or let data.documents be smaller (line, paragraph)",
-        )
-    labels = store.write_columns(directory, parts, fields)
-    return {"sha256": digest.hexdigest(), "parts": parts, "labels": labels}
+    return digest.hexdigest(), parts
+
+
+def _missing(split: str, sources: dict[str, Corpus], parts: dict[str, Any]) -> list[str]:
+    """The parts without a document that must have one."""
+    wanted = {"train", "valid", *sources} | ({"test"} if splits.parse(split).test else set())
+    return [part for part in splits.PARTS if part in wanted and part not in parts]
 
 
 def _make_tokenizer(config: DataConfig, fields: Fields, texts: Path, progress: Progress | None) -> Tokenizer:
@@ -199,6 +217,7 @@ def _provenance(
     read = {kind: list(asked) for kind, asked in fields._asdict().items()}
     return {
         **{name: getattr(config, name) for name in ("corpus", "documents", "split", "valid", "test")},
+        "split": facts.take("split", str, default=config.split),
         "sha256": facts.take("sha256", str),
         **({"fields": read | {"classes": classes, "sha256": hashes}} if any(fields) else {}),
         "sources": {part: corpus.facts for part, corpus in sources.items()},

@@ -1,7 +1,7 @@
 """Whether one model is better than another on the same text, in any metric."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,40 @@ from lm_jax.evaluation.base import Evaluation, Statistics
 from lm_jax.evaluation.row import Difference, Row
 from lm_jax.metrics import significance
 
+_SHOWN = 3  # metrics of a row that tables show
+
 
 def compare(evaluations: Sequence[Evaluation], seed: int = 0) -> None:
     """Writes into each row but the first its difference to the first one, in the first metric that compares.
 
-    Rows of different texts, of a single document, or without a comparable metric get none.
+    Rows of different texts, of a single document, or without a comparable metric get none. Why other metrics
+    do not compare is written into the row's notes.
     """
     first = evaluations[0]
     for other in evaluations[1:]:
+        other.row.notes.extend(_warnings(other, first))
         metric = next((m for m in other.row.metrics if comparable(other, first, m)), None)
         if metric is None:
             continue
         found = difference(other, first, metric, seed)
         # NaN where the metric is undefined on some samples of the documents, as where one of them is empty.
         other.row.difference = found if math.isfinite(found.p_value) else None
+
+
+def _warnings(a: Evaluation, b: Evaluation) -> Iterator[str]:
+    """Why values of a do not compare with those of b, which stand in the same table."""
+    if a.row.metrics.keys() != b.row.metrics.keys():
+        return  # another table
+    if a.row.text_sha256 != b.row.text_sha256:
+        yield f"another text than {b.row.model}'s: no value of the two rows compares"
+        return
+    differs: dict[tuple[str, ...], list[str]] = {}
+    for metric, statistics in list(a.statistics.items())[:_SHOWN]:
+        if names := tuple(n for n in statistics.same if _said(a.row, n) != _said(b.row, n)):
+            differs.setdefault(names, []).append(metric.replace("_", " "))
+    for names, metrics in differs.items():
+        said = ", ".join(f"{_said(a.row, n)} {n} here, {_said(b.row, n)} there" for n in names)
+        yield f"{', '.join(metrics)} do not compare with {b.row.model}'s: {said}"
 
 
 def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:

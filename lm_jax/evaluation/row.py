@@ -73,6 +73,9 @@ class Row:
         sums: sums that are not counts, by name, such as nats; None for infinity.
         metrics: by name. The first one is the headline. NAME/PART is a metric of a part of the text.
         difference: to the first row of a comparison.
+        parameters: numbers that the model holds; None where that is not known.
+        training_tokens: tokens of the text that it was trained on; None where that is not known.
+        notes: what to know before the row is compared with others.
     """
 
     model: str
@@ -89,6 +92,9 @@ class Row:
     metrics: dict[str, Metric]
     data: dict[str, Any] = field(default_factory=dict)
     difference: Difference | None = None
+    parameters: int | None = None
+    training_tokens: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
@@ -132,7 +138,8 @@ class Row:
             f"{self.headline}_ci": headline.interval,
             "why": headline.why,
         }
-        return flat | values
+        known = {"parameters": self.parameters, "training_tokens": self.training_tokens, "notes": self.notes}
+        return flat | values | {name: value for name, value in known.items() if value not in (None, [])}
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> None:
@@ -181,6 +188,9 @@ def _read_row(fields: JsonObject) -> Row:
         metrics=metrics,
         data=fields.take("data", dict, default={}),
         difference=_read_difference(fields),
+        parameters=fields.take("parameters", int, _NULL, default=None),
+        training_tokens=fields.take("training_tokens", int, _NULL, default=None),
+        notes=[str(note) for note in fields.take("notes", list, default=[])],
     )
 
 

@@ -46,12 +46,14 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
         keeps_empty: whether a document of a corpus without text is given, too.
 
     Raises:
-        UserError: no such file, one that is not UTF-8, or a run without a held-out part.
+        UserError: no such file, one of records (.jsonl, .tsv, .csv), a directory, one that is not UTF-8, or a
+            run without a held-out part.
     """
     if text is not None and corpora.is_spec(text):
         corpus = dataclasses.replace(corpora.read(text, documents), keeps_empty=keeps_empty)
         return Text(text, list(corpus), {"corpus": text, "documents": documents, **corpus.facts})
     if text is not None:
+        _check_plain(text)
         parts = cut(read_text(pathlib.Path(text)), documents)
         named = [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
         return Text(text, named, {"corpus": f"text:{text}", "documents": documents})
@@ -77,22 +79,44 @@ def choose_records(text: str | None, field: str) -> Text:
     return Text(text, list(corpus), {"corpus": corpus.spec, **corpus.facts})
 
 
+def note_borrowed(path: str, of: str, text: Text) -> list[str]:
+    """What to say of a model that is scored on the held-out text of another run, if it held out another."""
+    workdir = pathlib.Path(path)
+    own = [part for part in ("test", "valid") if seal.exists(workdir / f"{part}.jsonl")]
+    if path == of or not own or read_held_out(workdir, own[0]).sha256() == text.sha256():
+        return []
+    return [f"scored on the held-out text of {of}; it held out another and may have learned from this one"]
+
+
 def lines_or_corpus(text: str) -> list[Document]:
     """The documents of a corpus such as tsv:FILE#COLUMN, or the lines of a file, without their ends.
 
     Records and lines without text are among them, so that results have the places of the file.
 
     Raises:
-        UserError: no such file, or one without text.
+        UserError: no such file, one of records (.jsonl, .tsv, .csv), a directory, or one without text.
     """
     if corpora.is_spec(text):
         documents = list(dataclasses.replace(corpora.read(text), keeps_empty=True))
     else:
+        _check_plain(text)
         lines = corpora.read(f"text:{text}", "line")
         documents = [line._replace(text=line.text.removesuffix("\n")) for line in lines]
     if not documents:
         raise UserError(f"no text in {text}", "give a file with at least one")
     return documents
+
+
+def _check_plain(path: str) -> None:
+    """Raises UserError for a directory, and for a file of records, whose syntax would be taken for text."""
+    if pathlib.Path(path).is_dir():
+        raise UserError(f"{path} is a directory", f"type text:{path} for the .txt files in it")
+    if kind := corpora.records_kind(path):
+        what = "FIELD" if kind == "jsonl" else "COLUMN"
+        raise UserError(
+            f"{path} has records, not plain text",
+            f"type {kind}:{path}#{what} for their texts, or text:{path} to read it as it is",
+        )
 
 
 def read_held_out(workdir: pathlib.Path, split: str) -> Text:

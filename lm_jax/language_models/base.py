@@ -13,6 +13,7 @@ from lm_jax.decoding.decoder import Decoder
 from lm_jax.decoding.fusion import fuse
 from lm_jax.decoding.text import Generated, bucket
 from lm_jax.errors import UserError
+from lm_jax.language_models.described import Described
 from lm_jax.language_models.options import Options, Request
 from lm_jax.text.base import Encoding, Tokenizer
 
@@ -403,18 +404,20 @@ def _generated(decoder: Decoder, request: Request, begins: tuple[int, ...]) -> G
     ).generated
 
 
-class LeftToRight(abc.ABC):
+class LeftToRight(Described, abc.ABC):
     """A model that continues text, by the decoders that all families share.
 
     Attributes:
         family: its name.
         task: the task that it was trained for.
         evaluator: see `LanguageModel`.
+        documents: see `LanguageModel`.
         tokenizer: from text to ids.
     """
 
     family: str
     task: str
+    documents: str
     evaluator: str = "causal"
     tokenizer: Tokenizer
 
@@ -431,6 +434,25 @@ class LeftToRight(abc.ABC):
         unknown = np.append(encoding.ids == unknown_id, False)
         complete = self.tokenizer.lossless and not unknown.any()
         return ScoredText(data, spans, log_probs, unknown, self.tokenizer.begin_text, complete)
+
+    def perplexity(self, texts: Sequence[str], stride: int | None = None) -> float:
+        """exp of the mean negative log-probability of a token, over all texts and their ends.
+
+        It compares with the perplexity of a model that has the same tokens. For others there are bits per
+        byte: `eval.py` reports both, with intervals.
+
+        Args:
+            texts: the texts, at least one.
+            stride: as of `score`.
+
+        Raises:
+            UserError: no text, or what `score` raises.
+        """
+        scored = require(self, Scores, "give texts a probability").score(texts, stride)
+        if not scored:
+            raise UserError("no texts have no perplexity", "give at least one")
+        nats = -sum(float(one.log_probs.sum()) for one in scored)
+        return float(np.exp(nats / sum(len(one.log_probs) for one in scored)))
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]

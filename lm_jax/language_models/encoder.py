@@ -13,6 +13,7 @@ from lm_jax import runtime
 from lm_jax.data.examples import pad
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import EmbeddedText
+from lm_jax.language_models.described import Described
 from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import Trained, shared
 from lm_jax.models.heads import pool
@@ -23,7 +24,7 @@ _TOKENS_PER_BATCH = {"cpu": 512}  # faster than larger batches on a CPU (benchma
 _TOKENS_PER_BATCH_ELSEWHERE = 1 << 15
 
 
-class EncoderLanguageModel:
+class EncoderLanguageModel(Described):
     """A module that reads each token with those on both sides, as a language model.
 
     A text longer than the context is cut: its first tokens are read.

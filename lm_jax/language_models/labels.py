@@ -11,6 +11,7 @@ from flax import linen as nn
 from lm_jax.data.examples import row_lengths
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LabelledText, PredictedNumber
+from lm_jax.language_models.described import Described
 from lm_jax.language_models.trained import Trained, shared
 from lm_jax.parallel.distributed import share
 from lm_jax.tasks.frames import Frame, windows
@@ -38,7 +39,7 @@ class _Row(NamedTuple):
     second: np.ndarray | None
 
 
-class _Reader:
+class _Reader(Described):
     """What models of labels share: rows of texts in, outputs of the module for each row out.
 
     Args:

@@ -89,7 +89,7 @@ def fit(config: NGramConfig, data: Data, report: Progress) -> NGramModel:
     return smoothing.estimate(counted, config, held_out, report)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class NGramLanguageModel(LeftToRight):
     """An n-gram model over a tokenizer's tokens; each end of text, or of a line of words, begins a sentence.
 

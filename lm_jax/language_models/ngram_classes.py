@@ -13,6 +13,7 @@ from lm_jax.data.store import Split
 from lm_jax.errors import UserError
 from lm_jax.files import JsonObject
 from lm_jax.language_models.base import LabelledText
+from lm_jax.language_models.described import Described
 from lm_jax.language_models.labels import Label, Texts, most_probable, softmax
 from lm_jax.language_models.ngram import NGramLanguageModel, make_stream, make_vocabulary, word_ids
 from lm_jax.ngram import counts, smoothing
@@ -93,7 +94,7 @@ def fit(config: NGramConfig, data: Data, label: str, report: Progress) -> ClassM
     return ClassModels(tuple(models), classes, tuple(number_of), label)
 
 
-class NGramClassifier:
+class NGramClassifier(Described):
     """The class c with the largest p(c) p(text | c): its share of the training texts, and an n-gram model.
 
     Args:

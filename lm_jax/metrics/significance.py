@@ -70,6 +70,10 @@ def mean_interval(values_N: np.ndarray, level: float = 0.95) -> Mean:
     return Mean(float(values_N.mean()), float(stdtrit(len(values_N) - 1, (1 + level) / 2) * error))
 
 
+RESAMPLES = 10_000  # by default
+LEAST_P = 1 / (1 + RESAMPLES)  # of a test that no resample contradicts: the true p-value may be smaller
+
+
 class Interval(NamedTuple):
     """A metric's value on all documents, and the ends of its confidence interval.
 
@@ -94,7 +98,7 @@ class PairedTest(NamedTuple):
 def bootstrap_interval(
     *statistics: Array,
     metric: Metric = ratio,
-    num_resamples: int = 10_000,
+    num_resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
     resamples: Array | None = None,
@@ -128,7 +132,7 @@ def bootstrap_interval(
 def bootstrap_intervals(
     statistics: Mapping[str, tuple[Sequence[Array], Metric]],
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -170,7 +174,7 @@ def paired_bootstrap(
     statistics_b: Statistics,
     *,
     metric: Metric = ratio,
-    num_resamples: int = 10_000,
+    num_resamples: int = RESAMPLES,
     seed: int = 0,
     resamples: Array | None = None,
     method: str = "two-sided",
@@ -213,7 +217,7 @@ def approximate_randomization(
     statistics_b: Statistics,
     *,
     metric: Metric = ratio,
-    num_trials: int = 10_000,
+    num_trials: int = RESAMPLES,
     seed: int = 0,
     swaps: Array | None = None,
 ) -> PairedTest:

@@ -135,7 +135,9 @@ def _details(rows: Sequence[Row]) -> str:
             *(f"{label(name)} {interval(row, name)}" for name in row.overall if row.metrics[name].interval),
             f"text sha256 {row.text_sha256[:16]}…",
         ]
-        facts.extend(filter(None, (row.metrics[row.headline].why, difference(row))))
+        sizes = {"parameters": row.parameters, "training tokens": row.training_tokens}
+        facts.extend(f"{n:,} {name}" for name, n in sizes.items() if n is not None)
+        facts.extend(filter(None, (row.metrics[row.headline].why, *row.notes, difference(row))))
         items.append(f"<li><b>{html.escape(row.model)}</b>: {html.escape('; '.join(facts))}</li>")
     return f"<ul class=note>{''.join(items)}</ul>"
 

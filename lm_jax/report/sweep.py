@@ -1,19 +1,21 @@
 """The results of a sweep: a table, a CSV file and a figure."""
 
 import csv
+import io
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from lm_jax import files
+from lm_jax.errors import UserError
 from lm_jax.evaluation.row import Row
 from lm_jax.metrics.significance import Mean, mean_interval
 from lm_jax.report.figures import axes, plain_legend
-from lm_jax.report.table import label, make_console, print_line
+from lm_jax.report.table import Column, label, make_console, print_line, print_table
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Cell:
         values: dotted field name -> text, as on the command line.
         rows: seed -> the rows of its results.json.
         curves: seed -> its lines of metrics.jsonl.
-        error: why there are no results; "" if there are results.
+        error: why seeds are missing; "" if none is.
     """
 
     values: Mapping[str, str]
@@ -59,37 +61,67 @@ def compared_metric(cells: Sequence[Cell]) -> str:
 
 
 def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
-    """Prints a line for each setting: the mean over seeds, and its difference to the first setting's.
+    """Prints a line for each setting: a column for each field, the mean over seeds, and its difference to the
+    first setting's. A star marks the setting with the best mean on the first part.
 
     Where there are several seeds, also the value of the one that is best on the first part.
     """
     console, metric = console or make_console(), compared_metric(cells)
     splits = [s for s in ("valid", "test") if any(c.scores(s, metric) for c in cells)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("setting", overflow="fold")
-    table.add_column("seeds", justify="right")
+    first, last = (splits[0], splits[-1]) if splits else ("", "")
+    winner = _winner(cells, first, metric)
+    columns = [Column("", ["*" if cell is winner else "" for cell in cells])] if winner else []
+    names = list(cells[0].values)
+    short = [name.rpartition(".")[2] for name in names]  # without their groups, to fit a terminal
+    heads = short if len(set(short)) == len(names) else names
+    columns += [
+        Column(head, [cell.values[name] for cell in cells], is_text=True)
+        for name, head in zip(names, heads, strict=True)
+    ]
+    columns.append(Column("seeds", [str(len(cell.rows)) for cell in cells], leaves=2))
     for split in splits:
-        table.add_column(f"{split} {label(metric)}", justify="right", no_wrap=True)
+        means = [_mean(list(cell.scores(split, metric).values())) for cell in cells]
+        columns.append(Column(f"{split} {label(metric)}", means, leaves=0 if split == last else 4))
     best = [_best(cell, splits, metric) for cell in cells]
     if any(best):
-        table.add_column(f"{splits[-1]} of best", justify="right", no_wrap=True)
-    table.add_column(f"{splits[-1] if splits else ''} minus the first's", justify="right", no_wrap=True)
-    for cell, value in zip(cells, best, strict=True):
-        scores = [_mean(list(cell.scores(split, metric).values())) for split in splits]
-        last = _difference(cell, cells[0], splits[-1], metric) if splits and cell is not cells[0] else ""
-        # Field names without their groups, to fit a terminal.
-        short = {name.rpartition(".")[2]: value for name, value in cell.values.items()}
-        setting = Cell(short).name if len(short) == len(cell.values) else cell.name
-        of_best = [value] if any(best) else []
-        table.add_row(Text(setting.replace(", ", "\n")), str(len(cell.rows)), *scores, *of_best, last)
-    console.print(table)
+        columns.append(Column(f"{last} of best", best, leaves=1))
+    if splits and len(cells) > 1:
+        less = ["", *(_difference(cell, cells[0], last, metric) for cell in cells[1:])]
+        columns.append(Column(f"{last} minus the first's", less, leaves=3))
+    print_table(columns, console)
     for cell in cells:
         if cell.error:
             print_line(f"{cell.name}: {cell.error}", console)
-    note = "± is half of a 95 % interval of the mean over seeds (Student's t); differences are paired by seed"
-    if any(best):
-        note += f"; best is the seed with the best value on the {splits[0]} part"
-    print_line(note, console, style="dim")
+    for note in _notes(cells, winner, first, any(best)):
+        print_line(note, console, style="dim")
+
+
+def _winner(cells: Sequence[Cell], split: str, metric: str) -> Cell | None:
+    """The setting with the best mean over its seeds; None unless two or more have one."""
+    means = [(cell, values) for cell in cells if (values := list(cell.scores(split, metric).values()))]
+    if len(means) < 2:
+        return None
+    return min(means, key=lambda found: _sign(cells, metric) * float(np.mean(found[1])))[0]
+
+
+def _sign(cells: Sequence[Cell], metric: str) -> int:
+    """1 where less of a metric is better, else -1."""
+    rows = [row for cell in cells for of_seed in cell.rows.values() for row in of_seed]
+    return 1 if next(r for r in rows if metric in r.metrics).metrics[metric].less_is_better else -1
+
+
+def _notes(cells: Sequence[Cell], winner: Cell | None, first: str, best: bool) -> Iterator[str]:
+    """What the marks in the table mean."""
+    if winner:
+        yield f"* has the best mean on the {first} part"
+    if any(len(cell.rows) > 1 for cell in cells):
+        yield (
+            "± is half of a 95 % interval of the mean over seeds (Student's t); differences pair the seeds"
+        )
+    if any(len(cell.rows) == 2 for cell in cells):
+        yield "with two seeds ± is 6.4 times the distance between them: it says little, train three or more"
+    if best:
+        yield f"best is the seed with the best value on the {first} part"
 
 
 def _best(cell: Cell, splits: Sequence[str], metric: str) -> str:
@@ -98,9 +130,7 @@ def _best(cell: Cell, splits: Sequence[str], metric: str) -> str:
     both = {seed: value for seed, value in first.items() if seed in last}
     if len(both) < 2:
         return ""
-    rows = [row for of_seed in cell.rows.values() for row in of_seed if metric in row.metrics]
-    sign = 1 if rows[0].metrics[metric].less_is_better else -1
-    return f"{last[min(both, key=lambda seed: sign * both[seed])]:.4f}"
+    return f"{last[min(both, key=lambda seed: _sign([cell], metric) * both[seed])]:.4f}"
 
 
 def _difference(cell: Cell, first: Cell, split: str, metric: str) -> str:
@@ -118,22 +148,60 @@ def _mean(values: Sequence[float], sign: str = "") -> str:
 def write_csv(cells: Sequence[Cell], path: pathlib.Path) -> None:
     """Writes a line for each setting, seed and part, with all counts, sums and metrics.
 
-    A setting that failed has a line with the error.
+    A setting that failed has a line with the error. Lines that the file already has, of other settings or
+    seeds or of a setting that fails now, stay behind these.
+
+    Raises:
+        UserError: the file is not the table of a sweep.
     """
     names = list(cells[0].values)
     rows = [row for cell in cells for rows in cell.rows.values() for row in rows]
     columns = list(dict.fromkeys(name for row in rows for name in (*row.counts, *row.sums, *row.metrics)))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*names, "seed", "split", *columns, "error"])
-        for cell in cells:
-            chosen = [cell.values[name] for name in names]
-            for seed, of_seed in cell.rows.items():
-                for row in of_seed:
-                    values = row.as_json()
-                    writer.writerow([*chosen, seed, row.split, *(values.get(c) for c in columns), ""])
-            if cell.error:
-                writer.writerow([*chosen, "", "", *[""] * len(columns), cell.error])
+    lines: list[dict[str, Any]] = []
+    for cell in cells:
+        for seed, of_seed in cell.rows.items():
+            for row in of_seed:
+                values = row.as_json()
+                measured = {name: values.get(name) for name in columns}
+                lines.append({**cell.values, "seed": str(seed), "split": row.split, **measured})
+        if cell.error:
+            lines.append({**cell.values, "seed": "", "split": "", "error": cell.error})
+    before, old_names, old = read_csv(path)
+    names = [*names, *(name for name in old_names if name not in names)]
+    good = {_key(line, names) for line in lines if "error" not in line}
+    taken = {_key(line, names) for line in lines} | {(setting, "", "") for setting, _, _ in good}
+    lines += [line for line in old if _key(line, names) not in taken]
+    columns += [name for name in before if name not in columns]
+    with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*names, "seed", "split", *columns, "error"])
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _key(line: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], str, str]:
+    """The setting, the seed and the part of a line."""
+    setting = tuple(sorted((name, line[name]) for name in names if line.get(name)))
+    return setting, line["seed"], line["split"]
+
+
+def read_csv(path: pathlib.Path) -> tuple[list[str], list[str], list[dict[str, str]]]:
+    """The columns of measured values, those of fields, and the lines of an earlier sweep.csv, if any.
+
+    Raises:
+        UserError: the file is not the table of a sweep.
+    """
+    if not path.exists():
+        return [], [], []
+    try:
+        reader = csv.DictReader(io.StringIO(files.read_text(path), newline=""), strict=True)
+        heads, lines = list(reader.fieldnames or []), list(reader)
+    except csv.Error:
+        heads, lines = [], []
+    is_whole = all(None not in line and None not in line.values() for line in lines)
+    if not {"seed", "split", "error"} <= set(heads) or not is_whole:
+        raise UserError(f"{path} is not the table of a sweep", "move it elsewhere")
+    place = heads.index("seed")
+    return heads[place + 2 : -1], heads[:place], lines
 
 
 def plot(cells: Sequence[Cell], path: pathlib.Path) -> None:

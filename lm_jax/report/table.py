@@ -2,13 +2,16 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lm_jax import seal
 from lm_jax.evaluation.row import Row
+from lm_jax.metrics.significance import LEAST_P
 
 _UNLIMITED = 10_000  # characters in a line where the output is not a terminal
 _SAMPLE_WIDTH = 80  # of the lines around a sample
@@ -65,17 +68,59 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=_UNLIMITED)
 
 
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        head: its heading.
+        cells: a text for each line.
+        leaves: its place among the columns that are left out of a table that is too wide: 1 is the first to
+            go; 0: it always stays.
+        is_text: whether it is aligned on the left, and folded where even the columns that stay are too wide.
+    """
+
+    head: str
+    cells: Sequence[str]
+    leaves: int = 0
+    is_text: bool = False
+
+    def width(self) -> int:
+        """Places that it takes on a terminal, with the space behind it."""
+        return max(map(cell_len, (self.head, *self.cells))) + 1
+
+
+def print_table(columns: Sequence[Column], console: Console) -> None:
+    """Prints a table. On a terminal that is too narrow, columns are left out in their order, and named."""
+    left = sorted((c for c in columns if c.leaves), key=lambda column: column.leaves)
+    shown, dropped = list(columns), []
+    while left and sum(column.width() for column in shown) - 1 > console.width:
+        dropped.append(left.pop(0))
+        shown.remove(dropped[-1])
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in shown:
+        side: Any = ("left", "fold") if column.is_text else ("right", "ellipsis")
+        table.add_column(Text(column.head), justify=side[0], overflow=side[1], no_wrap=not column.is_text)
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*map(Text, cells))  # not str, in which rich reads [markup] and :emoji:
+    console.print(table)
+    if dropped:
+        heads = ", ".join(column.head for column in dropped)
+        print_line(f"not shown on {console.width} columns: {heads}", console, style="dim")
+
+
 def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     """Prints a line for each row: the model, the text, the first count, and the first metrics.
 
     Rows with other metrics are in a separate table. Below are the reasons for missing values and intervals of
-    the headline, and the differences.
+    the headline, what does not compare, and the differences. On a terminal that is too narrow the table
+    leaves out, in this order: tokens of the training text, parameters, documents, the first count, unknown
+    tokens, and the metrics beside the headline from the last one on.
     """
     console = console or make_console()
     for group in grouped(rows):
-        console.print(_table(group))
+        print_table(_columns(group), console)
     for row in rows:
-        for note in filter(None, (_below(row), row.metrics[row.headline].why, difference(row))):
+        for note in filter(None, (_below(row), row.metrics[row.headline].why, *row.notes, difference(row))):
             line = f"{row.model}, {row.split}: {note}"
             print_line(line, console, style="dim")
 
@@ -98,25 +143,30 @@ def _below(row: Row) -> str:
     return ", ".join(f"{label(name)} {value(row, name)}" for name in names)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _columns(rows: Sequence[Row]) -> list[Column]:
     count, headline = next(iter(rows[0].counts)), rows[0].headline
     others = rows[0].overall[1 : 1 + _OTHER_METRICS]
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("model", overflow="fold", min_width=12)
-    table.add_column("text", overflow="fold", min_width=5)
-    for name in ("docs", label(count), *map(label, others), label(headline), "95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            Text(row.model),  # not str, in which rich reads [markup] and :emoji:
-            Text(row.split),
-            f"{row.documents:,}",
-            f"{row.counts[count]:,}",
-            *(value(row, name) for name in others),
-            value(row, headline),
-            interval(row, headline),
-        )
-    return table
+    columns = [
+        Column("model", [row.model for row in rows], is_text=True),
+        Column("text", [row.split for row in rows], is_text=True),
+        Column("parameters", [_known(row.parameters) for row in rows], leaves=2),
+        Column("trained on", [_known(row.training_tokens) for row in rows], leaves=1),
+        Column("docs", [f"{row.documents:,}" for row in rows], leaves=3),
+        Column(label(count), [f"{row.counts[count]:,}" for row in rows], leaves=4),
+        Column(label("oov"), [_known(row.counts.get("oov", 0)) for row in rows], leaves=5),
+        *(
+            Column(label(name), [value(row, name) for row in rows], leaves=6 + len(others) - place)
+            for place, name in enumerate(others)
+        ),
+        Column(label(headline), [value(row, headline) for row in rows]),
+        Column("95 % interval", [interval(row, headline) for row in rows]),
+    ]
+    unknown = {label("oov"): "0", "parameters": "–", "trained on": "–"}  # columns with nothing to say
+    return [c for c in columns if any(cell != unknown.get(c.head) for cell in c.cells)]
+
+
+def _known(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
 
 
 def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str] = ()) -> None:
@@ -181,4 +231,5 @@ def difference(row: Row) -> str:
     to, metric, less, p, mcnemar = row.difference
     shown = f"{number(metric, less, '+')} {label(metric)}"
     also = "" if mcnemar is None else f"; McNemar's test, p = {mcnemar:.3g}"
-    return f"{shown} against {to} (paired bootstrap over documents, p = {p:.3g}{also})"
+    of_p = "p ≤ 1e-4" if p <= LEAST_P else f"p = {p:.3g}"  # at the floor, more resamples would give less
+    return f"{shown} against {to} (paired bootstrap over documents, {of_p}{also})"

@@ -205,6 +205,16 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = _byte_alphabet()
+_CHARACTER_OF = {byte: character for character, byte in _ALPHABET.items()}
+
+
+def printable(token: bytes) -> str:
+    """A token in GPT-2's alphabet of bytes: a character for each byte, none of them white space.
+
+    Distinct tokens stay distinct; "Ġ" stands for a space (Radford et al. 2019, the published code's
+    `bytes_to_unicode`).
+    """
+    return "".join(_CHARACTER_OF[byte] for byte in token)
 
 
 def _bytes_by_id(library: huggingface.Tokenizer) -> list[bytes]:

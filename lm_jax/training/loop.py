@@ -92,9 +92,10 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
         params: parameters to start from instead of random ones, if there is no checkpoint.
 
     Returns:
-        False if SIGTERM or SIGINT stopped it early; the state is saved.
+        False if SIGTERM, or a signal to another process, stopped it early; the state is saved.
 
     Raises:
+        KeyboardInterrupt: SIGINT (Ctrl-C) stopped it early; the state is saved.
         UserError: a loss that is not finite, or a damaged checkpoint.
     """
     config, train, rows = trainer.config, trainer.config.train, trainer.rows
@@ -127,7 +128,10 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
                     _save(checkpoints, state)
                 if stop:
                     signals.answered = True
-                    line.say(f"stopped at step {step}, saved; run the same command again to resume")
+                    said = f"stopped at step {step}, saved; run the same command again to resume"
+                    if signals.interrupted:
+                        raise KeyboardInterrupt(*[said] * is_writer())
+                    line.say(said)
                     return False
     return True
 
