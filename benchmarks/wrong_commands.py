@@ -51,6 +51,7 @@ COMMANDS = {
     "predict": "lm_jax.predict",
     "embed": "lm_jax.embed",
     "noise": "lm_jax.noise",
+    "surprisal": "lm_jax.surprisal",
 }
 
 
@@ -233,6 +234,7 @@ def _right(command: str, files: Files) -> tuple[str, ...]:
         "predict": (f"--model={files.run}", f"--text={files.text}"),
         "embed": (f"--model={files.run}", f"--text={files.text}", "--out=x.npy"),
         "noise": (f"--config={files.bart}", f"--text={files.text}"),
+        "surprisal": (f"--model={files.run}", f"--text={files.text}", f"--out={files.folder / 's.tsv'}"),
     }[command]
 
 
@@ -241,7 +243,7 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
         "train": ("workdir", "config", "coordinator"), "eval": ("out", "text", "step", "documents"),
         "generate": ("model", "step", "forced", "draft"), "export": ("step",), "sweep": ("workdir", "config"),
         "plan": ("config", "topology"), "predict": ("model", "text", "out"), "embed": ("step", "out"),
-        "noise": ("config", "text", "row", "step"),
+        "noise": ("config", "text", "row", "step"), "surprisal": ("text", "out", "step"),
     }  # fmt: skip
     for command in COMMANDS:
         right = _right(command, files)

@@ -33,7 +33,7 @@ def _small() -> Config:
         ),
         task=Bidirectional(chunk_length=35),  # computes gradients in the forward pass
         optimizer=OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=100, weight_decay=0.1),
-        train=TrainConfig(num_steps=1500, batch_size=16, eval_every=500, checkpoint_every=500),
+        train=TrainConfig(num_steps=2000, batch_size=16, eval_every=500, checkpoint_every=500),
     )
 
 
