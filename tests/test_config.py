@@ -31,7 +31,7 @@ def test_override_sets_each_type_from_text():
         ("modle.num_layers", "4", "did you mean model.num_layers?"),
         ("num_layers", "4", "no field num_layers; did you mean model.num_layers?"),
         ("data", "text:a.txt", "data is a group of fields"),
-        ("model", "gtp", "unknown model 'gtp'; known are bart, bert, gpt, nnlm, rnn"),
+        ("model", "gtp", "unknown model 'gtp'; known are bart, bert, elmo, gpt, nnlm, rnn"),
         ("task", "casual", "unknown task 'casual'"),
         ("model.num_layers.deep", "4", "no field model.num_layers.deep"),
         ("model.num_layers", "2.5", "model.num_layers='2.5' is not a whole number"),
