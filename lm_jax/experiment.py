@@ -12,8 +12,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-import jax
-
 from lm_jax import config as config_module
 from lm_jax import fields, files, seal
 from lm_jax.checkpoint import Checkpoints
@@ -29,7 +27,7 @@ from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram, ngram_classes
 from lm_jax.language_models.base import Generates, ScoresTargets
 from lm_jax.language_models.options import Options
-from lm_jax.models.base import MODELS, ModelConfig
+from lm_jax.models.base import MODELS, ModelConfig, num_parameters
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
 from lm_jax.progress import Reporter, say
 from lm_jax.tasks.base import TASKS, Task
@@ -309,8 +307,7 @@ def _devices(trainer: loop.Trainer) -> str:
 
 def _num_weights(trainer: loop.Trainer) -> str:
     """The number of the parameters."""
-    leaves = jax.tree.leaves(trainer.program.state.evaluated_params)
-    return f"{sum(leaf.size for leaf in leaves):,} parameters"
+    return f"{num_parameters(trainer.program.state.params):,} parameters"
 
 
 def _count(config: CountConfig, workdir: pathlib.Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from lm_jax import seal
 from lm_jax.data import provenance
 from lm_jax.evaluation.row import Row
-from lm_jax.language_models.described import num_parameters
+from lm_jax.language_models.described import size_of
 
 
 def add_sizes(row: Row, model: Any, path: str | pathlib.Path) -> None:
@@ -20,7 +20,7 @@ def add_sizes(row: Row, model: Any, path: str | pathlib.Path) -> None:
     Raises:
         UserError: the run's data.json is damaged.
     """
-    row.parameters = num_parameters(model)
+    row.parameters = size_of(model)
     directory = pathlib.Path(path)
     if seal.exists(directory / provenance.FILE):
         train = provenance.read(directory)["splits"].get("train", {})

@@ -2,19 +2,18 @@
 
 from typing import Any
 
-import jax
-
+from lm_jax.models.base import num_parameters
 from lm_jax.ngram.model import NGramModel
 
 
-def num_parameters(model: Any) -> int | None:
+def size_of(model: Any) -> int | None:
     """How many weights a model has, or probabilities and back-offs of n-grams; None where it is unknown."""
     of_ngrams = getattr(model, "model", None)
     if isinstance(of_ngrams, NGramModel):
         return sum(map(len, (*of_ngrams.log10_probs, *of_ngrams.log10_backoffs)))
     if not hasattr(model, "params"):
         return None
-    return sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    return num_parameters(model.params)
 
 
 class Described:
@@ -25,7 +24,7 @@ class Described:
     step: int | None
 
     def __repr__(self) -> str:
-        size = num_parameters(self)
+        size = size_of(self)
         facts = [f"task {self.task}"]
         facts += [] if self.step is None else [f"step {self.step}"]
         facts += [] if size is None else [f"{size:,} parameters"]

@@ -18,6 +18,7 @@ from flax import linen as nn
 from lm_jax.errors import UserError
 from lm_jax.registry import Registry
 
+CONSTANTS = "constants"  # a collection of variables that no training step changes
 _ANY_LENGTH = 1 << 24  # that a context may have whatever the parameters are
 
 
@@ -178,6 +179,14 @@ class ModelConfig(abc.ABC):
         # The backward pass needs what each block of a stack reads, even with remat.
         kept = getattr(self, "num_layers", 0) * getattr(self, "d_model", 0)
         return None if cost is None else Size(cost.parameters, kept)
+
+
+def num_parameters(variables: Any) -> int:
+    """How many numbers are trained of a module's variables, or of their shapes."""
+    trained = variables
+    if isinstance(variables, Mapping):
+        trained = {name: collection for name, collection in variables.items() if name != CONSTANTS}
+    return sum(leaf.size for leaf in jax.tree.leaves(trained))
 
 
 def check_sizes(config: ModelConfig, num_arrays: int, num_values: int, source: str) -> None:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm_jax.errors import UserError
-from lm_jax.models.base import ModelConfig, Size
+from lm_jax.models.base import CONSTANTS, ModelConfig, Size
 from lm_jax.models.characters import CharacterEncoder, encoder
 from lm_jax.models.distinct import encode_distinct
 from lm_jax.models.heads import AdaptiveSoftmax, TokenHead, check_cutoffs, mask_padding, mix
@@ -43,7 +43,7 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 _LAYER_NORM_EPSILON = 1e-13  # as AllenNLP's scalar mix
-_CONSTANTS, _CHARACTERS = "constants", "characters"
+_CHARACTERS = "characters"
 
 Direction = tuple[LayerState, ...]  # the states of the layers of a direction
 # The states of the two directions of each layer: the forward one, and the backward one.
@@ -171,7 +171,7 @@ class ELMoConfig(ModelConfig):
         if not self.spells:
             return variables
         table_VC = jnp.asarray(spell_vocabulary(token_bytes, self.word_length), jnp.int16)
-        return {**variables, _CONSTANTS: jax.tree.map(lambda _: table_VC, variables[_CONSTANTS])}
+        return {**variables, CONSTANTS: jax.tree.map(lambda _: table_VC, variables[CONSTANTS])}
 
     def size(self, length: int) -> Size:
         """The matrices, and the outputs of the LSTMs."""
@@ -311,9 +311,9 @@ class ELMo(CarriesState):
             return self.token_embedding(tokens_BT)
         if self.is_initializing():
             shape = (c.vocab_size, c.word_length)
-            self.put_variable(_CONSTANTS, _CHARACTERS, jnp.zeros(shape, jnp.int16))
+            self.put_variable(CONSTANTS, _CHARACTERS, jnp.zeros(shape, jnp.int16))
             self.encoder(jnp.zeros((1, c.word_length), jnp.int32))
-        table_VC: jax.Array = self.get_variable(_CONSTANTS, _CHARACTERS)
+        table_VC: jax.Array = self.get_variable(CONSTANTS, _CHARACTERS)
         return encode_distinct(encoder(*c.character_fields), self.encoder.variables, table_VC, tokens_BT)
 
     def hidden(

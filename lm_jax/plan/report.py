@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from lm_jax.models.base import num_parameters
 from lm_jax.plan import hlo
 from lm_jax.plan.devices import CHIPS, GIB, Chip
 from lm_jax.plan.flops import model_flops, num_tokens, unrolled_flops
@@ -27,7 +28,11 @@ def print_recipe(program: Program, kind: str) -> None:
     rows = config.train.batch_size // config.train.accumulation
     rows_each = rows // (mesh.shape["data"] * mesh.shape["fsdp"])
     _line("devices", f"{mesh.size:,}", f"{kind}; mesh: {sizes}")
-    _line("parameters", f"{_num_parameters(program):,}", f"with the optimizer's {_gib(sum(shares))} a device")
+    _line(
+        "parameters",
+        f"{num_parameters(program.state.params):,}",
+        f"with the optimizer's {_gib(sum(shares))} a device",
+    )
     _line(
         "tokens a step",
         f"{tokens:,}",
@@ -118,7 +123,7 @@ def _print_flops(program: Program) -> None:
     config = program.config
     tokens = num_tokens(config)
     print("floating-point operations of a step")
-    _line("  6·N·D", f"{6 * _num_parameters(program) * tokens:.4g}", "N parameters, D tokens")
+    _line("  6·N·D", f"{6 * num_parameters(program.state.params) * tokens:.4g}", "N parameters, D tokens")
     own = model_flops(config)
     if own is None:
         return
@@ -167,10 +172,6 @@ def _print_collectives(collectives: Sequence[hlo.Collective], shown: int = 10) -
         _line("  smaller ones", f"{sum(times for _, times in rest):,} x", _decimal(total))
     total = sum(size * times for (_, _, size), times in ordered)
     _line("  total", f"{sum(sizes.values()):,} x", f"{_decimal(total)} on each device")
-
-
-def _num_parameters(program: Program) -> int:
-    return sum(x.size for x in jax.tree.leaves(program.state.params))
 
 
 def _gib(size: float) -> str:

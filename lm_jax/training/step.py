@@ -10,10 +10,9 @@ import optax
 
 from lm_jax.batch import Sums
 from lm_jax.config import TrainConfig
+from lm_jax.models.base import CONSTANTS
 from lm_jax.training import averaging
 from lm_jax.training.averaging import Average
-
-CONSTANTS = "constants"  # a collection of variables that no step changes
 
 _PLAIN = TrainConfig()
 
