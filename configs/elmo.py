@@ -22,8 +22,8 @@ def _small() -> Config:
 
     Perplexity of the forward and the backward direction on the test part of Python 3.11's documentation, on
     words of a vocabulary of 20,000: 73.2 (64.1 to 79.5) and 74.6 (63.9 to 82.3), where a modified Kneser-Ney
-    5-gram has 106.9 on the same words; 11 minutes on two cores. Line by line, as sentences are read for their
-    vectors, 124.7 and 135.3.
+    5-gram has 106.9 and an LSTM of 256 has 90.0 on the same words; 11 minutes on two cores. Line by line, as
+    sentences are read for their vectors, 124.7 and 135.3.
     """
     return Config(
         data=DataConfig(
