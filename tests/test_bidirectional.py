@@ -32,6 +32,7 @@ from lm_jax.models.base import num_parameters
 from lm_jax.models.elmo import ELMoConfig, init
 from lm_jax.parallel.sharding import MeshConfig
 from lm_jax.pretrained import allennlp
+from lm_jax.progress import read_metrics
 from lm_jax.tasks.base import Process
 from lm_jax.tasks.bidirectional import Bidirectional
 from lm_jax.tasks.tagging import Tagging
@@ -400,9 +401,9 @@ def corpus(tmp_path_factory):
     return tiny_labels.write(tmp_path_factory.mktemp("labels") / "r.jsonl", tiny_labels.records(60))
 
 
-def tagger(corpus, source, workdir, **fields_of_model):
-    base = tiny_labels.config(corpus, Tagging(dropout=0.0), num_steps=10, eval_every=10)
-    optimizer = dataclasses.replace(base.optimizer, backbone_rate=0.0, learning_rate=0.1)
+def tagger(corpus, source, workdir, rate=0.0, num_steps=10, **fields_of_model):
+    base = tiny_labels.config(corpus, Tagging(dropout=0.0), num_steps=num_steps, log_every=1)
+    optimizer = dataclasses.replace(base.optimizer, backbone_rate=rate, learning_rate=0.1)
     config = dataclasses.replace(base, init_from=str(source), optimizer=optimizer)
     config = experiment.override(config, {f"model.{n}": v for n, v in fields_of_model.items()}, workdir)
     experiment.run(config, workdir)
@@ -431,6 +432,16 @@ def test_a_head_reads_the_mix_of_a_frozen_elmo(source, run, corpus, tmp_path):
     vectors = params["head"]["mix"]["gamma"] * np.tensordot(scipy.special.softmax(shares), layers[:, 0], 1)
     logits = vectors[1:-1] @ params["head"]["out"]["kernel"] + params["head"]["out"]["bias"]
     assert_allclose(one.probabilities, scipy.special.softmax(logits, axis=-1), atol=1e-5)
+
+
+def test_a_frozen_backbone_has_no_gradient(run, corpus, tmp_path):
+    """Its backward pass is left out: the norm is that of the head's gradient alone."""
+    norms = []
+    for rate in (0.0, 1.0):
+        tagger(corpus, run[0], tmp_path / str(rate), rate, num_steps=1)
+        lines = read_metrics(tmp_path / str(rate) / "metrics.jsonl")
+        norms.append(next(line["grad_norm"] for line in lines if "grad_norm" in line))
+    assert 0 < norms[0] < 0.999 * norms[1]
 
 
 def test_words_that_no_training_text_has_are_read_by_their_characters(run, corpus, tmp_path):

@@ -400,6 +400,7 @@ def test_the_benchmarks_torch_model_gives_the_same_vectors():
     np.testing.assert_allclose(model.embed(sentences).layers_LBTD, theirs, atol=2e-6)
 
 
+@pytest.mark.parity
 def test_the_benchmarks_torch_steps_give_the_same_losses():
     """Three steps of Adagrad, with a clipped gradient, on all words and on the distinct ones."""
     pytest.importorskip("torch")
