@@ -75,3 +75,9 @@ def _raised_by(error: BaseException) -> str:
 def _exit(code: int, line: str) -> None:
     print(" ".join(line.split()), file=sys.stderr, flush=True)
     raise SystemExit(code)
+
+
+def with_article(noun: str) -> str:
+    """A noun with "a" or "an", such as the name of a family in an error."""
+    spelled = ("ngram", "nnlm", "rnn")  # spoken letter by letter
+    return f"{'an' if noun[:1].lower() in 'aeio' or noun in spelled else 'a'} {noun}"

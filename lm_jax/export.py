@@ -1,7 +1,8 @@
-"""Writes a trained model for other programs: a GPT or a BERT for transformers, n-grams for KenLM.
+"""Writes a trained model for other programs: GPT, BERT (transformers), ELMo (AllenNLP), n-grams (KenLM).
 
 python -m lm_jax.export runs/gpt exported          a directory with config.json, safetensors and tokenizer
 python -m lm_jax.export runs/ngram model.arpa      an ARPA file; .arpa.gz compresses it
+python -m lm_jax.export runs/elmo exported         a directory with AllenNLP's options.json and weights.hdf5
 
 The words of an ARPA file have no white space. Where tokens have some, as those of BPE, all are written in
 GPT-2's alphabet of bytes, a character for each byte, in which Ġ is a space: the tokens that
@@ -23,15 +24,16 @@ import pathlib
 import sys
 
 from lm_jax import flags
-from lm_jax.errors import UserError, reported
+from lm_jax.errors import UserError, reported, with_article
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import LanguageModel
+from lm_jax.language_models.bilm import BiLM
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.language_models.trained import Trained
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
 from lm_jax.ngram.vocabulary import SPECIALS, Vocabulary
-from lm_jax.pretrained import huggingface
+from lm_jax.pretrained import allennlp, huggingface
 from lm_jax.pretrained.huggingface import Pretrained
 from lm_jax.text.bpe import printable
 from lm_jax.text.words import words_of
@@ -52,6 +54,10 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> str:
     """
     path = pathlib.Path(path)
     trained = getattr(model, "trained", None)
+    if isinstance(model, BiLM):
+        allennlp.write(path, model.config, model.params)
+        marks = "; before a sentence stands <S> there, and in training the end of the last one did"
+        return f"without softmax and vocabulary{marks if trained else ''}"
     if isinstance(trained, Trained):
         huggingface.write(path, Pretrained(trained.config, trained.params, trained.tokenizer, trained.task))
     elif isinstance(model, NGramLanguageModel):
@@ -61,7 +67,10 @@ def export(model: LanguageModel, path: pathlib.Path | str) -> str:
         arpa.write(written, path)
         return note
     else:
-        raise UserError(f"a {model.family} model cannot be exported", "give a GPT, a BERT or an n-gram model")
+        raise UserError(
+            f"{with_article(model.family)} model cannot be exported",
+            "give a GPT, a BERT, an ELMo or an n-gram model",
+        )
     return ""
 
 

@@ -227,3 +227,22 @@ def _problem(value: Any) -> str:
             return ""
         level = below
     return f"is nested deeper than {_DEEPEST} levels"
+
+
+@contextlib.contextmanager
+def new_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A directory to write into, which becomes `directory` at the end, and is removed after an error.
+
+    Raises:
+        UserError: `directory` exists and is not empty.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists", "give a new directory")
+    make_directory(directory.parent)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
+        made = pathlib.Path(temporary, "made")
+        made.mkdir()
+        yield made
+        if directory.exists():
+            directory.rmdir()
+        shutil.move(made, directory)

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import lm_jax
 from lm_jax import config as config_module
-from lm_jax import experiment, fast, fields
+from lm_jax import experiment, export, fast, fields
 from lm_jax.config import Config, OptimizerConfig
 from lm_jax.data import pipeline
 from lm_jax.data.documents import Document
@@ -442,6 +442,18 @@ def test_a_frozen_backbone_has_no_gradient(run, corpus, tmp_path):
         lines = read_metrics(tmp_path / str(rate) / "metrics.jsonl")
         norms.append(next(line["grad_norm"] for line in lines if "grad_norm" in line))
     assert 0 < norms[0] < 0.999 * norms[1]
+
+
+def test_a_run_is_exported_as_published(lm, tmp_path):
+    note = export.export(lm, tmp_path / "published")
+    assert "before a sentence stands <S>" in note
+    again = lm_jax.load(tmp_path / "published")
+    words = [["the", "unheard", "model"]]
+    # The marks are others: with those of the run the vectors are equal.
+    again.__class__ = type("WithMarks", (BiLM,), {"_marks": type(lm)._marks})
+    assert_allclose(again.embed(words).layers_LBTD, lm.embed(words).layers_LBTD, atol=1e-6)
+    with pytest.raises(UserError, match="exists; give a new directory"):
+        export.export(lm, tmp_path / "published")
 
 
 def test_words_that_no_training_text_has_are_read_by_their_characters(run, corpus, tmp_path):

@@ -12,7 +12,7 @@ from lm_jax.decoding import beam, sampling, speculative
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.decoding.fusion import fuse
 from lm_jax.decoding.text import Generated, bucket
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, with_article
 from lm_jax.language_models.described import Described
 from lm_jax.language_models.options import Options, Request
 from lm_jax.text.base import Encoding, Tokenizer
@@ -351,7 +351,9 @@ def require(model: LanguageModel, capability: type[Capability], what_for: str) -
         UserError: it does not have it.
     """
     if not isinstance(model, capability):
-        raise UserError(f"a {model.family} model does not {what_for}", _REMEDIES.get(capability, ""))
+        raise UserError(
+            f"{with_article(model.family)} model does not {what_for}", _REMEDIES.get(capability, "")
+        )
     return model
 
 

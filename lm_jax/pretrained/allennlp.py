@@ -71,13 +71,21 @@ def read(directory: pathlib.Path) -> tuple[ELMoConfig, Any]:
 
 
 def write(directory: pathlib.Path, config: ELMoConfig, variables: Any) -> None:
-    """Writes options.json and weights.hdf5, which `read` and AllenNLP open."""
+    """Writes, atomically, options.json and weights.hdf5, which `read` and AllenNLP open.
+
+    Raises:
+        UserError: words with vectors of their own, or a directory that is not empty.
+    """
     module = h5py()
-    files.make_directory(directory)
-    files.write_json(directory / _OPTIONS, write_options(config))
-    with module.File(directory / _WEIGHTS, "w") as file:
-        for name, value in _theirs(config, variables["params"]).items():
-            file[name] = np.asarray(value, np.float32)
+    if not config.spells:
+        raise UserError(
+            "an ELMo whose words have vectors of their own has no published form", "export one of characters"
+        )
+    with files.new_directory(directory) as made:
+        files.write_json(made / _OPTIONS, write_options(config))
+        with module.File(made / _WEIGHTS, "w") as file:
+            for name, value in _theirs(config, variables["params"]).items():
+                file[name] = np.asarray(value, np.float32)
 
 
 def h5py() -> Any:

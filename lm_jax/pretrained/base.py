@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, with_article
 from lm_jax.models.base import ModelConfig
 from lm_jax.registry import Registry
 from lm_jax.tasks.base import Task
@@ -69,8 +69,9 @@ def check_published(config: ModelConfig, wanted: Mapping[str, Any]) -> None:
     """Raises UserError for a field that has another value than all models of the published architecture."""
     for name, value in wanted.items():
         if getattr(config, name) != value:
+            kind = with_article(config.family)
             raise UserError(
-                f"a {config.family} model with model.{name}={getattr(config, name)} has no published form",
+                f"{kind} model with model.{name}={getattr(config, name)} has no published form",
                 f"only model.{name}={value} can be exported",
             )
 

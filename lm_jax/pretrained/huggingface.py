@@ -3,8 +3,6 @@
 import dataclasses
 import pathlib
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import files
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, with_article
 from lm_jax.models.base import check_sizes
 from lm_jax.pretrained import generation, gpt2, marks, weights
 from lm_jax.pretrained.base import FORMS, Form
@@ -175,20 +173,16 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
     Raises:
         UserError: a model without a published form, or a directory that is not empty.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists", "give a new directory")
     tokenizer = pretrained.tokenizer
     if not pretrained.config.published_as:
         raise UserError(
-            f"a {pretrained.config.family} model has no published form", "export a model of another family"
+            f"{with_article(pretrained.config.family)} model has no published form",
+            "export a model of another family",
         )
     form = FORMS.get(pretrained.config.published_as)
     config = dataclasses.replace(pretrained.config, vocab_size=tokenizer.vocab_size)
     values = form.write_config(config, pretrained.task, tokenizer)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
-        made = pathlib.Path(temporary, "model")
-        made.mkdir()
+    with files.new_directory(directory) as made:
         weights.write(made, _their_arrays(form, config, pretrained), max_shard_bytes)
         tokenizer.save(made)
         if tokenizer.kind in _TOKENIZER_CLASSES:
@@ -203,9 +197,6 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
                 },
             )
         files.write_json(made / "config.json", values)
-        if directory.exists():
-            directory.rmdir()
-        shutil.move(made, directory)
 
 
 def _their_arrays(form: Form, config: Any, pretrained: Pretrained) -> dict[str, np.ndarray]:

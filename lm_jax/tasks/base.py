@@ -21,7 +21,7 @@ from lm_jax.data.batches import Source
 from lm_jax.data.documents import NO_FIELDS, Fields
 from lm_jax.data.pipeline import Data, DataConfig
 from lm_jax.data.store import Split
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, with_article
 from lm_jax.models.base import ModelConfig
 from lm_jax.registry import Registry
 
@@ -176,8 +176,9 @@ def check_reads(task: Task, model: ModelConfig, wanted: str) -> None:
 def check_words(model: ModelConfig, data: DataConfig) -> None:
     """Raises UserError for a model that reads the characters of words, with tokens that are no words."""
     if model.spells and data.tokenizer in _NO_WORDS:
+        kind = with_article(model.family)
         raise UserError(
-            f"a {model.family} model reads the characters of words, and data.tokenizer={data.tokenizer}",
+            f"{kind} model reads the characters of words, and data.tokenizer={data.tokenizer}",
             "set data.tokenizer=word",
         )
 
