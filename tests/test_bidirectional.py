@@ -374,6 +374,12 @@ def test_variants_train_score_and_embed(text, tmp_path, fields_of_model):
     made = lm.embed([known, ["unheard"]])
     assert made.layers_LBTD.shape == (3, 2, 2, 12)
     assert np.isfinite(made.layers_LBTD).all()
+    [(_, first)] = lm.each([known])
+    assert first.dtype == np.float32
+    if config.model.spells:
+        vectors = lm.word_vectors(known)
+        assert vectors.dtype == np.float32
+        assert_allclose(vectors, first[0, :, :6], atol=1e-2)
     tokens = lm.tokenizer.encode_ids([" ".join(known)])[0]
     framed = jnp.asarray(np.concatenate([[0], tokens, [0]]))[None]
     layers, _ = lm.module.apply(lm.params, framed, method="layers")

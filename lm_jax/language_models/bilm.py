@@ -143,7 +143,7 @@ class BiLM:
         for first in range(0, len(words), most):
             group_b = order[first : first + most]
             made, after = self._read([words[i] for i in group_b], state)
-            yield group_b, np.asarray(made)[:, :, 1 : lengths_B[group_b].max() + 1], after
+            yield group_b, np.asarray(made, np.float32)[:, :, 1 : lengths_B[group_b].max() + 1], after
 
     def word_vectors(self, words: Sequence[str]) -> np.ndarray:
         """The own vectors of words, whatever their contexts: float32 [N, P].
@@ -159,7 +159,7 @@ class BiLM:
         for first in range(0, len(rows_NC), _WORDS_PER_BATCH):
             some_WC = rows_NC[first : first + _WORDS_PER_BATCH]
             filled_WC = np.resize(some_WC, (_rows(len(some_WC)), self.config.word_length))
-            made.append(np.asarray(self._encode(self.params, filled_WC))[: len(some_WC)])
+            made.append(np.asarray(self._encode(self.params, filled_WC), np.float32)[: len(some_WC)])
         return np.concatenate(made)
 
     def encoder_sha256(self) -> str:
