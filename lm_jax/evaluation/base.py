@@ -18,7 +18,7 @@ from lm_jax.data.corpora import Progress
 from lm_jax.errors import UserError
 from lm_jax.evaluation.row import Metric, Row
 from lm_jax.evaluation.texts import Text
-from lm_jax.language_models.base import LanguageModel
+from lm_jax.language_models.base import LanguageModel, ScoredText
 from lm_jax.metrics import significance
 from lm_jax.registry import Registry
 
@@ -73,12 +73,15 @@ class Evaluation(NamedTuple):
         statistics: by metric.
         predictions: of a model of labels; None for others.
         texts: of an evaluator that generates; None for others.
+        scored: what each document's tokens were given, in the order of the documents, of an evaluator that
+            scores whole texts left to right; None for others.
     """
 
     row: Row
     statistics: Mapping[str, Statistics]
     predictions: Predictions | None = None
     texts: Texts | None = None
+    scored: Sequence[ScoredText] | None = None
 
 
 class Evaluator(Protocol):

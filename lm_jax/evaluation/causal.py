@@ -18,37 +18,37 @@ _CHARACTERS_PER_GROUP = 1 << 20  # scored at a time, so that memory does not gro
 def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, report: Progress) -> Evaluation:
     """Scores a text; see `evaluation.base.evaluate`.
 
-    The metrics are bits per byte = nats / (bytes ln 2), nats per token, perplexity = exp(nats / tokens), word
-    perplexity = exp(nats / words), and the perplexity of the tokens inside the vocabulary. Each document
-    counts an end-of-text token among its tokens. A word is what `text.words` defines.
+    The metrics are bits per byte = nats of tokens and of their bytes / (bytes ln 2), nats per token,
+    perplexity = exp(nats / tokens), word perplexity = exp(nats / words), and the perplexity of the tokens
+    inside the vocabulary. Each document counts an end-of-text token among its tokens. A word is what
+    `text.words` defines.
     """
     scorer = require(model, Scores, "give whole texts a probability")
-    scored, complete, conditioned_on = [], True, ""
+    scored: list[ScoredText] = []
     for group in grouped(text.documents, lambda document: len(document.text), _CHARACTERS_PER_GROUP):
-        for one in scorer.score([document.text for document in group], stride):
-            scored.append(_count(one))
-            complete, conditioned_on = complete and one.complete, one.conditioned_on
+        scored.extend(scorer.score([document.text for document in group], stride))
         report(f"scoring {text.name}", len(scored), len(text.documents))
-    sums_D = _Sums(*(np.array(column, float) for column in zip(*scored, strict=True)))
+    sums_D = _Sums(*(np.array(column, float) for column in zip(*map(_count, scored), strict=True)))
     statistics = _statistics(sums_D)
     nats = float(sums_D.nats.sum())
     row = row_of(
         model,
         text,
         name,
-        conditioned_on=conditioned_on,
+        conditioned_on=scored[-1].conditioned_on,
         context=scorer.describe_context(stride),
         counts={count: int(getattr(sums_D, count).sum()) for count in ("tokens", "words", "bytes", "oov")},
         sums={"nats": nats if np.isfinite(nats) else None},
-        metrics=measure(statistics, _reasons(sums_D, complete)),
+        metrics=measure(statistics, _reasons(sums_D, all(one.complete for one in scored))),
     )
-    return Evaluation(row, statistics)
+    return Evaluation(row, statistics, scored=scored)
 
 
 class _Sums(NamedTuple):
     """Sums over the tokens of one document, as numbers; or of each document, as float64 arrays [D]."""
 
     nats: Any
+    byte_nats: Any  # of the tokens and of their bytes
     bytes: Any
     tokens: Any
     words: Any
@@ -60,6 +60,7 @@ class _Sums(NamedTuple):
 def _count(scored: ScoredText) -> _Sums:
     return _Sums(
         nats=-scored.log_probs.sum(),
+        byte_nats=-scored.byte_log_probs.sum(),
         bytes=len(scored.text),
         tokens=len(scored.log_probs),
         words=count_words(scored.text),
@@ -79,7 +80,7 @@ def _statistics(sums_D: _Sums) -> dict[str, Statistics]:
     nats, tokens = sums_D.nats, sums_D.tokens
     known = (sums_D.known_nats, sums_D.known_tokens)
     return {
-        "bits_per_byte": Statistics((nats, sums_D.bytes), likelihood.bits_per_byte),
+        "bits_per_byte": Statistics((sums_D.byte_nats, sums_D.bytes), likelihood.bits_per_byte),
         "nats_per_token": Statistics((nats, tokens), significance.ratio, same=same),
         "perplexity": Statistics((nats, tokens), likelihood.perplexity, same=same),
         "word_perplexity": Statistics((nats, sums_D.words), likelihood.perplexity, same=same),
@@ -94,7 +95,9 @@ def _reasons(sums_D: _Sums, complete: bool) -> dict[str, str]:
         oov = int(sums_D.oov.sum())
         unscored = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
         reasons["bits_per_byte"] = f"no bits per byte: {unscored} is not scored"
-    for metric in ("bits_per_byte", "nats_per_token", "perplexity", "word_perplexity"):
+    if not np.isfinite(sums_D.byte_nats).all():
+        reasons["bits_per_byte"] = "no bits per byte: some of the text has probability 0"
+    for metric in ("nats_per_token", "perplexity", "word_perplexity"):
         if not np.isfinite(sums_D.nats).all():
             reasons[metric] = f"no {metric.replace('_', ' ')}: some of the text has probability 0"
     if not np.isfinite(sums_D.known_nats).all():

@@ -34,7 +34,10 @@ class ScoredText(NamedTuple):
         log_probs: float64 [T], natural log of each token's probability, given the tokens before it.
         unknown: bool [T], tokens that stand for text outside the vocabulary.
         conditioned_on: what precedes the first token.
-        complete: every byte of the text is part of a scored token. Only complete scores have bits per byte.
+        complete: every byte of the text is part of a scored token. Only complete scores have bits per byte,
+            and their spans tile the text.
+        log_spelling: float64 [T], natural log of the probability of each token's bytes, given the token: a
+            token for unknown words stands for many strings. None: each token stands for its own bytes.
     """
 
     text: bytes
@@ -43,6 +46,15 @@ class ScoredText(NamedTuple):
     unknown: np.ndarray
     conditioned_on: str
     complete: bool
+    log_spelling: np.ndarray | None = None
+
+    @property
+    def byte_log_probs(self) -> np.ndarray:
+        """float64 [T], natural log of the probability of each token and of its bytes, given what precedes.
+
+        Where the score is complete, their sum is that of the string; `log_probs` are those of tokens alone.
+        """
+        return self.log_probs if self.log_spelling is None else self.log_probs + self.log_spelling
 
     @property
     def tokens(self) -> list[bytes]:
