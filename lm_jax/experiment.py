@@ -28,10 +28,12 @@ from lm_jax.language_models import ngram, ngram_classes
 from lm_jax.language_models.base import Generates, ScoresTargets
 from lm_jax.language_models.options import Options
 from lm_jax.models.base import MODELS, ModelConfig, num_parameters
+from lm_jax.ngram import spelling
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
 from lm_jax.progress import Reporter, say
 from lm_jax.tasks.base import TASKS, Task
 from lm_jax.tasks.causal import Causal
+from lm_jax.text.simple import WordTokenizer
 from lm_jax.training import budget, loop, optimizers
 from lm_jax.training.graft import graft
 
@@ -136,9 +138,9 @@ def run(config: AnyConfig, workdir: pathlib.Path | str) -> list[Row]:
 
     Args:
         config: the recipe.
-        workdir: the run directory. Afterwards it holds config.json, tokenizer/, data.json (the source of the
-            text), valid.jsonl and test.jsonl (the held-out text), metrics.jsonl, checkpoints/, results.json
-            and sample.txt.
+        workdir: the run directory. Afterwards it holds config.json, tokenizer/, spelling/ (where tokens are
+            words: what gives their bytes a probability), data.json (the source of the text), valid.jsonl and
+            test.jsonl (the held-out text), metrics.jsonl, checkpoints/, results.json and sample.txt.
 
     Returns:
         A row for each held-out part; no rows if SIGTERM stopped the training early.
@@ -346,14 +348,27 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
         )
     if not is_writer():
         return
+    speller = None if (workdir / language_model.SPELLING).is_dir() else _fit_speller(config, data)
     with seal.staged(workdir) as stage:
         files.write_text(stage / FILE, config_module.to_json(config))
         data.tokenizer.save(stage / _TOKENIZER)
+        if speller is not None:
+            speller.save(stage / language_model.SPELLING)
         for name, split in data.splits.items():
             if name != "train":
                 lines = [files.dump_json(d._asdict()) + "\n" for d in split.documents()]
                 files.write_text(stage / f"{name}.jsonl", "".join(lines))
         files.write_json(stage / provenance.FILE, data.provenance)
+
+
+def _fit_speller(config: AnyConfig, data: pipeline.Data) -> spelling.Speller | None:
+    """What makes a model of words one of strings; None where it has other tokens, or predicts none."""
+    predicts = not config.label if isinstance(config, CountConfig) else config.task.predicts_tokens
+    if not predicts or not isinstance(data.tokenizer, WordTokenizer):
+        return None
+    with Reporter() as report:
+        texts = (document.text for document in data.splits["train"].documents())
+        return spelling.fit(data.tokenizer, texts, report)
 
 
 def _is_new(workdir: pathlib.Path) -> bool:

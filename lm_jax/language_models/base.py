@@ -15,7 +15,9 @@ from lm_jax.decoding.text import Generated, bucket
 from lm_jax.errors import UserError, with_article
 from lm_jax.language_models.described import Described
 from lm_jax.language_models.options import Options, Request
-from lm_jax.text.base import Encoding, Tokenizer
+from lm_jax.ngram.spelling import Speller
+from lm_jax.text.base import Encoding, Spelled, Tokenizer
+from lm_jax.text.simple import CharacterTokenizer, WordTokenizer
 
 Capability = TypeVar("Capability")
 _ROWS_PER_BATCH = {"cpu": 32}  # of texts that are generated at the same time
@@ -427,6 +429,8 @@ class LeftToRight(Described, abc.ABC):
         evaluator: see `LanguageModel`.
         documents: see `LanguageModel`.
         tokenizer: from text to ids.
+        speller: gives the bytes of words a probability; None: of a model whose tokens are no words, and of
+            one without a training text.
     """
 
     family: str
@@ -434,20 +438,37 @@ class LeftToRight(Described, abc.ABC):
     documents: str
     evaluator: str = "causal"
     tokenizer: Tokenizer
+    speller: Speller | None = None
 
     @abc.abstractmethod
     def _decoder(self) -> Decoder:
         """The model as functions, the same objects at each call, so that nothing is compiled again."""
 
-    def _scores(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> ScoredText:
-        """The scored text, from the log-probabilities of its tokens and of its end."""
-        data = text.encode()
-        spans = np.concatenate([encoding.spans, [[len(data), len(data)]]])
-        no_id = -1  # for a vocabulary without an unknown token
-        unknown_id = no_id if self.tokenizer.unknown_id is None else self.tokenizer.unknown_id
-        unknown = np.append(encoding.ids == unknown_id, False)
-        complete = self.tokenizer.lossless and not unknown.any()
-        return ScoredText(data, spans, log_probs, unknown, self.tokenizer.begin_text, complete)
+    def _scores(
+        self, texts: Sequence[str], encodings: Sequence[Encoding], log_probs: Sequence[np.ndarray]
+    ) -> list[ScoredText]:
+        """The scored texts, from the log-probabilities of each text's tokens and of its end."""
+        data, spelled = [text.encode() for text in texts], self._spell(texts, encodings)
+        unknown_id, scored = self.tokenizer.unknown_id, []
+        for text, encoding, log_probs_T, spelling in zip(data, encodings, log_probs, spelled, strict=True):
+            unknown = np.zeros(len(encoding.ids) + 1, bool)
+            if unknown_id is not None:
+                unknown[:-1] = encoding.ids == unknown_id
+            spans, log_spelling = np.concatenate([encoding.spans, [[len(text), len(text)]]]), None
+            complete = self.tokenizer.lossless and not unknown.any()
+            if spelling is not None:
+                (spans, log_spelling), complete = spelling, True
+            before = self.tokenizer.begin_text
+            scored.append(ScoredText(text, spans, log_probs_T, unknown, before, complete, log_spelling))
+        return scored
+
+    def _spell(self, texts: Sequence[str], encodings: Sequence[Encoding]) -> Sequence[Spelled | None]:
+        """The spelling of each text's tokens; None of texts whose tokens stand for their own bytes."""
+        if isinstance(self.tokenizer, CharacterTokenizer):
+            return [self.tokenizer.spell(encoding) for encoding in encodings]
+        if self.speller is None or not isinstance(self.tokenizer, WordTokenizer):
+            return [None] * len(texts)
+        return self.speller.spell([text.encode() for text in texts], encodings, self.tokenizer)
 
     def perplexity(self, texts: Sequence[str], stride: int | None = None) -> float:
         """exp of the mean negative log-probability of a token, over all texts and their ends.

@@ -238,14 +238,17 @@ class BidirectionalLanguageModel(BiLM, CausalLanguageModel):
         streams = [np.concatenate([end, e.ids[::-1], begin]) for e in encodings]
         score = partial(self._score_carried, self._back_scorer)
         found = share(score, streams, [len(stream) - 1 for stream in streams])
-        return [self._scored_back(*parts) for parts in zip(texts, encodings, found, strict=True)]
+        return list(map(self._scored_back, self._scores(texts, encodings, found), encodings))
 
-    def _scored_back(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> ScoredText:
-        """The scored text, from the log-probabilities in the order of reading."""
-        ahead = self._scores(text, encoding, log_probs)
-        spans = np.concatenate([[[0, 0]], encoding.spans])
-        unknown = np.concatenate([[False], ahead.unknown[:-1]])
-        return ahead._replace(spans=spans, log_probs=log_probs[::-1], unknown=unknown)
+    def _scored_back(self, ahead: ScoredText, encoding: Encoding) -> ScoredText:
+        """The scored text, from one whose log-probabilities are in the order of reading."""
+        return ahead._replace(
+            spans=np.concatenate([[[0, 0]], encoding.spans]),
+            log_probs=ahead.log_probs[::-1],
+            unknown=np.concatenate([[False], ahead.unknown[:-1]]),
+            complete=False,  # words are spelled from left to right
+            log_spelling=None,
+        )
 
     def pseudo_score(self, texts: Sequence[str]) -> list[PseudoScored]:
         """For each word the sum of its forward and its backward log-probability; the marks are left out."""

@@ -37,6 +37,7 @@ class CausalLanguageModel(LeftToRight):
         self.trained, self.tokenizer = trained, trained.tokenizer
         self.config, self.module, self.params = trained.config, trained.module, trained.params
         self.family, self.step, self.documents = self.config.family, trained.step, trained.documents
+        self.speller = trained.speller
         task = Causal if trained.task is None else trained.task
         self.task, self.evaluator = task.name, task.evaluator
         # The same objects at each call: decoders compile a program for each function.
@@ -79,7 +80,7 @@ class CausalLanguageModel(LeftToRight):
         texts = as_texts(texts, "texts")
         encodings = self.tokenizer.encode_batch(texts)
         log_probs = self._per_token(encodings, stride, self._scorer)
-        return [self._scores(*parts) for parts in zip(texts, encodings, log_probs, strict=True)]
+        return self._scores(texts, encodings, log_probs)
 
     def expect(
         self,
@@ -93,9 +94,8 @@ class CausalLanguageModel(LeftToRight):
         encodings = self.tokenizer.encode_batch(texts)
         among_V = np.zeros(self.tokenizer.vocab_size, bool) if among_V is None else among_V
         values = self._per_token(encodings, stride, partial(self._expecter, among_V), (_NUM_EXPECTED,))
-        made = []
-        for i, (text, encoding, values_T3) in enumerate(zip(texts, encodings, values, strict=True)):
-            scored = self._scores(text, encoding, values_T3[:, 0])
+        made, all_scored = [], self._scores(texts, encodings, [values_T3[:, 0] for values_T3 in values])
+        for i, (scored, values_T3) in enumerate(zip(all_scored, values, strict=True)):
             asked_T = scored.ends_after(-1 if since is None else since[i])
             best_T = (values_T3[:, 1] > 0) & asked_T
             made.append(ExpectedText(scored, best_T, np.where(asked_T, values_T3[:, 2], np.nan)))

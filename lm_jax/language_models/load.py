@@ -20,6 +20,7 @@ from lm_jax.language_models.trained import Trained
 from lm_jax.models.base import ModelConfig, check_sizes
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.spelling import Speller
 from lm_jax.ngram.vocabulary import SPECIALS
 from lm_jax.parallel.sharding import MeshConfig, by_name, fit_mesh
 from lm_jax.pretrained import allennlp, huggingface
@@ -29,6 +30,7 @@ from lm_jax.text import load as tokenizers
 from lm_jax.text.simple import WordTokenizer
 
 _TOKENIZER = "tokenizer"  # in a run directory
+SPELLING = "spelling"  # in a run directory whose tokens are words
 NGRAM_FILE = "model.ngram"  # an n-gram model in its run directory
 
 # A task's `adapter` -> what makes a language model of a `Trained`.
@@ -145,7 +147,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
             "give the --workdir of a train.py run, an ARPA file, a directory in Hugging Face's "
             "form, or hf:NAME",
         )
-    seal.check(directory, FILE, _TOKENIZER, provenance.FILE)
+    seal.check(directory, FILE, _TOKENIZER, SPELLING, provenance.FILE)
     return directory
 
 
@@ -160,11 +162,13 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
             f"{path / _TOKENIZER} is not the tokenizer that the model was trained with",
             "restore it; its vocabulary must match the model's",
         )
+    speller = Speller.load(path / SPELLING) if (path / SPELLING).is_dir() else None
     if run.label:
         return NGramClassifier(ClassModels.load(path), tokenizer, run.data.documents)
     if run.task is None:
         seal.check(path, NGRAM_FILE)
-        return NGramLanguageModel(NGramModel.load(path / NGRAM_FILE), tokenizer, run.data.documents)
+        model = NGramModel.load(path / NGRAM_FILE)
+        return NGramLanguageModel(model, tokenizer, run.data.documents, speller=speller)
     config: ModelConfig = run.model.resolved(tokenizer.vocab_size, run.data.sequence_length)
     task = run.task.resolved(classes_of(data_facts))
     devices = fit_mesh(run.mesh if mesh is None else mesh, exact=mesh is not None)
@@ -182,7 +186,7 @@ def _load_run(path: pathlib.Path, step: str, mesh: MeshConfig | None) -> Languag
     params = jax.device_put(params, by_name(devices, params))
     length = run.data.sequence_length
     trained = Trained(
-        fast, task.make(fast), params, tokenizer, task, run.data.documents, chosen, devices, length
+        fast, task.make(fast), params, tokenizer, task, run.data.documents, chosen, devices, length, speller
     )
     return ADAPTERS.get(task.adapter)(trained)
 

@@ -17,6 +17,7 @@ from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import LN_10, NGramModel
 from lm_jax.ngram.smoothing import NGramConfig
+from lm_jax.ngram.spelling import Speller
 from lm_jax.ngram.vocabulary import BOS, EOS, SPECIALS, UNK, Vocabulary
 from lm_jax.text.base import Encoding, Tokenizer
 
@@ -99,6 +100,7 @@ class NGramLanguageModel(LeftToRight):
         documents: how its training text was cut.
         bos: whether a sentence begins after `<s>`; otherwise its first word has no history.
         eos: whether the ends of sentences are scored.
+        speller: see `LeftToRight`.
     """
 
     model: NGramModel
@@ -106,6 +108,7 @@ class NGramLanguageModel(LeftToRight):
     documents: str = "line"
     bos: bool = True
     eos: bool = True
+    speller: Speller | None = None
 
     def __post_init__(self) -> None:
         self.family, self.task = "ngram", "causal"
@@ -142,16 +145,17 @@ class NGramLanguageModel(LeftToRight):
         log_probs = self.model.score(stream, self.bos).log_probs[stream != BOS]
         ends = np.cumsum([len(e.ids) + 1 for e in encodings])
         parts = np.split(log_probs, ends[:-1])
-        return [self._scored(*row) for row in zip(texts, encodings, parts, strict=True)]
-
-    def _scored(self, text: str, encoding: Encoding, log_probs: np.ndarray) -> ScoredText:
         before = SPECIALS[BOS].decode() if self.bos else "nothing"
-        scored = self._scores(text, encoding, log_probs)._replace(conditioned_on=before)
-        if self.eos:
-            return scored
+        scored = [one._replace(conditioned_on=before) for one in self._scores(texts, encodings, parts)]
+        return scored if self.eos else list(map(self._without_ends, scored, encodings))
+
+    def _without_ends(self, scored: ScoredText, encoding: Encoding) -> ScoredText:
+        """A scored text without the ends of sentences; what they stand for is then not paid for."""
         kept = self._is_scored(np.append(encoding.ids, self.tokenizer.end_id))
         spans, log_probs, unknown = (x[kept] for x in (scored.spans, scored.log_probs, scored.unknown))
-        return scored._replace(spans=spans, log_probs=log_probs, unknown=unknown)
+        return scored._replace(
+            spans=spans, log_probs=log_probs, unknown=unknown, complete=False, log_spelling=None
+        )
 
     def expect(
         self,

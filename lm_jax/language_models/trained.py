@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from lm_jax.models.base import ModelConfig
+from lm_jax.ngram.spelling import Speller
 from lm_jax.parallel.sharding import by_rows
 from lm_jax.tasks.base import Task
 from lm_jax.text.base import Tokenizer
@@ -44,6 +45,7 @@ class Trained(NamedTuple):
         step: the number of updates; None for a published model.
         mesh: the devices that share the parameters and the rows; None: one device.
         length: the tokens of a row in training; 0 for a published model.
+        speller: gives the bytes of words a probability; None of a model whose tokens are no words.
         generation: options of `generate` that a published model brings, where the caller gives none.
     """
 
@@ -56,6 +58,7 @@ class Trained(NamedTuple):
     step: int | None = None
     mesh: Mesh | None = None
     length: int = 0
+    speller: Speller | None = None
     generation: Mapping[str, Any] = MappingProxyType({})
 
     def num_rows(self, num_texts: int, most: int) -> int:

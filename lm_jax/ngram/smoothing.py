@@ -86,6 +86,8 @@ def estimate(
     config: NGramConfig,
     held_out: np.ndarray | None = None,
     progress: Progress | None = None,
+    *,
+    closed: bool = False,
 ) -> NGramModel:
     """Estimates a model.
 
@@ -94,6 +96,8 @@ def estimate(
         config: the smoothing and its settings; its order must be that of the counts.
         held_out: a stream of other text, for the weights of jelinek_mercer.
         progress: called with (description, done, total).
+        closed: whether the vocabulary has all words that there are, so that `<unk>` has probability 0; of
+            methods that interpolate with a uniform distribution.
 
     Raises:
         UserError: a setting is out of its range, or the discounts are undefined (see `discounting`).
@@ -105,7 +109,7 @@ def estimate(
             "count with the model's order",
         )
     keep = pruning.kept(counts, config.prune)
-    smoothing = _Smoothing(config, counts, keep, held_out)
+    smoothing = _Smoothing(config, counts, keep, held_out, closed)
     log10_probs: list[np.ndarray] = []
     log10_backoffs: list[np.ndarray] = []
     below = np.empty(0, np.float32)
@@ -143,11 +147,12 @@ class _Smoothing:
         counts: NGramCounts,
         keep: list[np.ndarray] | None,
         held_out: np.ndarray | None,
+        closed: bool,
     ):
-        self.config, self.counts = config, counts
+        self.config, self.counts, self.closed = config, counts, closed
         self.kept = [None] * counts.order if keep is None or config.smoothing == "stupid_backoff" else keep
         self.num_words = (len(counts.vocabulary) if keep is None else int(keep[0].sum())) - 1  # all but <s>
-        self.uniform = np.float32(1.0 / np.float32(self.num_words))
+        self.uniform = np.float32(1.0 / np.float32(self.num_words - closed))
         if config.smoothing == "jelinek_mercer":
             if held_out is None:
                 raise UserError("jelinek_mercer needs held-out text to fit its weights", "give held_out")
@@ -174,6 +179,7 @@ class _Smoothing:
         if n == 1:
             probs[BOS] = 1  # as in lmplz
             probs[UNK] += 0 if self.config.interpolate_unigrams else gammas[0]
+            probs[UNK] *= not self.closed
         if self.config.smoothing == "stupid_backoff":
             gammas[:] = self.config.backoff_weight
         if self.config.smoothing == "add_k":

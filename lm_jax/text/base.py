@@ -42,6 +42,19 @@ class Encoding(NamedTuple):
     spans: np.ndarray
 
 
+class Spelled(NamedTuple):
+    """The bytes of one text's tokens and of its end, where a token stands for more than one string.
+
+    Attributes:
+        spans: int64 [T, 2], the bytes that each token pays for; they tile the text.
+        log_probs: float64 [T], natural log of the probability of these bytes, given the tokens and the bytes
+            before.
+    """
+
+    spans: np.ndarray
+    log_probs: np.ndarray
+
+
 class Tokenizer(abc.ABC):
     """Encodes text as token ids and decodes them. `encode` adds no special token: the caller does.
 

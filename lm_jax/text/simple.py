@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.text.base import Encoding, Tokenizer, encoded, grouped, tile, utf8
+from lm_jax.text.base import Encoding, Spelled, Tokenizer, encoded, grouped, tile, utf8
 from lm_jax.text.word_table import NEWLINE, WordTable, look_up, split
 
 UNKNOWN = "<unk>"
+_NUM_CODE_POINTS = 0x110000 - 0x800  # of Unicode, without surrogates
 _RESERVED = ("<s>", "</s>", UNKNOWN, "<UNK>")  # the names of n-gram toolkits for what is not a word of a text
 
 
@@ -61,6 +62,19 @@ class CharacterTokenizer(Tokenizer):
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         points = (np.frombuffer(encoded(text, "utf-32-le"), np.uint32) for text in texts)
         return [self._ids[np.minimum(p, len(self._ids) - 1)] for p in points]
+
+    def spell(self, encoding: Encoding) -> Spelled | None:
+        """The probability of the code points that unknown tokens stand for: any other one is as probable.
+
+        None where no token is unknown.
+        """
+        unknown = np.append(encoding.ids == self.unknown_id, False)
+        if not unknown.any():
+            return None
+        end = encoding.spans[-1:, 1]
+        others = _NUM_CODE_POINTS - len(self.characters)
+        spans = np.concatenate([encoding.spans, np.stack([end, end], axis=1)])
+        return Spelled(spans, np.where(unknown, -np.log(others), 0.0))
 
     def _definition(self) -> dict[str, Any]:
         return {"kind": self.kind, "characters": self.characters}
