@@ -24,6 +24,7 @@ from lm_jax.parallel.distributed import is_writer, together
 from lm_jax.progress import say
 from lm_jax.seal import Seal
 
+CHECKPOINTS = "checkpoints"  # in a run directory
 _METRICS = "metrics"  # Orbax's item with the validation loss
 _UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")  # the directory of a checkpoint before its rename
 _REPLACED = ".replaced"  # directory of the checkpoints that are no longer kept, before they are removed
@@ -83,7 +84,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, read_only: bool = False, spaced: Spaced | None = _NONE):
-        self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+        self.directory = pathlib.Path(workdir).resolve() / CHECKPOINTS
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints in {workdir}", "give a run directory that train.py has written")
         self._read_only, self._spaced = read_only, spaced
