@@ -2,8 +2,8 @@
 
 The first token follows a beginning token. A text longer than the model's context is read in windows that do
 not overlap, of which the last one is filled up with tokens before it that are only read: those of its
-functions `get_rolling_token_windows`, with `context_len=1`, and `make_disjoint_window`. The end of the text is
-not scored.
+functions `get_rolling_token_windows`, with `context_len=1`, and `make_disjoint_window`. The end of the text
+is not scored.
 """
 
 from collections.abc import Sequence
