@@ -4,6 +4,8 @@ python eval.py --model=runs/gpt                                  its own test pa
 python eval.py --model=runs/gpt --model=other=runs/sweep-gpt/SETTING/seed-0 --text=FILE
 python eval.py --model=runs/classify --text='tsv:FILE#COLUMN'    a corpus whose records have labels
 python eval.py --model=runs/seq2seq --num-beams=4                generates, and compares with the targets
+python eval.py --model=runs/gpt --step=all                       a curve over the run's checkpoints
+python eval.py --model=runs/gpt --protocol=harness               as lm-evaluation-harness counts
 python eval.py --model=runs/gpt --task=continuation              continues the beginnings of documents
 python eval.py --model=runs/gpt --task=minimal_pairs --text='jsonl:blimp/*.jsonl'
 
@@ -13,8 +15,10 @@ Zero-shot tasks ask any model that gives texts a probability about records, a JS
   last_word        {"text": a passage whose last word is to be predicted}, as LAMBADA's
 Another field is their text with jsonl:GLOB#FIELD.
 
-An evaluation that generates keeps the texts in DIR/generated as they are made. After an interruption the same
-command goes on from there.
+An evaluation that generates keeps the texts in DIR/generated as they are made, and the scores of documents by
+left-to-right models are kept in $LM_JAX_CACHE/scores (--no-cache: nowhere). After an interruption the same
+command goes on from there. A document that a model cannot score is named below the table, and the exit code
+is 1.
 """
 
 from lm_jax import runtime
@@ -22,27 +26,30 @@ from lm_jax import runtime
 if __name__ == "__main__":
     runtime.prepare()  # first: handles signals, and sets up jax before its import
 
+import functools
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lm_jax import errors, files, flags, generation_flags
 from lm_jax.config import FILE
 from lm_jax.data.documents import DOCUMENTS
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, with_article
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation import texts
 from lm_jax.evaluation.base import ZERO_SHOT, Evaluation
-from lm_jax.evaluation.compare import compare
+from lm_jax.evaluation.compare import check_same_documents, compare
 from lm_jax.evaluation.generated import Decoding
 from lm_jax.evaluation.row import write_rows
+from lm_jax.evaluation.score_cache import ScoreCache
 from lm_jax.evaluation.sizes import add_sizes
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Labels, LanguageModel, Predicts
-from lm_jax.progress import Reporter, read_metrics
+from lm_jax.parallel.sharding import MeshConfig
+from lm_jax.progress import Reporter, read_metrics, say
 from lm_jax.report import html, table
 
 
@@ -67,7 +74,11 @@ def _parser() -> flags.Parser:
     parser.add_argument(
         "--documents", choices=DOCUMENTS, help="how to cut FILE (default: the first model's way)"
     )
-    parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
+    parser.add_argument(
+        "--step",
+        default="best",
+        help="best (by validation), latest, or a step's number; all, or several with commas, give a row each",
+    )
     for name, mark in (("bos", "beginning"), ("eos", "end")):
         parser.add_argument(
             f"--no-{name}",
@@ -77,6 +88,16 @@ def _parser() -> flags.Parser:
         )
     parser.add_argument(
         "--stride", type=flags.whole, help="tokens from window to window (default: half the context)"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("overlapping", "harness"),
+        default="overlapping",
+        help="how left-to-right models read long documents: in overlapping windows, or with the windows and "
+        "metrics of lm-evaluation-harness 0.4.13 (default: overlapping)",
+    )
+    parser.add_argument(
+        "--no-cache", dest="cache", action="store_false", help="score all documents, and keep no scores"
     )
     parser.add_argument(
         "--task",
@@ -110,8 +131,7 @@ def main(argv: list[str]) -> None:
     if twice := [name for name, path in named if any(n == name and p != path for n, p in named)]:
         raise UserError(f"two models are named {twice[0]}", "give each --model=NAME=PATH another name")
     files.make_directory(out)  # before the work
-    marks = {"bos": arguments.bos, "eos": arguments.eos}
-    models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
+    runs = _Runs(arguments, mesh)
     evaluations = []
     decoding = Decoding(
         generation_flags.given(arguments, mesh),
@@ -119,17 +139,21 @@ def main(argv: list[str]) -> None:
         out / "generated",
         arguments.prompt_words,
     )
+    cache = ScoreCache() if arguments.cache else None
+    choose = functools.cache(functools.partial(_choose, arguments))  # one text for all models that read it
     with Reporter() as report:
-        for (name, path), model in zip(named, models, strict=True):
-            source = named[0][1] if _reads_as(model) == _reads_as(models[0]) else path
-            text = _choose(arguments, source, model, models[0].documents)
+        for name, path, model in runs.opened():
+            source = named[0][1] if _reads_as(model) == runs.reads_as else path
+            text = choose(source, isinstance(model, Labels | Predicts), runs.documents)
             made = evaluation.evaluate(
-                model, text, name, arguments.stride, report, arguments.task or "", decoding
+                model, text, name, arguments.stride, report, _evaluator(arguments, model), decoding, cache
             )
             add_sizes(made.row, model, path)
+            del model  # before the next checkpoint of its run is opened
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
             evaluations.append(made)
+    check_same_documents([e.row for e in evaluations])
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
@@ -142,6 +166,59 @@ def main(argv: list[str]) -> None:
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
+    if cache is not None:
+        cache.make_room()
+    if failed := [e.row.model for e in evaluations if e.failures]:
+        say(f"error: no score for some documents by {', '.join(failed)}; the lines below the table say why")
+        raise SystemExit(1)
+
+
+class _Runs:
+    """The models of a command line, of which each is opened before the work.
+
+    Of a run with several checkpoints only one is in memory.
+
+    Attributes:
+        reads_as: the task whose text the first model is scored on.
+        documents: how the first model's training text was cut into documents.
+    """
+
+    def __init__(self, arguments: Any, mesh: MeshConfig | None):
+        self._named, self._mesh = arguments.model, mesh
+        self._marks = {"bos": arguments.bos, "eos": arguments.eos}
+        self._steps = [language_model.steps_of(path, arguments.step) for _, path in self._named]
+        self._models = [
+            language_model.load(path, steps[0], mesh, **self._marks)
+            for (_, path), steps in zip(self._named, self._steps, strict=True)
+        ]
+        self.reads_as, self.documents = _reads_as(self._models[0]), self._models[0].documents
+        for model in self._models:
+            _evaluator(arguments, model)
+
+    def opened(self) -> Iterator[tuple[str, str, LanguageModel]]:
+        """The name, the path and the model of each row; may be called once."""
+        for (name, path), steps in zip(self._named, self._steps, strict=True):
+            yield name if len(steps) == 1 else f"{name}@{steps[0]}", path, self._models.pop(0)
+            for step in steps[1:]:
+                yield f"{name}@{step}", path, language_model.load(path, step, self._mesh, **self._marks)
+
+
+def _evaluator(arguments: Any, model: LanguageModel) -> str:
+    """The name of the evaluator that flags ask for; "": the model's own.
+
+    Raises:
+        UserError: flags that do not go together, or a model that --protocol does not apply to.
+    """
+    if arguments.protocol == "overlapping":
+        return arguments.task or ""
+    if other := [flag for flag in ("task", "stride") if getattr(arguments, flag) is not None]:
+        raise UserError(f"--protocol={arguments.protocol} with --{other[0]}", "leave one of them out")
+    if _reads_as(model) != "causal":
+        raise UserError(
+            f"--protocol={arguments.protocol} of {with_article(model.family)} model of task {model.task}",
+            "give models that read left to right",
+        )
+    return arguments.protocol
 
 
 def _reads_as(model: LanguageModel) -> str:
@@ -149,13 +226,12 @@ def _reads_as(model: LanguageModel) -> str:
     return "causal" if model.task == "bidirectional" else model.task
 
 
-def _choose(arguments: Any, path: str, model: LanguageModel, documents: str) -> Text:
-    """The text that a model is evaluated on."""
+def _choose(arguments: Any, path: str, labels: bool, documents: str) -> Text:
+    """The text that a model is evaluated on; `labels`: the fields of documents are needed, too."""
     if arguments.task in ZERO_SHOT:
         if arguments.documents:
             raise UserError(f"--documents with --task={arguments.task}, which reads records", "leave it out")
         return texts.choose_records(arguments.text, ZERO_SHOT[arguments.task])
-    labels = isinstance(model, Labels | Predicts)
     return texts.choose(path, arguments.text, arguments.documents or documents, labels)
 
 

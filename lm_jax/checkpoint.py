@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the latest and the best are kept, and damaged files are detected."""
+"""Checkpoints by Orbax: the latest, the best and those asked for are kept, and damaged files are detected."""
 
 import contextlib
 import functools
@@ -10,9 +10,9 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from lm_jax.parallel.distributed import is_writer, together
 from lm_jax.progress import say
 from lm_jax.seal import Seal
 
+CHECKPOINTS = "checkpoints"  # in a run directory
 _METRICS = "metrics"  # Orbax's item with the validation loss
 _UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")  # the directory of a checkpoint before its rename
 _REPLACED = ".replaced"  # directory of the checkpoints that are no longer kept, before they are removed
@@ -44,22 +45,49 @@ def _without_warnings() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
+class Spaced(NamedTuple):
+    """Orbax's policy that keeps, for each of some steps, the first checkpoint at or after it.
+
+    The choice depends on the checkpoints alone, and no later one changes it.
+
+    Attributes:
+        steps: in any order.
+    """
+
+    steps: Sequence[int]
+
+    @classmethod
+    def evenly(cls, number: int, num_steps: int) -> Self:
+        """So many steps at equal distances, of which the last one is the run's last."""
+        return cls([math.ceil(i * num_steps / number) for i in range(1, number + 1)])
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Which of the checkpoints to keep; they have a `step`."""
+        there = sorted(one.step for one in checkpoints)
+        chosen = {next((step for step in there if step >= wanted), None) for wanted in self.steps}
+        return [one.step in chosen for one in checkpoints]
+
+
+_NONE = Spaced(())
+
+
 class Checkpoints:
     """The checkpoints of one run directory, in `checkpoints/STEP/`.
 
     The item `params` holds the parameters for evaluation: the average, if the run keeps one. Two checkpoints
-    are kept: the latest, to resume from, and the one with the lowest validation loss.
+    are always kept: the latest, to resume from, and the one with the lowest validation loss.
 
     Args:
         workdir: the run directory.
         read_only: write and delete nothing; for evaluation while a run still trains.
+        spaced: which others are kept; None: all.
     """
 
-    def __init__(self, workdir: pathlib.Path, read_only: bool = False):
-        self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+    def __init__(self, workdir: pathlib.Path, read_only: bool = False, spaced: Spaced | None = _NONE):
+        self.directory = pathlib.Path(workdir).resolve() / CHECKPOINTS
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints in {workdir}", "give a run directory that train.py has written")
-        self._read_only = read_only
+        self._read_only, self._spaced = read_only, spaced
         # Processes that restore together share the work of checking digests.
         several = jax.process_count() > 1 and not read_only
         self._share = (jax.process_index(), jax.process_count()) if several else (0, 1)
@@ -76,7 +104,8 @@ class Checkpoints:
         best = preservation_policy.BestN(
             get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
-        policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(1), best])
+        others = preservation_policy.PreserveAll() if self._spaced is None else self._spaced
+        policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(1), best, others])
         for path in self._paths():  # Orbax would take a damaged loss for another one, or for none
             self._check_loss(path)
         unfinished = [] if self._read_only else self._remove_unfinished()
@@ -171,17 +200,25 @@ class Checkpoints:
         best = self._manager.best_step()
         return self.latest_step() if best is None else best
 
+    def all_steps(self) -> list[int]:
+        """The steps of all finished checkpoints, the first one first.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not (steps := sorted(self._manager.all_steps())):
+            raise UserError(
+                f"no checkpoint in {self.directory}", "train longer, or give another run directory"
+            )
+        return steps
+
     def choose(self, which: str) -> int:
         """The step that "best", "latest" or a number names.
 
         Raises:
             UserError: there is no such checkpoint.
         """
-        steps = sorted(self._manager.all_steps())
-        if not steps:
-            raise UserError(
-                f"no checkpoint in {self.directory}", "train longer, or give another run directory"
-            )
+        steps = self.all_steps()
         named = {"best": self.best_step(), "latest": self.latest_step(), **{str(n): n for n in steps}}
         found = named.get(which)
         if found is None:

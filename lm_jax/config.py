@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ FILE = "config.json"  # in a run directory
 AVERAGES = ("none", "ema", "triggered")
 
 _LONGEST_SAMPLE = 100_000  # tokens of the text shown at the end: more would take hours
+_SHORT_NUMBER = re.compile("[0-9]{1,6}")
 _POSITIVE = (
     "num_steps",
     "batch_size",
@@ -86,7 +88,8 @@ class TrainConfig:
     average_decay: float = 0.999  # ema: the weight of the average against the newest parameters
     average_patience: int = 5  # triggered: validations without a new best before averaging begins
     eval_every: int = 250  # steps between validations; also at the end
-    checkpoint_every: int = 250  # steps between checkpoints; also saved at a new best validation
+    checkpoint_every: int = 250  # steps between checkpoints; also saved at each validation
+    keep: str = "0"  # checkpoints kept beside the best and the latest: so many, evenly spaced, or all
     log_every: int = 10  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # write event files in addition to metrics.jsonl
     seed: int = 0  # of parameters, order of data and dropout
@@ -104,6 +107,8 @@ class TrainConfig:
             if getattr(self, name) >= 2**31:
                 raise UserError(f"train.{name}={getattr(self, name)}", "it must be below 2**31")
         _check_sample(self.sample_tokens, "train.sample_tokens")
+        if self.keep != "all" and not _SHORT_NUMBER.fullmatch(self.keep):
+            raise UserError(f"train.keep={self.keep!r}", "give a number of checkpoints, or all")
         if self.average not in AVERAGES:
             raise UserError(f"train.average={self.average!r}", f"choose one of {', '.join(AVERAGES)}")
         if not 0 <= self.average_decay < 1:
@@ -344,6 +349,7 @@ def _model_name(values: dict[str, Any], source: str) -> Any:
 # Fields that a resumed run may always change: reporting, and the devices.
 _FREE_ON_RESUME = (
     "train.checkpoint_every",
+    "train.keep",
     "train.log_every",
     "train.tensorboard",
     "train.sample_tokens",

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from lm_jax import seal
-from lm_jax.checkpoint import Checkpoints
+from lm_jax.checkpoint import Checkpoints, Spaced
 from lm_jax.errors import UserError
 
 
@@ -24,8 +24,8 @@ def like(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
-def save_all(workdir, losses):
-    with Checkpoints(workdir) as checkpoints:
+def save_all(workdir, losses, **options):
+    with Checkpoints(workdir, **options) as checkpoints:
         for step, loss in losses.items():
             checkpoints.save(step, *make_arrays(step), loss)
 
@@ -40,6 +40,44 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
 def test_of_checkpoints_without_a_loss_only_the_latest_is_kept(tmp_path):
     save_all(tmp_path, {10: None, 20: 1.0, 30: None, 40: None})
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
+
+
+def kept(workdir):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.all_steps()
+
+
+LOSSES = {step: 2.0 if step == 30 else 3.0 for step in range(10, 110, 10)}
+
+
+@pytest.mark.parametrize(
+    ("spaced", "steps"),
+    [
+        (None, list(LOSSES)),
+        (Spaced.evenly(0, 100), [30, 100]),
+        (Spaced.evenly(1, 100), [30, 100]),
+        (Spaced.evenly(4, 100), [30, 50, 80, 100]),
+        (Spaced.evenly(3, 1000), [30, 100]),
+        (Spaced.evenly(500, 100), list(LOSSES)),
+    ],
+)
+def test_so_many_checkpoints_are_kept_evenly_spaced(tmp_path, spaced, steps):
+    save_all(tmp_path, LOSSES, spaced=spaced)
+    assert kept(tmp_path) == steps
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert (checkpoints.best_step(), checkpoints.latest_step()) == (30, 100)
+        for step in steps:
+            assert seal.check(tmp_path / "checkpoints" / str(step), whole=True) is not None
+            np.testing.assert_array_equal(
+                checkpoints.read_params(step)["params"]["w"], make_arrays(step)[0]["params"]["w"]
+            )
+
+
+def test_which_are_kept_does_not_depend_on_where_a_run_was_stopped(tmp_path):
+    for step, loss in LOSSES.items():  # a process for each
+        save_all(tmp_path, {step: loss}, spaced=Spaced.evenly(4, 100))
+    (tmp_path / "checkpoints" / "110.orbax-checkpoint-tmp").mkdir()  # killed while it wrote one
+    assert kept(tmp_path) == [30, 50, 80, 100]
 
 
 def test_a_checkpoint_that_is_no_longer_kept_is_never_removed_in_place(tmp_path, monkeypatch):

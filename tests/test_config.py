@@ -52,6 +52,8 @@ def test_a_wrong_override_names_the_remedy(name, text, message):
         {"optimizer.learning_rate": "nan"},
         {"task.label_smoothing": "1"},
         {"optimizer.b2": "1"},
+        {"train.keep": "some"},
+        {"train.keep": "-1"},
         {"model.max_length": "16", "data.sequence_length": "32"},
     ],
 )
@@ -124,6 +126,7 @@ def test_run_parts_are_read_without_the_optimizer(tmp_path):
     ("there", "here", "expected"),
     [
         ({}, {"mesh.data": "2", "train.log_every": "3", "train.checkpoint_every": "3"}, []),
+        ({}, {"train.keep": "all"}, []),
         ({}, {"train.sample_tokens": "3", "train.tensorboard": "true", "train.eval_every": "7"}, []),
         ({}, {"train.accumulation": "2"}, []),
         ({}, {"train.seed": "3"}, ["train.seed (0 there, 3 here)"]),

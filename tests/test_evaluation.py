@@ -293,7 +293,8 @@ def test_results_keep_the_keys_of_version_1(tmp_path):
     [values] = json.loads((tmp_path / "results.json").read_text())
     assert VERSION_1.keys() <= values.keys()
     assert values.keys() - VERSION_1.keys() == {
-        "format_version", "task", "counts", "sums", "metrics", "nats_per_token",
+        "format_version", "task", "counts", "sums", "metrics", "nats_per_token", "documents_sha256",
+        "protocol",
     }  # fmt: skip
     assert (values["format_version"], values["task"], values["objective"]) == (2, "causal", "causal")
     assert values["bits_per_byte"] == values["metrics"]["bits_per_byte"]["value"]

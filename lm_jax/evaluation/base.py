@@ -17,6 +17,7 @@ import numpy as np
 from lm_jax.data.corpora import Progress
 from lm_jax.errors import UserError
 from lm_jax.evaluation.row import Metric, Row
+from lm_jax.evaluation.score_cache import ScoreCache
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import LanguageModel, ScoredText
 from lm_jax.metrics import significance
@@ -65,6 +66,18 @@ class Texts(NamedTuple):
     hypotheses: Sequence[str]
 
 
+class Failure(NamedTuple):
+    """A document without a score.
+
+    Attributes:
+        document: its name.
+        reason: why it has none.
+    """
+
+    document: str
+    reason: str
+
+
 class Evaluation(NamedTuple):
     """A row of results, and by metric what each document contributes to it.
 
@@ -74,7 +87,9 @@ class Evaluation(NamedTuple):
         predictions: of a model of labels; None for others.
         texts: of an evaluator that generates; None for others.
         scored: what each document's tokens were given, in the order of the documents, of an evaluator that
-            scores whole texts left to right; None for others.
+            scores whole texts left to right; None for others, and where one has no score. To be read one
+            after the other: those of a large text are on disk.
+        failures: the documents without a score, or with probability 0, and why.
     """
 
     row: Row
@@ -82,6 +97,7 @@ class Evaluation(NamedTuple):
     predictions: Predictions | None = None
     texts: Texts | None = None
     scored: Sequence[ScoredText] | None = None
+    failures: Sequence[Failure] = ()
 
 
 class Evaluator(Protocol):
@@ -100,6 +116,7 @@ EVALUATORS: Registry[Evaluator] = Registry(
         "classification": "lm_jax.evaluation.classification:evaluate",
         "continuation": "lm_jax.evaluation.continuation:evaluate",
         "denoising": "lm_jax.evaluation.denoising:evaluate",
+        "harness": "lm_jax.evaluation.harness:evaluate",
         "last_word": "lm_jax.evaluation.last_word:evaluate",
         "masked": "lm_jax.evaluation.masked:evaluate",
         "minimal_pairs": "lm_jax.evaluation.minimal_pairs:evaluate",
@@ -109,6 +126,7 @@ EVALUATORS: Registry[Evaluator] = Registry(
         "tagging": "lm_jax.evaluation.tagging:evaluate",
     },
 )
+SCORING = ("bidirectional", "causal", "harness")  # evaluators that take a `ScoreCache`
 GENERATING = ("continuation", "seq2seq")  # evaluators that take a `generated.Decoding`
 # Zero-shot tasks: evaluators of any model that gives texts a probability -> the field of records that is the
 # text, unless the corpus names another.
@@ -128,6 +146,7 @@ def evaluate(
     report: Progress = _ignore,
     task: str = "",
     decoding: Any = None,
+    cache: ScoreCache | None = None,
 ) -> Evaluation:
     """Evaluates a model on a text, by the evaluator that the model names.
 
@@ -139,6 +158,7 @@ def evaluate(
         report: called with (description, documents done, documents in all).
         task: the name of another evaluator than the model's own, such as "continuation"; "": the model's.
         decoding: a `generated.Decoding`, for evaluators that generate; None: the defaults.
+        cache: where evaluators of left-to-right models keep scores and find them again; None: nowhere.
 
     Raises:
         UserError: no documents, an unknown evaluator, a model without the capability that it needs, or a text
@@ -152,6 +172,10 @@ def evaluate(
             f"{name} is a {model.family} without a head, which predicts nothing that can be evaluated",
             "train it for a task (init_from), or compare its vectors (python -m lm_jax.embed)",
         )
+    if cache is not None and evaluator in SCORING:
+        scoring: Any = EVALUATORS.get(evaluator)
+        kept: Evaluation = scoring(model, text, name, stride, report, cache)
+        return kept
     if decoding is None or evaluator not in GENERATING:
         return EVALUATORS.get(evaluator)(model, text, name, stride, report)
     generating: Any = EVALUATORS.get(evaluator)
@@ -169,6 +193,7 @@ def row_of(model: Any, text: Text, name: str, **measured: Any) -> Row:
         measured: the other fields of `Row`; `text_sha256` is that of the documents' texts if it is not given.
     """
     measured.setdefault("text_sha256", text.sha256())
+    measured.setdefault("documents_sha256", text.documents_sha256())
     header = {
         "model": name,
         "family": model.family,

@@ -7,6 +7,7 @@ import numpy as np
 from lm_jax.data.corpora import Progress
 from lm_jax.evaluation import causal
 from lm_jax.evaluation.base import Evaluation, Statistics, measure
+from lm_jax.evaluation.score_cache import ScoreCache
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import ScoredText
 from lm_jax.metrics import likelihood
@@ -16,14 +17,23 @@ _METRICS = ("backward_perplexity", "forward_perplexity_by_line", "backward_perpl
 _CHARACTERS_PER_GROUP = 1 << 20  # scored at a time, so that memory does not grow with the text
 
 
-def evaluate(model: Any, text: Text, name: str, stride: int | None, report: Progress) -> Evaluation:
+def evaluate(
+    model: Any,
+    text: Text,
+    name: str,
+    stride: int | None,
+    report: Progress,
+    cache: ScoreCache | None = None,
+) -> Evaluation:
     """Scores a text in both directions; see `evaluation.base.evaluate`.
 
     The metrics are those of the causal evaluator, of the forward direction, which compare with those of any
     left-to-right model; and the perplexity of each direction by the full softmax, with the states carried
     through each document, and with each line on its own, as sentences are read for their vectors.
     """
-    ahead = causal.evaluate(model, text, name, stride, report)
+    ahead = causal.evaluate(model, text, name, stride, report, cache)
+    if ahead.failures:
+        return ahead
     columns: dict[str, list[tuple[float, int]]] = {name: [] for name in _METRICS}
     back, *by_line = columns.values()
     for group in grouped(text.documents, lambda document: len(document.text), _CHARACTERS_PER_GROUP):
@@ -41,7 +51,7 @@ def evaluate(model: Any, text: Text, name: str, stride: int | None, report: Prog
         **{metric: _statistics(pairs) for metric, pairs in columns.items()},
     }
     ahead.row.metrics |= measure(statistics, {})
-    return Evaluation(ahead.row, {**ahead.statistics, **statistics})
+    return ahead._replace(statistics={**ahead.statistics, **statistics})
 
 
 def _sums(scored: ScoredText) -> tuple[float, int]:

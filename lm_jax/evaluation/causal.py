@@ -1,21 +1,48 @@
 """The evaluator of models that give a text a probability, left to right: n-grams, RNNs, GPTs."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm_jax.data.corpora import Progress
+from lm_jax.evaluation import protocol
 from lm_jax.evaluation.base import Evaluation, Statistics, measure, row_of
+from lm_jax.evaluation.row import Metric
+from lm_jax.evaluation.score_cache import ScoreCache
+from lm_jax.evaluation.scoring import Failure, open_store, score_text
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import LanguageModel, ScoredText, Scores, require
 from lm_jax.metrics import likelihood, significance
-from lm_jax.text.base import grouped
 from lm_jax.text.words import count_words
 
-_CHARACTERS_PER_GROUP = 1 << 20  # scored at a time, so that memory does not grow with the text
+
+class Way(NamedTuple):
+    """How texts are scored, and what is made of the scores.
+
+    Attributes:
+        score: gives texts their scores.
+        context: what a prediction depends on, for the record.
+        count_words: the number of words in the bytes of a text.
+        statistics: the statistics of each metric, from `Sums` of documents; the headline first.
+        rolling: whether long documents are read in the windows of lm-evaluation-harness.
+    """
+
+    score: Callable[[Sequence[str]], Sequence[ScoredText]]
+    context: dict[str, Any]
+    count_words: Callable[[bytes], int]
+    statistics: Callable[["Sums"], dict[str, Statistics]]
+    rolling: bool = False
 
 
-def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, report: Progress) -> Evaluation:
+def evaluate(
+    model: LanguageModel,
+    text: Text,
+    name: str,
+    stride: int | None,
+    report: Progress,
+    cache: ScoreCache | None = None,
+) -> Evaluation:
     """Scores a text; see `evaluation.base.evaluate`.
 
     The metrics are bits per byte = nats of tokens and of their bytes / (bytes ln 2), nats per token,
@@ -24,27 +51,59 @@ def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, re
     `text.words` defines.
     """
     scorer = require(model, Scores, "give whole texts a probability")
-    scored: list[ScoredText] = []
-    for group in grouped(text.documents, lambda document: len(document.text), _CHARACTERS_PER_GROUP):
-        scored.extend(scorer.score([document.text for document in group], stride))
-        report(f"scoring {text.name}", len(scored), len(text.documents))
-    sums_D = _Sums(*(np.array(column, float) for column in zip(*map(_count, scored), strict=True)))
-    statistics = _statistics(sums_D)
+    context = scorer.describe_context(stride)
+    way = Way(lambda texts: scorer.score(texts, stride), context, count_words, _statistics)
+    return evaluate_by(way, model, text, name, report, cache)
+
+
+def evaluate_by(
+    way: Way, model: LanguageModel, text: Text, name: str, report: Progress, cache: ScoreCache | None
+) -> Evaluation:
+    """The evaluation of a model whose texts are scored in some way.
+
+    The rows of a table are about the same documents. So a model that cannot score one, or gives one the
+    probability 0, has no value of the metrics that need it; its row says which and why, and has the values
+    on the other documents as a note.
+    """
+    counted_DN = np.full((len(text.documents), len(Sums._fields)), np.nan)
+    place, complete, sample = 0, True, None
+
+    def take(scored: ScoredText | None) -> None:
+        nonlocal place, complete, sample
+        if scored is not None:
+            counted_DN[place] = _count(scored, way.count_words)
+            complete, sample = complete and scored.complete, scored
+        place += 1
+
+    store = open_store(cache, model, text, way.rolling, sorted(way.context.items()))
+    scored, failures = score_text(text, way.score, store, take, report)
+    sums_D = Sums(*counted_DN.T)
+    statistics = way.statistics(sums_D)
+    if failures:
+        metrics = _without_value(statistics, failures, text)
+    else:
+        metrics = measure(statistics, _reasons(sums_D, complete, text))
     nats = float(sums_D.nats.sum())
     row = row_of(
         model,
         text,
         name,
-        conditioned_on=scored[-1].conditioned_on,
-        context=scorer.describe_context(stride),
-        counts={count: int(getattr(sums_D, count).sum()) for count in ("tokens", "words", "bytes", "oov")},
+        conditioned_on="" if sample is None else sample.conditioned_on,
+        context=way.context,
+        protocol={} if sample is None else protocol.of_scores(model, way.context, sample, way.rolling),
+        counts={count: int(np.nansum(getattr(sums_D, count))) for count in COUNTS},
         sums={"nats": nats if np.isfinite(nats) else None},
-        metrics=measure(statistics, _reasons(sums_D, all(one.complete for one in scored))),
+        metrics=metrics,
+        notes=_note_others(way, counted_DN),
     )
-    return Evaluation(row, statistics, scored=scored)
+    impossible = [Failure(text.documents[i].name, "it has probability 0") for i in _impossible(sums_D)]
+    return Evaluation(row, statistics, scored=scored, failures=(*failures, *impossible))
 
 
-class _Sums(NamedTuple):
+COUNTS = ("tokens", "words", "bytes", "oov")
+
+
+class Sums(NamedTuple):
     """Sums over the tokens of one document, as numbers; or of each document, as float64 arrays [D]."""
 
     nats: Any
@@ -57,8 +116,8 @@ class _Sums(NamedTuple):
     known_tokens: Any
 
 
-def _count(scored: ScoredText) -> _Sums:
-    return _Sums(
+def _count(scored: ScoredText, count_words: Callable[[bytes], int]) -> Sums:
+    return Sums(
         nats=-scored.log_probs.sum(),
         byte_nats=-scored.byte_log_probs.sum(),
         bytes=len(scored.text),
@@ -70,7 +129,7 @@ def _count(scored: ScoredText) -> _Sums:
     )
 
 
-def _statistics(sums_D: _Sums) -> dict[str, Statistics]:
+def _statistics(sums_D: Sums) -> dict[str, Statistics]:
     """The statistics of each metric, the headline first.
 
     Bits per byte compare between any two models. The other metrics compare between models with as many
@@ -88,20 +147,54 @@ def _statistics(sums_D: _Sums) -> dict[str, Statistics]:
     }
 
 
-def _reasons(sums_D: _Sums, complete: bool) -> dict[str, str]:
+def _without_value(
+    statistics: Mapping[str, Statistics], failures: Sequence[Failure], text: Text
+) -> dict[str, Metric]:
+    """Metrics of a model that could not score some documents."""
+    first = failures[0]
+    count = f"{len(failures)} of {len(text.documents)} documents"
+    why = f"{count} could not be scored (the first, {first.document}: {first.reason})"
+    return {
+        name: Metric(None, None, f"no {name.replace('_', ' ')}: {why}", one.less_is_better)
+        for name, one in statistics.items()
+    }
+
+
+def _note_others(way: Way, counted_DN: np.ndarray) -> list[str]:
+    """The values on the documents that have a finite score, if others have none."""
+    good_D = np.isfinite(counted_DN).all(axis=1)
+    if good_D.all() or not good_D.any():
+        return []
+    found = measure(way.statistics(Sums(*counted_DN[good_D].T)), {})
+    said = ", ".join(f"{m.value:.4f} {n.replace('_', ' ')}" for n, m in list(found.items())[:3] if m.value)
+    return [f"on the other {good_D.sum()} documents alone: {said}"]
+
+
+def _impossible(sums_D: Sums) -> list[int]:
+    """The documents that have probability 0, by their places."""
+    places: list[int] = np.flatnonzero(np.isinf(sums_D.byte_nats) | np.isinf(sums_D.nats)).tolist()
+    return places
+
+
+def _reasons(sums_D: Sums, complete: bool, text: Text) -> dict[str, str]:
     """Why a metric has no value, for those that have none."""
     reasons = {}
     if not complete:
         oov = int(sums_D.oov.sum())
         unscored = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
-        reasons["bits_per_byte"] = f"no bits per byte: {unscored} is not scored"
-    if not np.isfinite(sums_D.byte_nats).all():
-        reasons["bits_per_byte"] = "no bits per byte: some of the text has probability 0"
-    for metric in ("nats_per_token", "perplexity", "word_perplexity"):
-        if not np.isfinite(sums_D.nats).all():
-            reasons[metric] = f"no {metric.replace('_', ' ')}: some of the text has probability 0"
+        for metric in ("bits_per_byte", "byte_perplexity"):
+            reasons[metric] = f"no {metric.replace('_', ' ')}: {unscored} is not scored"
+    if places := _impossible(sums_D):
+        count = f"{len(places)} of {len(sums_D.nats)} documents (the first, {text.documents[places[0]].name})"
+        impossible = f"some of the text has probability 0, in {count}"
+    for metrics, nats_D in (
+        (("bits_per_byte", "byte_perplexity"), sums_D.byte_nats),
+        (("nats_per_token", "perplexity", "word_perplexity"), sums_D.nats),
+    ):
+        if not np.isfinite(nats_D).all():
+            reasons |= {metric: f"no {metric.replace('_', ' ')}: {impossible}" for metric in metrics}
     if not np.isfinite(sums_D.known_nats).all():
-        reasons["perplexity_without_oov"] = "no perplexity without oov: some of the text has probability 0"
+        reasons["perplexity_without_oov"] = f"no perplexity without oov: {impossible}"
     if not sums_D.words.any():
         reasons["word_perplexity"] = "no word perplexity: the text has no words"
     return reasons

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.evaluation.base import Evaluation, Statistics
 from lm_jax.evaluation.row import Difference, Row
 from lm_jax.metrics import significance
@@ -34,7 +35,7 @@ def _warnings(a: Evaluation, b: Evaluation) -> Iterator[str]:
     """Why values of a do not compare with those of b, which stand in the same table."""
     if a.row.metrics.keys() != b.row.metrics.keys():
         return  # another table
-    if a.row.text_sha256 != b.row.text_sha256:
+    if not _same_documents(a.row, b.row):
         yield f"another text than {b.row.model}'s: no value of the two rows compares"
         return
     differs: dict[tuple[str, ...], list[str]] = {}
@@ -46,6 +47,28 @@ def _warnings(a: Evaluation, b: Evaluation) -> Iterator[str]:
         yield f"{', '.join(metrics)} do not compare with {b.row.model}'s: {said}"
 
 
+def _same_documents(a: Row, b: Row) -> bool:
+    """Whether two rows are about the same documents, each and all, by their digests."""
+    parts = ("documents", "text_sha256", "documents_sha256")
+    return all(getattr(a, part) == getattr(b, part) for part in parts)
+
+
+def check_same_documents(rows: Sequence[Row]) -> None:
+    """Checks that rows about one text are about the same documents, each and all.
+
+    Raises:
+        UserError: they are not, as where a file changed while models were evaluated.
+    """
+    first: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        other = first.setdefault((row.split, repr(row.data), tuple(row.counts)), row)
+        if not _same_documents(row, other):
+            raise UserError(
+                f"{row.model} was evaluated on other documents of {row.split} than {other.model}",
+                "run the command again while nothing changes the text",
+            )
+
+
 def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:
     """Whether two models can be compared in a metric.
 
@@ -55,8 +78,8 @@ def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:
     rows = (a.row, b.row)
     return (
         all(metric in row.metrics and row.metrics[metric].value is not None for row in rows)
-        and a.row.text_sha256 == b.row.text_sha256
-        and a.row.documents == b.row.documents > 1
+        and _same_documents(a.row, b.row)
+        and a.row.documents > 1
         and all(_said(a.row, name) == _said(b.row, name) for name in a.statistics[metric].same)
     )
 

@@ -66,6 +66,8 @@ class Row:
         split: "valid" or "test" of the model's own corpus, or the file that was scored.
         documents: how many documents the text has; intervals and tests resample these.
         text_sha256: SHA-256 of the documents' bytes, one document after the other.
+        documents_sha256: SHA-256 of the SHA-256 of each document: where it is equal, rows are about the same
+            documents. "" in files of earlier versions.
         conditioned_on: what precedes the first token of a document.
         context: what a prediction may depend on: window and stride, order, or state.
         data: where the text comes from.
@@ -76,6 +78,7 @@ class Row:
         parameters: numbers that the model holds; None where that is not known.
         training_tokens: tokens of the text that it was trained on; None where that is not known.
         notes: what to know before the row is compared with others.
+        protocol: how a text was read, of a model that scores left to right; see `protocol.Protocol`.
     """
 
     model: str
@@ -95,6 +98,8 @@ class Row:
     parameters: int | None = None
     training_tokens: int | None = None
     notes: list[str] = field(default_factory=list)
+    documents_sha256: str = ""
+    protocol: dict[str, Any] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:
@@ -128,6 +133,7 @@ class Row:
             "conditioned_on": self.conditioned_on,
             "context": self.context,
             "text_sha256": self.text_sha256,
+            "documents_sha256": self.documents_sha256,
             "difference": self.difference and self.difference.as_json(),
             "data": self.data,
         }
@@ -139,7 +145,8 @@ class Row:
             "why": headline.why,
         }
         known = {"parameters": self.parameters, "training_tokens": self.training_tokens, "notes": self.notes}
-        return flat | values | {name: value for name, value in known.items() if value not in (None, [])}
+        known["protocol"] = self.protocol
+        return flat | values | {name: value for name, value in known.items() if value not in (None, [], {})}
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> None:
@@ -191,6 +198,8 @@ def _read_row(fields: JsonObject) -> Row:
         parameters=fields.take("parameters", int, _NULL, default=None),
         training_tokens=fields.take("training_tokens", int, _NULL, default=None),
         notes=[str(note) for note in fields.take("notes", list, default=[])],
+        documents_sha256=fields.take("documents_sha256", str, default=""),
+        protocol=fields.take("protocol", dict, default={}),
     )
 
 

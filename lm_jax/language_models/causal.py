@@ -13,6 +13,7 @@ import numpy as np
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.language_models.base import ExpectedText, LeftToRight, ScoredText
 from lm_jax.language_models.options import as_texts, check_stride
+from lm_jax.language_models.rolling import without_end
 from lm_jax.language_models.trained import Trained, shared
 from lm_jax.metrics.chunked import chunked, chunked_token_log_probs
 from lm_jax.metrics.likelihood import token_log_probs
@@ -82,6 +83,22 @@ class CausalLanguageModel(LeftToRight):
         log_probs = self._per_token(encodings, stride, self._scorer)
         return self._scores(texts, encodings, log_probs)
 
+    def score_rolling(self, texts: Sequence[str]) -> list[ScoredText]:
+        """As `score`, in the windows of lm-evaluation-harness and without the end of the text; see `rolling`.
+
+        Errors as of `score`.
+        """
+        texts = as_texts(texts, "texts")
+        if self.context is None:
+            return [without_end(scored) for scored in self.score(texts)]
+        encodings = self.tokenizer.encode_batch(texts)
+        begin = np.array([self.tokenizer.begin_id], np.int32)
+        streams = [np.concatenate([begin, e.ids]) for e in encodings]
+        read = partial(self._score_windows, self._scorer, shape=(), context=self.context, stride=None)
+        found = share(read, streams, [len(stream) - 1 for stream in streams])
+        ended = [np.append(log_probs, 0.0) for log_probs in found]  # with a place for the end
+        return [without_end(self._scores(*parts)) for parts in zip(texts, encodings, ended, strict=True)]
+
     def expect(
         self,
         texts: Sequence[str],
@@ -149,11 +166,17 @@ class CausalLanguageModel(LeftToRight):
         return results
 
     def _score_windows(
-        self, scorer: Any, streams: list[np.ndarray], shape: tuple[int, ...], context: int, stride: int
+        self,
+        scorer: Any,
+        streams: list[np.ndarray],
+        shape: tuple[int, ...],
+        context: int,
+        stride: int | None,
     ) -> list[np.ndarray]:
         """What the scorer gives for every token of each stream except the first, which is only context.
 
-        The scorer is `log_probs` or `_expected`, jitted; `shape` is that of what it gives for a token.
+        The scorer is `log_probs` or `_expected`, jitted; `shape` is that of what it gives for a token, and
+        `stride` is as for `_windows`.
         """
         results = [np.empty((len(stream) - 1, *shape)) for stream in streams]
         for length, windows in _windows(streams, context, stride).items():
@@ -186,9 +209,11 @@ class _Window(NamedTuple):
     stop: int  # where reading ends
 
 
-def _windows(streams: list[np.ndarray], context: int, stride: int) -> dict[int, list[_Window]]:
+def _windows(streams: list[np.ndarray], context: int, stride: int | None) -> dict[int, list[_Window]]:
     """Windows that make every prediction once, by the padded length that they are read in.
 
+    A window starts `stride` tokens after the one before. Without a stride they are those of
+    lm-evaluation-harness: each starts where the one before stops, and the last one reads `context` tokens.
     Lengths are the context and the powers of two below it, so that few shapes are compiled.
     """
     by_length: dict[int, list[_Window]] = {}
@@ -196,9 +221,11 @@ def _windows(streams: list[np.ndarray], context: int, stride: int) -> dict[int, 
         end, start, fresh = len(stream) - 1, 0, 0
         while fresh < end:
             stop = min(start + context, end)
+            if stride is None:
+                start = max(0, stop - context)
             length = min(context, _bucket(stop - start))
             by_length.setdefault(length, []).append(_Window(i, start, fresh, stop))
-            fresh, start = stop, start + stride
+            fresh, start = stop, stop if stride is None else start + stride
     return by_length
 
 

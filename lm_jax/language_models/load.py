@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from lm_jax import files, seal
-from lm_jax.checkpoint import Checkpoints
+from lm_jax.checkpoint import CHECKPOINTS, Checkpoints
 from lm_jax.config import FILE, RunParts
 from lm_jax.data import provenance
 from lm_jax.data.pipeline import classes_of
@@ -109,6 +109,30 @@ def _load(path: str | pathlib.Path, step: str, mesh: MeshConfig | None) -> Langu
     if huggingface.is_directory(directory):
         return _load_pretrained(directory, mesh)
     return _load_run(directory, step, mesh)
+
+
+def steps_of(path: str | pathlib.Path, which: str) -> list[str]:
+    """The checkpoints that "all", or steps with commas between them, name: arguments for `load`.
+
+    Args:
+        path: as for `load`.
+        which: one checkpoint, as for `load`, or several.
+
+    Returns:
+        The steps in order; `which` itself if it names one, and "best" of a model without checkpoints.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    if which != "all" and "," not in which:
+        return [which]
+    directory = None if str(path).startswith(huggingface.HUB) else files.expand(path)
+    if directory is None or not (directory / FILE).is_file() or not (directory / CHECKPOINTS).is_dir():
+        return ["best"]
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        there = checkpoints.all_steps()
+        chosen = there if which == "all" else [checkpoints.choose(step) for step in which.split(",")]
+    return list(map(str, sorted(set(chosen))))
 
 
 def read_model_config(path: str | pathlib.Path) -> Any:

@@ -1,12 +1,13 @@
-"""Figures: axes to draw in, and how well classifiers tell classes apart."""
+"""Figures: axes to draw in, results by checkpoint, and how well classifiers tell classes apart."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lm_jax.evaluation.base import Predictions
+from lm_jax.evaluation.row import Metric, Row
 from lm_jax.metrics.classification import confusion_matrix
 from lm_jax.metrics.curves import precision_recall_curve, roc_auc, roc_curve
 
@@ -40,6 +41,31 @@ def svg(figure: Any) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def checkpoint_curve(rows: Sequence[Row]) -> str:
+    """The headline of several checkpoints of a run against their steps, with 95 % intervals; "" for none.
+
+    Rows of a run's checkpoints are named RUN@STEP. Each run is a line.
+    """
+    runs: dict[str, list[tuple[int, Metric]]] = {}
+    for row in rows:
+        run, at, step = row.model.rpartition("@")
+        if at and step == str(row.step) and row.metrics[row.headline].value is not None:
+            runs.setdefault(run, []).append((int(step), row.metrics[row.headline]))
+    runs = {run: sorted(points) for run, points in runs.items() if len(points) > 1}
+    if not runs:
+        return ""
+    figure, picture = axes(7, 3.5)
+    for i, (run, points) in enumerate(runs.items()):
+        steps, metrics = zip(*points, strict=True)
+        picture.plot(steps, [metric.value for metric in metrics], color=f"C{i}", marker=".", label=run)
+        ends = [metric.interval or (metric.value, metric.value) for metric in metrics]
+        picture.fill_between(steps, *zip(*ends, strict=True), color=f"C{i}", alpha=0.2, linewidth=0)
+    picture.set_xlabel("step")
+    picture.set_ylabel(rows[0].headline.replace("_", " "))
+    plain_legend(picture)
+    return svg(figure)
 
 
 def confusion(predictions: Predictions) -> str:

@@ -4,8 +4,9 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 
 from lm_jax.evaluation.base import Predictions, Texts
+from lm_jax.evaluation.protocol import differing
 from lm_jax.evaluation.row import Row
-from lm_jax.report.figures import axes, confusion, operating_curves, plain_legend, svg
+from lm_jax.report.figures import axes, checkpoint_curve, confusion, operating_curves, plain_legend, svg
 from lm_jax.report.table import difference, grouped, interval, label, value
 
 _SHOWN, _LONGEST = 50, 600  # generated texts, and characters of each
@@ -41,6 +42,9 @@ def render(
         parts.append(_table(group))
         if any(row.metrics[row.headline].value is not None for row in group):
             parts.append(_figure(_bars(group), _caption(group[0])))
+        parts.extend(f"<p class=note>{html.escape(line)}</p>" for line in differing(group))
+        if picture := checkpoint_curve(group):
+            parts.append(_figure(picture, "The headline by checkpoint; the bands are 95 % intervals."))
         parts.append(_parts(group))
     parts.extend(_classifiers(predictions or {}))
     if any(curves.values()):

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm_jax import seal
+from lm_jax.evaluation.protocol import differing
 from lm_jax.evaluation.row import Row
 from lm_jax.metrics.significance import LEAST_P
 
@@ -111,14 +112,16 @@ def print_table(columns: Sequence[Column], console: Console) -> None:
 def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     """Prints a line for each row: the model, the text, the first count, and the first metrics.
 
-    Rows with other metrics are in a separate table. Below are the reasons for missing values and intervals of
-    the headline, what does not compare, and the differences. On a terminal that is too narrow the table
-    leaves out, in this order: tokens of the training text, parameters, documents, the first count, unknown
-    tokens, and the metrics beside the headline from the last one on.
+    Rows with other metrics are in a separate table. Below are the protocols where they differ, the reasons
+    for missing values and intervals of the headline, what does not compare, and the differences. On a
+    terminal that is too narrow the table leaves out, in this order: tokens of the training text, parameters,
+    documents, the first count, unknown tokens, and the metrics beside the headline from the last one on.
     """
     console = console or make_console()
     for group in grouped(rows):
         print_table(_columns(group), console)
+        for line in differing(group):
+            print_line(line, console, style="dim")
     for row in rows:
         for note in filter(None, (_below(row), row.metrics[row.headline].why, *row.notes, difference(row))):
             line = f"{row.model}, {row.split}: {note}"

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from lm_jax.batch import Sums
-from lm_jax.checkpoint import Checkpoints
-from lm_jax.config import Config
+from lm_jax.checkpoint import Checkpoints, Spaced
+from lm_jax.config import Config, TrainConfig
 from lm_jax.data import pipeline
 from lm_jax.data.prefetch import Prefetch
 from lm_jax.errors import UserError
@@ -100,7 +100,7 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
     """
     config, train, rows = trainer.config, trainer.config.train, trainer.rows
     source = config.task.source(data.splits["train"], config.data, train.batch_size, train.seed)
-    with contextlib.ExitStack() as stack, Checkpoints(workdir) as checkpoints:
+    with contextlib.ExitStack() as stack, _checkpoints(train, workdir) as checkpoints:
         state, first = _start(trainer, checkpoints, params, data.tokenizer)
         line = LiveLine("training", train.num_steps, first, quiet=not is_writer())
         monitor = Monitor(config, checkpoints, workdir, first, line)
@@ -134,6 +134,12 @@ def fit(trainer: Trainer, data: pipeline.Data, workdir: pathlib.Path, params: An
                     line.say(said)
                     return False
     return True
+
+
+def _checkpoints(train: TrainConfig, workdir: pathlib.Path) -> Checkpoints:
+    """The checkpoints of a run, of which as many are kept as the recipe says."""
+    spaced = None if train.keep == "all" else Spaced.evenly(int(train.keep), train.num_steps)
+    return Checkpoints(workdir, spaced=spaced)
 
 
 def _start(
