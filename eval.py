@@ -13,6 +13,9 @@ Zero-shot tasks ask any model that gives texts a probability about records, a JS
   last_word        {"text": a passage whose last word is to be predicted}, as LAMBADA's
 Another field is their text with jsonl:GLOB#FIELD.
 
+Rows of models that score whole texts carry an audit of their scores by a few samples. If one fails, the exit
+code is 1. --no-audit leaves it out.
+
 An evaluation that generates keeps the texts in DIR/generated as they are made. After an interruption the same
 command goes on from there.
 """
@@ -29,6 +32,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lm_jax import errors, files, flags, generation_flags
+from lm_jax.audit import audit
 from lm_jax.config import FILE
 from lm_jax.data.documents import DOCUMENTS
 from lm_jax.errors import UserError
@@ -90,6 +94,12 @@ def _parser() -> flags.Parser:
     parser.add_argument("--max-tokens", type=flags.whole, help="most tokens that are generated")
     generation_flags.add(parser, without=("num_samples",))
     parser.add_argument(
+        "--no-audit",
+        dest="audit",
+        action="store_false",
+        help="do not test whether scores are honest (see python -m lm_jax.audit --help)",
+    )
+    parser.add_argument(
         "--out",
         type=flags.path,
         default="runs/eval",
@@ -127,6 +137,8 @@ def main(argv: list[str]) -> None:
                 model, text, name, arguments.stride, report, arguments.task or "", decoding
             )
             add_sizes(made.row, model, path)
+            if arguments.audit and not arguments.task:
+                audit.add(made, model, text, arguments.stride)
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
             evaluations.append(made)
@@ -142,6 +154,8 @@ def main(argv: list[str]) -> None:
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
+    if any(row.audit is not None and row.audit.failed for row in rows):
+        raise SystemExit(1)
 
 
 def _reads_as(model: LanguageModel) -> str:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from lm_jax import files, seal
 from lm_jax.errors import UserError
+from lm_jax.evaluation import audited
+from lm_jax.evaluation.audited import Audit
 from lm_jax.files import JsonObject
 
 FORMAT_VERSION = 2
@@ -76,6 +78,7 @@ class Row:
         parameters: numbers that the model holds; None where that is not known.
         training_tokens: tokens of the text that it was trained on; None where that is not known.
         notes: what to know before the row is compared with others.
+        audit: whether the scores are honest; None where that was not tested.
     """
 
     model: str
@@ -95,6 +98,7 @@ class Row:
     parameters: int | None = None
     training_tokens: int | None = None
     notes: list[str] = field(default_factory=list)
+    audit: Audit | None = None
 
     @property
     def headline(self) -> str:
@@ -138,7 +142,12 @@ class Row:
             f"{self.headline}_ci": headline.interval,
             "why": headline.why,
         }
-        known = {"parameters": self.parameters, "training_tokens": self.training_tokens, "notes": self.notes}
+        known: dict[str, Any] = {
+            "parameters": self.parameters,
+            "training_tokens": self.training_tokens,
+            "notes": self.notes,
+            "audit": self.audit and self.audit.as_json(),
+        }
         return flat | values | {name: value for name, value in known.items() if value not in (None, [])}
 
 
@@ -191,6 +200,7 @@ def _read_row(fields: JsonObject) -> Row:
         parameters=fields.take("parameters", int, _NULL, default=None),
         training_tokens=fields.take("training_tokens", int, _NULL, default=None),
         notes=[str(note) for note in fields.take("notes", list, default=[])],
+        audit=audited.read(fields.inner("audit")) if "audit" in fields.values else None,
     )
 
 
