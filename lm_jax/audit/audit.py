@@ -1,14 +1,15 @@
 """Proves on samples of a text that a model's scores are honest."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lm_jax import runtime
 from lm_jax.audit import checks, distributions, generation, strings
-from lm_jax.audit.samples import Cut, Passage, cut, draw
-from lm_jax.evaluation.audited import FAILED, NOT_APPLICABLE, Audit, Check
+from lm_jax.audit.distributions import Told, ask
+from lm_jax.audit.samples import Passage, cut, draw
+from lm_jax.evaluation.audited import FAILED, Audit, Check
 from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import ScoredText, Scores
@@ -17,30 +18,19 @@ from lm_jax.language_models.next_tokens import NextTokens
 SAMPLES = 16  # passages
 FEW = 4  # beside an evaluation
 _SEED = 0
-_ALONE, _CONTINUED, _PROMPTS = 4, 2, 4  # at most: texts scored alone, histories continued, prompts
-_NEIGHBOURS = ["", "a"]  # other texts beside those that are scored again
+_SOME = 4  # at most: prompts; half as many texts are scored alone, and histories continued by many tokens
 
 
-class Samples(NamedTuple):
-    """The sampled texts with their scores, in the order of the passages.
+class _Texts:
+    """Texts that several checks ask about, which are scored in one call: few shapes are then compiled."""
 
-    Attributes:
-        passages: the texts.
-        scored: their scores, in a batch with all variants.
-        cuts: where each is cut.
-        replaced: the scores with another end.
-        alone: the scores without what is behind the cut.
-        among: the scores in the reverse order, with other neighbours.
-        single: the scores of the last ones, each in a call of its own.
-    """
+    def __init__(self) -> None:
+        self.texts: list[str] = []
 
-    passages: Sequence[Passage]
-    scored: Sequence[ScoredText]
-    cuts: Sequence[Cut]
-    replaced: Sequence[ScoredText]
-    alone: Sequence[ScoredText]
-    among: Sequence[ScoredText]
-    single: Sequence[ScoredText]
+    def add(self, texts: Sequence[str]) -> slice:
+        """Takes some texts, and tells where their scores will be."""
+        self.texts.extend(texts)
+        return slice(len(self.texts) - len(texts), len(self.texts))
 
 
 def audit(
@@ -73,27 +63,56 @@ def audit(
     """
     random = np.random.default_rng(_SEED)
     tolerance = tolerance_of(model) if tolerance is None else tolerance
-    made = _score(model, text, samples, stride, random)
-    passages, scored = made.passages, made.scored
-    normalised, places = _normalised(model, text, made, samples, stride, tolerance, random)
+    passages = draw(text.documents, samples, getattr(model, "context", None), random)
+    cuts, few = cut(passages, random), max(2, min(_SOME, samples // 2))
+    told = ask(model, passages, few // 2, random) if isinstance(model, NextTokens) else None
+    written = generation.write(model, passages[:few], samples > FEW, _SEED)
+
+    texts = _Texts()
+    of_passages = texts.add([passage.text for passage in passages])
+    of_replaced, of_alone = texts.add([one.replaced for one in cuts]), texts.add([one.alone for one in cuts])
+    of_continued = texts.add([one.text for one in told.continuations] if told else [])
+    of_written = texts.add([] if isinstance(written, str) else [one.text for one in written])
+    made = model.score(texts.texts, stride)
+    reordered = model.score(texts.texts[::-1], stride)[::-1]
+    single = [model.score([passage.text], stride)[0] for passage in passages[-few // 2 :]]
+
+    scored = made[of_passages]
+    normalised = None
+    if told:
+        normalised = distributions.normalised(model, told, passages, scored, made[of_continued], tolerance)
+    if told is None or any(one.log_spelling is not None for one in scored):
+        words = strings.continue_by_words(text.documents, passages, few // 2)
+        bound = strings.at_most_one(words, [model.score(one.texts, stride) for one in words])
+        normalised = bound if normalised is None else _both(normalised, bound)
     documents = passages if whole is None else text.documents
-    names, texts = [one.name for one in documents], [one.text for one in documents]
-    prompts, greedy = passages[: min(_PROMPTS, samples // 2)], samples > FEW
+    names = [one.name for one in documents]
     found = (
         normalised,
-        checks.causal(passages, scored, made.cuts, made.replaced, made.alone, whole, tolerance),
-        checks.complete(names, texts, scored if whole is None else whole),
-        generation.one_distribution(model, prompts, greedy, tolerance, _SEED),
-        checks.independent(passages, scored, made.among, made.single, tolerance),
+        checks.causal(passages, scored, cuts, made[of_replaced], made[of_alone], whole, tolerance),
+        checks.complete(names, [one.text for one in documents], scored if whole is None else whole),
+        generation.one_distribution(model, written, made[of_written], tolerance),
+        checks.independent(passages, scored, reordered[of_passages], single, tolerance),
     )
-    sampled = {
+    return Audit(found, _describe(passages, scored, told))
+
+
+def _both(told: Check, bound: Check) -> Check:
+    """The check of the tokens' distributions together with that of the words that they spell."""
+    if FAILED in (told.status, bound.status):
+        return told if told.status == FAILED else bound
+    return told._replace(what=f"{told.what}; {bound.what}")
+
+
+def _describe(passages: Sequence[Passage], scored: Sequence[ScoredText], told: Told | None) -> dict[str, Any]:
+    """What was sampled, as `Audit.sampled` says."""
+    return {
         "seed": _SEED,
         "bytes": sum(len(one.text) for one in scored),
         "tokens": sum(len(one.log_probs) for one in scored),
         "passages": [[p.name, p.start, p.start + len(one.text)] for p, one in zip(passages, scored)],
-        "histories": places,
+        "histories": [[one.passage, len(one.ids)] for one in told.histories] if told else [],
     }
-    return Audit(found, sampled)
 
 
 def add(evaluation: Evaluation, model: Any, text: Text, stride: int | None = None) -> None:
@@ -116,45 +135,3 @@ def tolerance_of(model: Any) -> float:
     if getattr(getattr(model, "config", None), "dtype", "float32") != "float32":
         return 0.1
     return 1e-4 if runtime.platform() == "cpu" else 1e-2
-
-
-def _score(
-    model: Scores, text: Text, samples: int, stride: int | None, random: np.random.Generator
-) -> Samples:
-    """The passages with all their scores."""
-    passages = draw(text.documents, samples, getattr(model, "context", None), random)
-    cuts, size = cut(passages, random), len(passages)
-    texts = [passage.text for passage in passages]
-    made = model.score([*texts, *(one.replaced for one in cuts), *(one.alone for one in cuts)], stride)
-    among = model.score([*texts[::-1], *_NEIGHBOURS], stride)[:size][::-1]
-    single = [model.score([one], stride)[0] for one in texts[-max(1, min(_ALONE, samples // 2)) :]]
-    scored, replaced, alone = made[:size], made[size : 2 * size], made[2 * size :]
-    return Samples(passages, scored, cuts, replaced, alone, among, single)
-
-
-def _normalised(
-    model: Scores,
-    text: Text,
-    made: Samples,
-    samples: int,
-    stride: int | None,
-    tolerance: float,
-    random: np.random.Generator,
-) -> tuple[Check, list[list[int]]]:
-    """The check of sums, and the histories: numbers of a passage and of tokens.
-
-    Where tokens stand for many strings, of which each has a probability, these are checked too.
-    """
-    continued = min(_CONTINUED, samples // 2)
-    by_strings = not isinstance(model, NextTokens) or any(one.log_spelling is not None for one in made.scored)
-    check, places = Check("normalised", NOT_APPLICABLE, ""), []
-    if isinstance(model, NextTokens):
-        asked = distributions.histories(model, made.passages, made.scored, random)
-        check = distributions.normalised(model, made.passages, asked, continued, tolerance, stride)
-        places = [[one.passage, len(one.ids)] for one in asked]
-    if by_strings and check.status != FAILED:
-        bound = strings.at_most_one(model, text.documents, made.passages, max(1, continued), stride)
-        if bound.status == FAILED or not check.what:
-            return bound, places
-        check = check._replace(what=f"{check.what}; {bound.what}")
-    return check, places

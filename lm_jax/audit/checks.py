@@ -44,14 +44,14 @@ def causal(
             errors = gaps(a.byte_log_probs[:shared], other.byte_log_probs[:shared])
             largest.add(errors, partial(passage.place_of, a))
     beside = "" if whole is None else ", or the whole document, as evaluated,"
-    what = f"tokens of {len(passages)} passages, where other text{beside} or none follows, by nats"
+    what = f"tokens of {len(passages)} passages, where other text{beside} or none follows, in nats"
     return largest.check("causal", tolerance, what)
 
 
 def independent(
     passages: Sequence[Passage],
     scored: Sequence[ScoredText],
-    among: Sequence[ScoredText],
+    reordered: Sequence[ScoredText],
     alone: Sequence[ScoredText],
     tolerance: float,
 ) -> Check:
@@ -60,13 +60,13 @@ def independent(
     Args:
         passages: the sampled texts.
         scored: their scores.
-        among: those in another order and with other neighbours, put back into the order of the passages.
+        reordered: those of a batch in another order, put back into the order of the passages.
         alone: those of the last passages, each scored in a call of its own.
         tolerance: nats.
     """
     largest = Largest()
     of_alone = list(zip(passages, scored))[len(passages) - len(alone) :]
-    pairs = [*zip(passages, scored, among, strict=True)]
+    pairs = [*zip(passages, scored, reordered, strict=True)]
     pairs += [(passage, a, b) for (passage, a), b in zip(of_alone, alone, strict=True)]
     for passage, a, b in pairs:
         if not np.array_equal(a.spans, b.spans):
@@ -74,7 +74,7 @@ def independent(
             continue
         errors = gaps(a.byte_log_probs, b.byte_log_probs)
         largest.add(errors, partial(passage.place_of, a))
-    what = f"tokens of {len(passages)} passages in another order and of {len(alone)} alone, by nats"
+    what = f"tokens of {len(passages)} passages in another order and of {len(alone)} alone, in nats"
     return largest.check("independent", tolerance, what)
 
 

@@ -14,46 +14,96 @@ from lm_jax.language_models.next_tokens import NextTokens
 OF_SUMS = 1e-4  # how far a sum of probabilities may be from one: float32, and six decimals of ARPA files
 _PER_PASSAGE = 4  # histories
 _AT_ONCE = 64  # histories whose distributions are in memory
-_SHORTEST = 512  # tokens of a vocabulary that is asked about as a whole
+_SMALL = 512  # tokens of a vocabulary that is asked about as a whole
 _PROBABLE, _OTHERS = 8, 16  # tokens of a larger one: the most probable ones, and others
-_LONGEST = 32  # tokens of a history that is continued by each of them
+_LONGEST = 126  # tokens of a history that is continued by each of them
 
 
 class History(NamedTuple):
-    """A place in a passage.
+    """A place in a passage, and what the model tells of the token there.
 
     Attributes:
         passage: its number.
         ids: the tokens before the place.
-        token: the id of the one that follows.
-        log_prob: what it was scored by.
-        byte: where it begins.
+        total: the sum of the probabilities of all tokens.
+        log_prob: natural log of the probability of the token that follows in the passage.
     """
 
     passage: int
     ids: np.ndarray
-    token: int
+    total: float
     log_prob: float
-    byte: int
 
 
-def histories(
-    model: NextTokens,
-    passages: Sequence[Passage],
-    scored: Sequence[ScoredText],
-    random: np.random.Generator,
-) -> list[History]:
-    """Random places in each passage, as far as the model reads from its beginning; the first of all is its beginning."""
+class Continuation(NamedTuple):
+    """A history with another token behind it.
+
+    Attributes:
+        passage: the number of its passage.
+        text: both.
+        place: the number of tokens of the history.
+        log_prob: what the model tells of the token.
+    """
+
+    passage: int
+    text: str
+    place: int
+    log_prob: float
+
+
+class Told(NamedTuple):
+    """What a model tells of next tokens, to be compared with scores."""
+
+    histories: Sequence[History]
+    continuations: Sequence[Continuation]
+
+
+def ask(
+    model: NextTokens, passages: Sequence[Passage], num_continued: int, random: np.random.Generator
+) -> Told:
+    """Asks a model for the distributions at random places of passages.
+
+    They are as far from a passage's beginning as the model reads; the first one is a beginning. Some
+    histories are continued by many tokens, or by all of a small vocabulary.
+
+    Args:
+        model: the model.
+        passages: the sampled texts.
+        num_continued: how many histories are continued.
+        random: the draws.
+    """
+    asked, histories = [], []
+    for i, passage in enumerate(passages):
+        ids_T = _with_end(model, model.tokenizer.encode(passage.text).ids)
+        reach = min(len(ids_T), model.context or len(ids_T))
+        places = random.choice(reach, min(_PER_PASSAGE, reach), replace=False)
+        places = np.union1d(places, [0]) if i == 0 else np.sort(places)
+        asked += [(i, ids_T[:place], int(ids_T[place])) for place in places.tolist()]
+    for first in range(0, len(asked), _AT_ONCE):
+        group = asked[first : first + _AT_ONCE]
+        for (i, ids, token), log_probs_W in zip(group, model.next_log_probs([ids for _, ids, _ in group])):
+            total = float(np.exp(log_probs_W).sum())
+            histories.append(History(i, ids, total, float(log_probs_W[token])))
+    suited = [one for one in histories if 0 < len(one.ids) <= _LONGEST]
+    chosen = sorted(suited, key=lambda one: -len(one.ids))[:num_continued]
+    continuations = [other for one in chosen for other in _continue(model, one)]
+    return Told(histories, continuations)
+
+
+def _continue(model: NextTokens, one: History) -> list[Continuation]:
+    """A history with each of many tokens behind it, but for those that are not read back from their text."""
+    tokenizer, [log_probs_W] = model.tokenizer, model.next_log_probs([one.ids])
+    size, tokens = tokenizer.vocab_size, np.arange(tokenizer.vocab_size)
+    if size > _SMALL:
+        probable = np.argsort(-log_probs_W[:size], kind="stable")[:_PROBABLE]
+        others = np.random.default_rng(len(one.ids)).choice(size, _OTHERS, replace=False)
+        tokens = np.union1d(probable, others)
     made = []
-    for i, (passage, one) in enumerate(zip(passages, scored, strict=True)):
-        ids, places_T = tokens_of(model, passage.text, one)
-        asked = np.flatnonzero(places_T >= 0)
-        asked = asked[: model.context or len(asked)]
-        early = random.choice(asked[1 : 1 + _LONGEST], min(1, len(asked[1:]))) if i else asked[:1]
-        for place in np.union1d(early, random.choice(asked, min(_PER_PASSAGE, len(asked)), replace=False)):
-            t = places_T[place]
-            log_prob, byte = float(one.log_probs[t]), int(one.spans[t, 0])
-            made.append(History(i, ids[:place], int(ids[place]), log_prob, byte))
+    for token in tokens.tolist():
+        ids = np.append(one.ids, np.int32(token))
+        text = tokenizer.decode_bytes(ids).decode(errors="replace")
+        if np.array_equal(tokenizer.encode(text).ids, ids):
+            made.append(Continuation(one.passage, text, len(one.ids), float(log_probs_W[token])))
     return made
 
 
@@ -63,79 +113,60 @@ def tokens_of(model: NextTokens, text: str, scored: ScoredText) -> tuple[np.ndar
     n-grams may leave out the ends of sentences.
     """
     ids, spans = model.tokenizer.encode(text)
-    spans = np.concatenate([spans, [[len(scored.text)] * 2]])
-    places, t = np.full(len(spans), -1), 0
-    for place, span in enumerate(spans):
-        if t < len(scored.spans) and np.array_equal(scored.spans[t], span):
+    places, t = np.full(len(spans) + 1, -1), 0
+    for place, span in enumerate([*spans.tolist(), [len(scored.text)] * 2]):
+        if t < len(scored.spans) and scored.spans[t].tolist() == span:
             places[place], t = t, t + 1
-    return np.append(ids, np.int32(model.tokenizer.end_id)), places
+    return _with_end(model, ids), places
+
+
+def _with_end(model: NextTokens, ids_T: np.ndarray) -> np.ndarray:
+    return np.append(ids_T, np.int32(model.tokenizer.end_id))
 
 
 def normalised(
     model: Any,
+    told: Told,
     passages: Sequence[Passage],
-    asked: Sequence[History],
-    num_continued: int,
+    scored: Sequence[ScoredText],
+    continued: Sequence[ScoredText],
     tolerance: float,
-    stride: int | None,
 ) -> Check:
     """Whether the probabilities of all tokens after a history sum to one, and texts are scored by them.
 
     The distribution after each history comes from `next_log_probs`, by another way than that of `score`. It
     must sum to one over all its columns, and have the log-probability by which `score` scored the token that
-    follows. After a few short histories many tokens, or all of a small vocabulary, are scored as texts, each
-    the history with one of them, which must agree with the distribution too: so it is not only right at the
-    tokens that the text has.
+    follows. The continuations are scored as texts and must agree with it too: so it is not only right at the
+    tokens that the passages have.
 
     Args:
-        model: `Scores` and `NextTokens`.
+        model: `NextTokens`.
+        told: what `ask` gave.
         passages: the sampled texts.
-        asked: places in them.
-        num_continued: how many histories are continued by many tokens.
+        scored: their scores.
+        continued: the scores of the continuations.
         tolerance: of log-probabilities, nats.
-        stride: as of `score`.
     """
     sums, follows = Largest(), Largest()
-    for first in range(0, len(asked), _AT_ONCE):
-        group = asked[first : first + _AT_ONCE]
-        log_probs_NW = model.next_log_probs([one.ids for one in group])
-        places = [f"{passages[one.passage].place(one.byte)} after {len(one.ids)} tokens" for one in group]
-        sums.add(gaps(np.exp(log_probs_NW).sum(axis=1), np.ones(len(group))), places.__getitem__)
-        told = log_probs_NW[np.arange(len(group)), [one.token for one in group]]
-        follows.add(gaps(told, np.array([one.log_prob for one in group])), places.__getitem__)
-    short = [one for one in asked if 0 < len(one.ids) <= _LONGEST]
-    for one in short[:num_continued]:
-        _add_continuations(follows, model, one, passages[one.passage], stride)
-    lengths = [len(one.ids) for one in asked]
-    after = f"{len(asked)} histories of {min(lengths, default=0)} to {max(lengths, default=0)} tokens"
-    total = sums.check("normalised", OF_SUMS, f"sums of probabilities after {after}")
+    found = [tokens_of(model, passage.text, one)[1] for passage, one in zip(passages, scored, strict=True)]
+    for one in told.histories:
+        passage, t = passages[one.passage], found[one.passage][len(one.ids)]
+        where = f"{passage.place_of(scored[one.passage], t)} after {len(one.ids)} tokens"
+        sums.add_one(float(gaps(one.total, 1.0)), where)
+        if t >= 0:
+            follows.add_one(float(gaps(one.log_prob, scored[one.passage].log_probs[t])), where)
+    for other, text_scored in zip(told.continuations, continued, strict=True):
+        t = tokens_of(model, other.text, text_scored)[1][other.place]
+        if t >= 0:
+            where = f"{other.text[-20:]!r} after {other.place} tokens of {passages[other.passage].name}"
+            follows.add_one(float(gaps(other.log_prob, text_scored.log_probs[t])), where)
+    lengths = [len(one.ids) for one in told.histories]
+    after = f"after {len(lengths)} histories of {min(lengths)} to {max(lengths)} tokens"
+    total = sums.check("normalised", OF_SUMS, f"sums of probabilities {after}")
     if total.status == FAILED:
         return total
-    what = f"after {after} probabilities sum to one (by {sums.error:.1g}) and are those of scores, by nats"
+    what = (
+        f"{after} probabilities sum to one (by {sums.error:.1g}); log-probabilities of the next token and of "
+        f"{len(told.continuations)} others against scores, in nats"
+    )
     return follows.check("normalised", tolerance, what)
-
-
-def _add_continuations(
-    follows: Largest, model: Any, one: History, passage: Passage, stride: int | None
-) -> None:
-    """Scores a history with each of many tokens behind it, as texts."""
-    tokenizer, [log_probs_W] = model.tokenizer, model.next_log_probs([one.ids])
-    size = tokenizer.vocab_size
-    chosen = np.arange(size)
-    if size > _SHORTEST:
-        probable = np.argsort(-log_probs_W[:size], kind="stable")[:_PROBABLE]
-        others = np.random.default_rng(len(one.ids)).choice(size, _OTHERS, replace=False)
-        chosen = np.union1d(probable, others)
-    texts, tokens = [], []
-    for token in chosen.tolist():
-        ids = np.append(one.ids, np.int32(token))
-        text = tokenizer.decode_bytes(ids).decode(errors="replace")
-        if np.array_equal(tokenizer.encode(text).ids, ids):
-            texts.append(text)
-            tokens.append(token)
-    place = len(one.ids)
-    for text, token, scored in zip(texts, tokens, model.score(texts, stride), strict=True):
-        t = tokens_of(model, text, scored)[1][place]
-        if t >= 0:
-            error = float(gaps(log_probs_W[token], scored.log_probs[t]))
-            follows.add_one(error, f"token {token} after {place} tokens of {passage.name}, scored as a text")

@@ -14,7 +14,7 @@ from lm_jax.language_models.base import Generates, Generation, ScoredText
 from lm_jax.language_models.next_tokens import NextTokens
 
 _NAME = "one_distribution"
-_PROMPT, _LONGEST = 8, 32  # tokens of a prompt, and tokens that are generated after it
+_PROMPT, _LONGEST = 72, 32  # tokens of a prompt, and tokens that are generated after it
 _STANDARD_ERRORS = 5.0  # that a mean may be off: of honest models one in two million is further off
 _LEAST = 1e-3  # nats, for a standard error: rounding is no other distribution
 
@@ -64,8 +64,41 @@ class Compared(NamedTuple):
     log_excluded: np.ndarray
 
 
+def write(model: Any, passages: Sequence[Passage], greedy: bool, seed: int) -> list[Written] | str:
+    """Continuations of the beginnings of passages, within the model's context.
+
+    Args:
+        model: any model.
+        passages: whose beginnings are continued.
+        greedy: whether also the most probable tokens are generated, and the empty text is continued.
+        seed: of the draws.
+
+    Returns:
+        The texts; or why there are none.
+    """
+    if not isinstance(model, Generates) or not hasattr(model, "tokenizer"):
+        return "the model does not generate"
+    tokenizer, context = model.tokenizer, getattr(model, "context", None)
+    size = _PROMPT if context is None else min(_PROMPT, context // 2)
+    prompts = [""] if greedy else []
+    for passage in passages:
+        spans = tokenizer.encode(passage.text).spans
+        end = int(spans[min(size, len(spans)) - 1, 1]) if len(spans) else 0
+        prompts.append(passage.text.encode()[:end].decode(errors="ignore"))
+    before = tokenizer.encode_prompts(prompts)
+    num_tokens = _LONGEST if context is None else min(_LONGEST, context - 1 - max(map(len, before)))
+    made: list[Written] = []
+    try:
+        for temperature in (1.0, 0.0) if greedy else (1.0,):
+            found = model.generate(prompts, max(1, num_tokens), temperature=temperature, seed=seed)
+            made += [Written(*parts, temperature > 0) for parts in zip(prompts, before, found, strict=True)]
+    except UserError as error:
+        return f"it cannot generate: {error.cause}"
+    return made
+
+
 def one_distribution(
-    model: Any, passages: Sequence[Passage], greedy: bool, tolerance: float, seed: int
+    model: Any, written: Sequence[Written] | str, scored: Sequence[ScoredText], tolerance: float
 ) -> Check:
     """Whether generated tokens have the log-probabilities by which the text that they make is scored.
 
@@ -78,22 +111,16 @@ def one_distribution(
 
     Args:
         model: it scores, and generates or not.
-        passages: whose beginnings are continued, beside the empty text.
-        greedy: whether the most probable tokens are generated too.
+        written: what `write` gave.
+        scored: the scores of these texts.
         tolerance: of log-probabilities, nats.
-        seed: of the draws.
     """
-    generates, tells = isinstance(model, Generates), isinstance(model, NextTokens)
-    if not generates or not hasattr(model, "tokenizer"):
-        return Check(_NAME, NOT_APPLICABLE, "the model does not generate")
-    try:
-        texts = _write(model, passages, greedy, seed)
-    except UserError as error:
-        return Check(_NAME, NOT_APPLICABLE, f"it cannot generate: {error.cause}")
-    scored = model.score([one.text for one in texts])
-    distributions: list[Any] = [_next(model, one) if tells else None for one in texts]
+    if isinstance(written, str):
+        return Check(_NAME, NOT_APPLICABLE, written)
+    tells = isinstance(model, NextTokens)
+    distributions: list[Any] = [_next(model, one) if tells else None for one in written]
     plain, shared, num_tokens = Largest(), Largest(), 0
-    for one, score, log_probs_NW in zip(texts, scored, distributions, strict=True):
+    for one, score, log_probs_NW in zip(written, scored, distributions, strict=True):
         num_tokens += len(one.generation.tokens)
         found = _compare(model, one, score, log_probs_NW)
         plain.add(gaps(found.generated, found.scored), one.place)
@@ -101,33 +128,14 @@ def one_distribution(
         shared.add(gaps(found.generated, without), one.place)
     leaves_out = plain.error > tolerance and shared.error <= tolerance
     largest = shared if leaves_out else plain
-    what = f"{largest.compared} of {num_tokens} tokens of {len(texts)} generated texts, by nats"
+    what = f"{largest.compared} of {num_tokens} tokens of {len(written)} generated texts, in nats"
     what += ", but for unknown tokens, which are never generated" if leaves_out else ""
     check = largest.check(_NAME, tolerance, what)
     if check.status == FAILED or not tells:
         return check
     if leaves_out:
         distributions = [_without(model, log_probs_NW) for log_probs_NW in distributions]
-    return _add_draws(check, texts, distributions)
-
-
-def _write(model: Any, passages: Sequence[Passage], greedy: bool, seed: int) -> list[Written]:
-    """Continuations of the empty text and of the beginnings of passages, which fit the model's context."""
-    tokenizer, context = model.tokenizer, getattr(model, "context", None)
-    size = _PROMPT if context is None else min(_PROMPT, context // 2)
-    prompts = [""]
-    for passage in passages:
-        spans = tokenizer.encode(passage.text).spans
-        end = int(spans[min(size, len(spans)) - 1, 1]) if len(spans) else 0
-        prompts.append(passage.text.encode()[:end].decode(errors="ignore"))
-    before = tokenizer.encode_prompts(prompts)
-    longest = max(map(len, before))
-    num_tokens = _LONGEST if context is None else max(1, min(_LONGEST, context - 1 - longest))
-    made = []
-    for temperature in (1.0, 0.0) if greedy else (1.0,):
-        generations = model.generate(prompts, num_tokens, temperature=temperature, seed=seed)
-        made += [Written(*parts, temperature > 0) for parts in zip(prompts, before, generations, strict=True)]
-    return made
+    return _add_draws(check, written, distributions)
 
 
 def _next(model: NextTokens, one: Written) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,8 @@ class Largest:
         return Check(name, status, what, self.compared, self.error, tolerance, self.where)
 
 
-def gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a − b|, float64: 0 for equal infinities, and infinite where either is no number."""
+def gaps(a: Any, b: Any) -> np.ndarray:
+    """|a − b| of arrays or numbers, float64: 0 for equal infinities, and infinite where either is no number."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(invalid="ignore"):
         found = np.where(a == b, 0.0, np.abs(a - b))

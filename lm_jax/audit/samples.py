@@ -1,6 +1,6 @@
 """The passages of a text that an audit reads, and the variants of them that it compares."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,44 +40,35 @@ class Passage(NamedTuple):
 def draw(
     documents: Sequence[Document], samples: int, context: int | None, random: np.random.Generator
 ) -> list[Passage]:
-    """Passages of documents in random order: beginnings, and parts from within.
+    """Passages at random characters of the text: beginnings of documents, and parts from within, in turn.
 
     Args:
         documents: at least one.
         samples: passages of the full length; of shorter documents there are more, up to eight times as many.
-        context: the number of tokens that the model reads; the first passage is longer, so that several
-            windows are read of it. None: any number.
+        context: the number of tokens that the model reads; the first passage, the beginning of the longest
+            document, is longer, so that several windows are read of it. None: any number.
         random: the draws.
     """
+    sizes = np.array([len(document.text) for document in documents])
+    share = sizes / sizes.sum() if sizes.any() else None
+    order = random.choice(len(sizes), _MOST * samples, p=share).tolist()
     made: list[Passage] = []
-    left = samples * _CHARACTERS
-    for number, within in _order(documents, samples, random):
+    whole, left = set(), samples * _CHARACTERS
+    for number in (int(sizes.argmax()), *order):
+        if number in whole:
+            continue
         document = documents[number]
         size = _CHARACTERS if made else max(_CHARACTERS, _CHARACTERS_PER_TOKEN * (context or 0))
-        start = int(random.integers(len(document.text) - size)) if within and made else 0
+        if len(document.text) <= size:
+            whole.add(number)
+        within = len(made) % 2 == 1 and number not in whole
+        start = int(random.integers(len(document.text) - size)) if within else 0
         text = document.text[start : start + size]
         made.append(Passage(text, number, document.name, len(document.text[:start].encode())))
         left -= min(len(text), _CHARACTERS)
         if left <= 0 or len(made) == _MOST * samples:
             break
     return made
-
-
-def _order(
-    documents: Sequence[Document], samples: int, random: np.random.Generator
-) -> Iterator[tuple[int, bool]]:
-    """Documents in random order, each with whether a part from within is taken; long ones several times.
-
-    The first one is the longest.
-    """
-    order = random.permutation(len(documents)).tolist()
-    longest = max(order, key=lambda number: len(documents[number].text))
-    order.sort(key=lambda number: number != longest)
-    for turn in range(2 * samples):
-        for place, number in enumerate(order):
-            is_long = len(documents[number].text) > _CHARACTERS
-            if is_long or turn == 0:
-                yield number, is_long and (place + turn) % 2 == 1
 
 
 class Cut(NamedTuple):
@@ -95,11 +86,11 @@ class Cut(NamedTuple):
 
 
 def cut(passages: Sequence[Passage], random: np.random.Generator) -> list[Cut]:
-    """Each passage cut at a random place in its middle half."""
+    """Each passage cut at a random place in its third quarter."""
     made = []
     for i, passage in enumerate(passages):
         size = len(passage.text)
-        place = int(random.integers(size // 4, max(size // 4 + 1, 3 * size // 4 + 1)))
+        place = int(random.integers(size // 2, 3 * size // 4 + 1))
         first, other = passage.text[:place], passages[i - 1].text
         made.append(Cut(len(first.encode()), first + other[-(size - place) :][::-1], first))
     return made

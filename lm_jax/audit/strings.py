@@ -5,6 +5,7 @@ It bounds their sum from above only: that of all strings cannot be taken.
 
 import collections
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from lm_jax.audit.largest import Largest
 from lm_jax.audit.samples import Passage
 from lm_jax.data.documents import Document
 from lm_jax.evaluation.audited import Check
-from lm_jax.language_models.base import ScoredText, Scores
+from lm_jax.language_models.base import ScoredText
 from lm_jax.text.words import WORD
 
 _WORDS = 256  # the most frequent ones of the documents
@@ -21,42 +22,56 @@ _HISTORY = 100  # characters
 _SUFFIX = " a"  # so that no word is at the end of the text
 
 
-def at_most_one(
-    scorer: Scores,
-    documents: Sequence[Document],
-    passages: Sequence[Passage],
-    num_histories: int,
-    stride: int | None,
-) -> Check:
-    """Whether the words that may follow a history have at most probability one together.
+class Words(NamedTuple):
+    """Words behind a history.
 
-    Each of the most frequent words of the documents is scored behind the beginning of a passage. Of words
-    whose tokens begin with all tokens of another one, the shorter one counts, and unknown words do not: what
-    is summed are probabilities of events of which only one can happen.
-
-    Args:
-        scorer: any model that scores texts.
-        documents: where the words are from.
-        passages: where the histories are from.
-        num_histories: how many.
-        stride: as of `score`.
+    Attributes:
+        passage: which begins with the history.
+        history: the text.
+        texts: the history with each word, and a suffix.
     """
+
+    passage: Passage
+    history: str
+    texts: list[str]
+
+
+def continue_by_words(
+    documents: Sequence[Document], passages: Sequence[Passage], num_histories: int
+) -> list[Words]:
+    """Beginnings of passages with each of the most frequent words of the passages' documents behind them."""
     counts: collections.Counter[str] = collections.Counter()
-    for document in documents:
-        counts.update(WORD.findall(document.text))
+    for number in sorted({passage.document for passage in passages}):
+        counts.update(WORD.findall(documents[number].text))
     words = [word for word, _ in counts.most_common(_WORDS)]
-    sums, most, num_words = Largest(), 0.0, 0
+    made = []
     for passage in passages[:num_histories]:
         history = passage.text[:_HISTORY].rpartition(" ")[0] or passage.text[:_HISTORY].rstrip()
-        scored = scorer.score([f"{history} {word}{_SUFFIX}" for word in words], stride)
-        probs = list(_exclusive(scored, len(history.encode()), len(_SUFFIX)))
+        made.append(Words(passage, history, [f"{history} {word}{_SUFFIX}" for word in words]))
+    return made
+
+
+def at_most_one(asked: Sequence[Words], scored: Sequence[Sequence[ScoredText]]) -> Check:
+    """Whether the words that may follow a history have at most probability one together.
+
+    Of words whose tokens begin with all tokens of another one, the shorter one counts, and unknown words do
+    not unless their bytes have a probability: what is summed are probabilities of events of which only one
+    can happen.
+
+    Args:
+        asked: what `continue_by_words` gave.
+        scored: the scores of the texts of each.
+    """
+    sums, most, num_words = Largest(), 0.0, 0
+    for (passage, history, _), of_words in zip(asked, scored, strict=True):
+        probs = list(_exclusive(of_words, len(history.encode()), len(_SUFFIX)))
         total = float(np.sum(probs))
         most, num_words = max(most, total), num_words + len(probs)
         excess = max(0.0, total - 1) if np.isfinite(total) else np.inf
         sums.add_one(excess, passage.place(len(history.encode())))
     what = (
-        f"{num_words} words after {sums.compared} histories have at most probability {most:.4f} together "
-        "(a bound from above: the model does not tell the probabilities of all next tokens)"
+        f"{num_words} words after {len(asked)} histories have at most probability {most:.4f} together, a "
+        "bound from above: the probabilities of all strings cannot be added up"
     )
     return sums.check("normalised", OF_SUMS, what)
 

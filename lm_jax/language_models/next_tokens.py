@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.decoding.decoder import Decoder
@@ -13,7 +12,7 @@ from lm_jax.decoding.text import bucket
 from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer
 
-_ROWS = 16  # histories that are read at a time, so that one number of rows is compiled
+_ROWS, _LEAST_WIDTH = 16, 128  # histories that are read at a time, and tokens: few shapes are compiled
 
 
 @runtime_checkable
@@ -52,7 +51,7 @@ class NextTokens(Protocol):
 
 
 def from_decoder(decoder: Decoder, begin_id: int, histories: Sequence[np.ndarray]) -> np.ndarray:
-    """As `NextTokens.next_log_probs`, by reading all but the last token at once and then that one by a step.
+    """As `NextTokens.next_log_probs`, by the program that reads the prompts of generation.
 
     Args:
         decoder: the model.
@@ -65,7 +64,8 @@ def from_decoder(decoder: Decoder, begin_id: int, histories: Sequence[np.ndarray
             f"a history of {longest - 1} tokens, and the model reads {limit} with the one before the text",
             "give its last tokens",
         )
-    width = bucket(longest) if limit is None else min(bucket(longest), limit)
+    width = max(_LEAST_WIDTH, bucket(longest))
+    width = width if limit is None else min(width, limit)
     made = []
     for first in range(0, len(histories), _ROWS):
         group = histories[first : first + _ROWS]
@@ -73,20 +73,15 @@ def from_decoder(decoder: Decoder, begin_id: int, histories: Sequence[np.ndarray
         length_B = np.ones(_ROWS, np.int32)
         for row, ids in enumerate(group):
             tokens_BT[row, 1 : 1 + len(ids)], length_B[row] = ids, 1 + len(ids)
-        logits_BV = _read(decoder.prefill, decoder.step, width, decoder.params, tokens_BT, length_B)
+        logits_BV = _read(decoder.prefill, width, decoder.params, tokens_BT, length_B)
         made.append(_log_softmax(np.asarray(logits_BV, np.float64)[: len(group)]))
     return np.concatenate(made) if made else np.empty((0, 0))
 
 
-@partial(jax.jit, static_argnames=("prefill", "step", "capacity"))
-def _read(
-    prefill: Any, step: Any, capacity: int, params: Any, tokens_BT: jax.Array, length_B: jax.Array
-) -> jax.Array:
-    """The logits after each row, [B, V]. A row of one token is read by `prefill` alone."""
-    before_BV, state = prefill(params, tokens_BT, jnp.maximum(length_B - 1, 1), capacity)
-    last_B = jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]
-    after_BV, _ = step(params, state, last_B)
-    return jnp.where(length_B[:, None] > 1, after_BV, before_BV)
+@partial(jax.jit, static_argnames=("prefill", "capacity"))
+def _read(prefill: Any, capacity: int, params: Any, tokens_BT: jax.Array, length_B: jax.Array) -> jax.Array:
+    """The logits after each row, [B, V]; a program without the state that they come with."""
+    return prefill(params, tokens_BT, length_B, capacity)[0]
 
 
 def _log_softmax(logits_BV: np.ndarray) -> np.ndarray:
