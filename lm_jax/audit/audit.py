@@ -75,20 +75,19 @@ def audit(
     of_written = texts.add([] if isinstance(written, str) else [one.text for one in written])
     made = model.score(texts.texts, stride)
     reordered = model.score(texts.texts[::-1], stride)[::-1]
-    single = [model.score([passage.text], stride)[0] for passage in passages[-few // 2 :]]
+    single = [model.score([passage.text], stride)[0] for passage in passages[-(few // 2) :]]
 
     scored = made[of_passages]
-    normalised = None
+    sums = []
     if told:
-        normalised = distributions.normalised(model, told, passages, scored, made[of_continued], tolerance)
-    if told is None or any(one.log_spelling is not None for one in scored):
+        sums.append(distributions.normalised(model, told, passages, scored, made[of_continued], tolerance))
+    if told is None or any(one.log_spelling is not None for one in scored):  # a token stands for many strings
         words = strings.continue_by_words(text.documents, passages, few // 2)
-        bound = strings.at_most_one(words, [model.score(one.texts, stride) for one in words])
-        normalised = bound if normalised is None else _both(normalised, bound)
+        sums.append(strings.at_most_one(words, [model.score(one.texts, stride) for one in words]))
     documents = passages if whole is None else text.documents
     names = [one.name for one in documents]
     found = (
-        normalised,
+        _joined(sums),
         checks.causal(passages, scored, cuts, made[of_replaced], made[of_alone], whole, tolerance),
         checks.complete(names, [one.text for one in documents], scored if whole is None else whole),
         generation.one_distribution(model, written, made[of_written], tolerance),
@@ -97,11 +96,10 @@ def audit(
     return Audit(found, _describe(passages, scored, told))
 
 
-def _both(told: Check, bound: Check) -> Check:
-    """The check of the tokens' distributions together with that of the words that they spell."""
-    if FAILED in (told.status, bound.status):
-        return told if told.status == FAILED else bound
-    return told._replace(what=f"{told.what}; {bound.what}")
+def _joined(sums: Sequence[Check]) -> Check:
+    """The check of the tokens' distributions and that of the words that they spell as one."""
+    failed = [check for check in sums if check.status == FAILED]
+    return failed[0] if failed else sums[0]._replace(what="; ".join(check.what for check in sums))
 
 
 def _describe(passages: Sequence[Passage], scored: Sequence[ScoredText], told: Told | None) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def ask(
 ) -> Told:
     """Asks a model for the distributions at random places of passages.
 
-    They are as far from a passage's beginning as the model reads; the first one is a beginning. Some
-    histories are continued by many tokens, or by all of a small vocabulary.
+    They are as far from a passage's beginning as the model reads; the first one is a beginning. In the first
+    passages a history of up to 126 tokens is continued by many tokens, or by all of a small vocabulary.
 
     Args:
         model: the model.
@@ -76,18 +76,18 @@ def ask(
     for i, passage in enumerate(passages):
         ids_T = _with_end(model, model.tokenizer.encode(passage.text).ids)
         reach = min(len(ids_T), model.context or len(ids_T))
-        places = random.choice(reach, min(_PER_PASSAGE, reach), replace=False)
-        places = np.union1d(places, [0]) if i == 0 else np.sort(places)
+        drawn = random.choice(reach, min(_PER_PASSAGE, reach), replace=False)
+        fixed = [0] * (i == 0) + [min(_LONGEST, reach - 1)] * (i < num_continued)
+        places = np.union1d(drawn, fixed).astype(int)
         asked += [(i, ids_T[:place], int(ids_T[place])) for place in places.tolist()]
     for first in range(0, len(asked), _AT_ONCE):
         group = asked[first : first + _AT_ONCE]
         for (i, ids, token), log_probs_W in zip(group, model.next_log_probs([ids for _, ids, _ in group])):
             total = float(np.exp(log_probs_W).sum())
             histories.append(History(i, ids, total, float(log_probs_W[token])))
-    suited = [one for one in histories if 0 < len(one.ids) <= _LONGEST]
-    chosen = sorted(suited, key=lambda one: -len(one.ids))[:num_continued]
-    continuations = [other for one in chosen for other in _continue(model, one)]
-    return Told(histories, continuations)
+    suited = [one for one in histories if one.passage < num_continued and len(one.ids) <= _LONGEST]
+    chosen = {one.passage: one for one in suited}  # the last one of each
+    return Told(histories, [other for one in chosen.values() for other in _continue(model, one)])
 
 
 def _continue(model: NextTokens, one: History) -> list[Continuation]:

@@ -1,5 +1,6 @@
 """The check that what a model writes comes from the distribution by which it scores."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -49,21 +50,6 @@ class Written(NamedTuple):
         return f"token {token} of what follows {self.prompt[-20:]!r}"
 
 
-class Compared(NamedTuple):
-    """The tokens of a generated text that are tokens of the scored text too, N of them.
-
-    Attributes:
-        generated: float64 [N], their log-probabilities in generation.
-        scored: float64 [N], those in the scored text.
-        log_excluded: float64 [N], natural log of the probability of what generation may leave out: the
-            unknown token, and outcomes that are no tokens. -inf where that is not known.
-    """
-
-    generated: np.ndarray
-    scored: np.ndarray
-    log_excluded: np.ndarray
-
-
 def write(model: Any, passages: Sequence[Passage], greedy: bool, seed: int) -> list[Written] | str:
     """Continuations of the beginnings of passages, within the model's context.
 
@@ -82,8 +68,8 @@ def write(model: Any, passages: Sequence[Passage], greedy: bool, seed: int) -> l
     size = _PROMPT if context is None else min(_PROMPT, context // 2)
     prompts = [""] if greedy else []
     for passage in passages:
-        spans = tokenizer.encode(passage.text).spans
-        end = int(spans[min(size, len(spans)) - 1, 1]) if len(spans) else 0
+        spans = tokenizer.encode(passage.text).spans[:size]
+        end = int(spans[-1, 1]) if len(spans) else 0
         prompts.append(passage.text.encode()[:end].decode(errors="ignore"))
     before = tokenizer.encode_prompts(prompts)
     num_tokens = _LONGEST if context is None else min(_LONGEST, context - 1 - max(map(len, before)))
@@ -97,14 +83,72 @@ def write(model: Any, passages: Sequence[Passage], greedy: bool, seed: int) -> l
     return made
 
 
+class _Told(NamedTuple):
+    """What a model tells of the tokens at the places of N generated ones.
+
+    Attributes:
+        log_probs_NW: the distributions.
+        excluded_W: bool, what generation may leave out: the unknown token, and outcomes that are no tokens.
+        log_excluded_N: natural log of their probability.
+    """
+
+    log_probs_NW: np.ndarray
+    excluded_W: np.ndarray
+    log_excluded_N: np.ndarray
+
+
+class _Claim:
+    """That generation is the distribution of scores, or that without the tokens that it leaves out."""
+
+    def __init__(self, leaves_out: bool):
+        self._leaves_out = leaves_out
+        self.largest, self._off, self._variance = Largest(), 0.0, 0.0
+
+    def compare(self, one: Written, tokens: np.ndarray, log_probs: np.ndarray, told: _Told | None) -> None:
+        """Takes the log-probabilities of some generated tokens, those with the given numbers, as scored."""
+        if self._leaves_out and told is not None:
+            log_probs = log_probs - np.log1p(-np.exp(told.log_excluded_N[tokens]))
+        errors = gaps(one.generation.log_probs[tokens], log_probs)
+        self.largest.add(errors, lambda n: one.place(int(tokens[n])))
+
+    def add_draws(self, one: Written, told: _Told) -> None:
+        """Takes drawn tokens: their log-probabilities less those expected, and the variance of these."""
+        log_probs_NW = told.log_probs_NW
+        if self._leaves_out:
+            kept_NW = np.where(told.excluded_W[None], -np.inf, log_probs_NW)
+            log_probs_NW = kept_NW - np.log1p(-np.exp(told.log_excluded_N))[:, None]
+        probs_NW = np.exp(log_probs_NW)
+        finite_NW = np.where(probs_NW > 0, log_probs_NW, 0.0)
+        mean_N = (probs_NW * finite_NW).sum(axis=1)
+        tokens = one.generation.tokens
+        self._variance += float((probs_NW * (finite_NW - mean_N[:, None]) ** 2).sum())
+        self._off += float((log_probs_NW[np.arange(len(tokens)), tokens] - mean_N).sum())
+
+    @property
+    def standard_errors(self) -> float:
+        """How far the mean log-probability of the drawn tokens is from the expected one."""
+        return abs(self._off) / max(math.sqrt(self._variance), _LEAST)
+
+
+def _ask(model: Any, one: Written) -> _Told:
+    histories = [one.ids[: len(one.before) + n] for n in range(len(one.generation.tokens))]
+    log_probs_NW = model.next_log_probs(histories)
+    excluded_W = np.arange(log_probs_NW.shape[1]) >= model.tokenizer.vocab_size
+    if model.tokenizer.unknown_id is not None:
+        excluded_W[model.tokenizer.unknown_id] = True
+    excluded_N = np.logaddexp.reduce(log_probs_NW[:, excluded_W], axis=1, initial=-np.inf)
+    return _Told(log_probs_NW, excluded_W, excluded_N)
+
+
 def one_distribution(
     model: Any, written: Sequence[Written] | str, scored: Sequence[ScoredText], tolerance: float
 ) -> Check:
     """Whether generated tokens have the log-probabilities by which the text that they make is scored.
 
     Where a text is read back as other tokens, those before the first other one are compared. Where the model
-    tells its next tokens, the drawn tokens must also be as probable as tokens that are drawn from these
-    distributions: their mean log-probability must be at most five standard errors off the expected one.
+    tells its next tokens, all generated tokens are compared with these distributions too, and the drawn ones
+    must be as probable as draws from them: their mean log-probability at most five standard errors off the
+    expected one.
 
     n-grams never generate the unknown token, whose probability the others share. Then generation must be the
     distribution of scores without it: that is stated.
@@ -117,83 +161,46 @@ def one_distribution(
     """
     if isinstance(written, str):
         return Check(_NAME, NOT_APPLICABLE, written)
-    tells = isinstance(model, NextTokens)
-    distributions: list[Any] = [_next(model, one) if tells else None for one in written]
-    plain, shared, num_tokens = Largest(), Largest(), 0
-    for one, score, log_probs_NW in zip(written, scored, distributions, strict=True):
-        num_tokens += len(one.generation.tokens)
-        found = _compare(model, one, score, log_probs_NW)
-        plain.add(gaps(found.generated, found.scored), one.place)
-        without = found.scored - np.log1p(-np.exp(found.log_excluded))
-        shared.add(gaps(found.generated, without), one.place)
-    leaves_out = plain.error > tolerance and shared.error <= tolerance
-    largest = shared if leaves_out else plain
-    what = f"{largest.compared} of {num_tokens} tokens of {len(written)} generated texts, in nats"
+    claims = [_Claim(False), _Claim(True)]
+    tells, num_tokens, num_read_back = isinstance(model, NextTokens), 0, 0
+    for one, score in zip(written, scored, strict=True):
+        told = _ask(model, one) if tells else None
+        every, (read_back, log_probs) = np.arange(len(one.generation.tokens)), _read_back(model, one, score)
+        num_tokens, num_read_back = num_tokens + len(every), num_read_back + len(read_back)
+        for claim in claims:
+            claim.compare(one, read_back, log_probs, told)
+            if told is not None:
+                claim.compare(one, every, told.log_probs_NW[every, one.generation.tokens], told)
+                if one.is_sampled:
+                    claim.add_draws(one, told)
+    whole, without = claims
+    leaves_out = whole.largest.error > tolerance and without.largest.error <= tolerance
+    claim = without if leaves_out else whole
+    against = "scores, and all with the distributions" if tells else "scores"
+    what = f"{num_read_back} of {num_tokens} tokens of {len(written)} generated texts with {against}, in nats"
     what += ", but for unknown tokens, which are never generated" if leaves_out else ""
-    check = largest.check(_NAME, tolerance, what)
-    if check.status == FAILED or not tells:
-        return check
-    if leaves_out:
-        distributions = [_without(model, log_probs_NW) for log_probs_NW in distributions]
-    return _add_draws(check, written, distributions)
+    check = claim.largest.check(_NAME, tolerance, what)
+    return _with_draws(check, claim.standard_errors) if tells and check.status != FAILED else check
 
 
-def _next(model: NextTokens, one: Written) -> np.ndarray:
-    """The distribution at the place of each generated token, [N, W]."""
-    return model.next_log_probs([one.ids[: len(one.before) + t] for t in range(len(one.generation.tokens))])
-
-
-def _compare(model: Any, one: Written, scored: ScoredText, log_probs_NW: np.ndarray | None) -> Compared:
-    """The leading generated tokens that the scored text has too."""
+def _read_back(model: Any, one: Written, scored: ScoredText) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the leading generated tokens that the scored text has too, and their scores."""
     ids, places = tokens_of(model, one.text, scored)
-    size = min(len(ids), len(one.ids))
+    size, start = min(len(ids), len(one.ids)), len(one.before)
     same = int(np.append(ids[:size] == one.ids[:size], False).argmin())
-    kept = np.flatnonzero(places[len(one.before) : same] >= 0)
-    generated = one.generation.log_probs[kept]
-    log_excluded = np.full(len(kept), -np.inf)
-    if log_probs_NW is not None:
-        log_excluded = _log_excluded(model, log_probs_NW)[kept]
-    return Compared(generated, scored.log_probs[places[len(one.before) : same][kept]], log_excluded)
+    numbers = np.flatnonzero(places[start:same] >= 0)
+    return numbers, scored.log_probs[places[start + numbers]]
 
 
-def _log_excluded(model: Any, log_probs_NW: np.ndarray) -> np.ndarray:
-    """Natural log of the probability of the unknown token and of what is no token, [N]."""
-    excluded_W = _excluded(model, log_probs_NW.shape[1])
-    return np.logaddexp.reduce(log_probs_NW[:, excluded_W], axis=1, initial=-np.inf)
-
-
-def _without(model: Any, log_probs_NW: np.ndarray) -> np.ndarray:
-    """The distributions of the other tokens."""
-    kept_NW = np.where(_excluded(model, log_probs_NW.shape[1])[None], -np.inf, log_probs_NW)
-    return kept_NW - np.log1p(-np.exp(_log_excluded(model, log_probs_NW)))[:, None]
-
-
-def _excluded(model: Any, size: int) -> np.ndarray:
-    """bool [W], the unknown token, and what is no token."""
-    excluded_W = np.arange(size) >= model.tokenizer.vocab_size
-    if model.tokenizer.unknown_id is not None:
-        excluded_W[model.tokenizer.unknown_id] = True
-    return excluded_W
-
-
-def _add_draws(check: Check, texts: Sequence[Written], distributions: Sequence[Any]) -> Check:
-    """The check with that of the drawn tokens: their mean log-probability against the expected one."""
-    off = variance = 0.0
-    for one, log_probs_NW in zip(texts, distributions, strict=True):
-        if not one.is_sampled:
-            continue
-        tokens = one.generation.tokens
-        drawn = log_probs_NW[np.arange(len(tokens)), tokens]
-        probs_NW = np.exp(log_probs_NW)
-        finite_NW = np.where(probs_NW > 0, log_probs_NW, 0.0)
-        mean_N = (probs_NW * finite_NW).sum(axis=1)
-        variance += float((probs_NW * (finite_NW - mean_N[:, None]) ** 2).sum())
-        off += float((drawn - mean_N).sum())
-    errors = abs(off) / max(np.sqrt(variance), _LEAST)
-    said = f"the drawn ones are {errors:.1f} standard errors from what is expected"
-    if errors <= _STANDARD_ERRORS:
+def _with_draws(check: Check, standard_errors: float) -> Check:
+    """The check with that of the drawn tokens."""
+    said = f"the drawn ones are {standard_errors:.1f} standard errors from what is expected"
+    if standard_errors <= _STANDARD_ERRORS:
         return check._replace(what=f"{check.what}; {said}")
-    what = f"{said}: they come from another distribution"
     return check._replace(
-        status=FAILED, what=what, error=errors, tolerance=_STANDARD_ERRORS, where="the mean log-probability"
+        status=FAILED,
+        what=f"{said}: they come from another distribution",
+        error=standard_errors,
+        tolerance=_STANDARD_ERRORS,
+        where="the mean log-probability",
     )

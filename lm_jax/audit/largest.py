@@ -43,7 +43,7 @@ class Largest:
 
 
 def gaps(a: Any, b: Any) -> np.ndarray:
-    """|a − b| of arrays or numbers, float64: 0 for equal infinities, and infinite where either is no number."""
+    """|a − b|, float64: 0 for equal infinities, and infinite where either is no number."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(invalid="ignore"):
         found = np.where(a == b, 0.0, np.abs(a - b))
