@@ -17,8 +17,10 @@ Another field is their text with jsonl:GLOB#FIELD.
 
 An evaluation that generates keeps the texts in DIR/generated as they are made, and the scores of documents by
 left-to-right models are kept in $LM_JAX_CACHE/scores (--no-cache: nowhere). After an interruption the same
-command goes on from there. A document that a model cannot score is named below the table, and the exit code
-is 1.
+command goes on from there. A document that a model cannot score is named below the table.
+
+Rows of models that score whole texts carry an audit of their scores by a few samples; --no-audit leaves it
+out. The exit code is 1 where a document could not be scored or an audit failed.
 """
 
 from lm_jax import runtime
@@ -34,6 +36,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lm_jax import errors, files, flags, generation_flags
+from lm_jax.audit import audit
 from lm_jax.config import FILE
 from lm_jax.data.documents import DOCUMENTS
 from lm_jax.errors import UserError, with_article
@@ -111,6 +114,12 @@ def _parser() -> flags.Parser:
     parser.add_argument("--max-tokens", type=flags.whole, help="most tokens that are generated")
     generation_flags.add(parser, without=("num_samples",))
     parser.add_argument(
+        "--no-audit",
+        dest="audit",
+        action="store_false",
+        help="do not test whether scores are honest (see python -m lm_jax.audit --help)",
+    )
+    parser.add_argument(
         "--out",
         type=flags.path,
         default="runs/eval",
@@ -149,6 +158,8 @@ def main(argv: list[str]) -> None:
                 model, text, name, arguments.stride, report, _evaluator(arguments, model), decoding, cache
             )
             add_sizes(made.row, model, path)
+            if arguments.audit and not arguments.task:
+                audit.add(made, model, text, arguments.stride)
             del model  # before the next checkpoint of its run is opened
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
@@ -170,6 +181,7 @@ def main(argv: list[str]) -> None:
         cache.make_room()
     if failed := [e.row.model for e in evaluations if e.failures]:
         say(f"error: no score for some documents by {', '.join(failed)}; the lines below the table say why")
+    if failed or any(row.audit is not None and row.audit.failed for row in rows):
         raise SystemExit(1)
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from lm_jax import files, seal
 from lm_jax.errors import UserError
+from lm_jax.evaluation import audited
+from lm_jax.evaluation.audited import Audit
 from lm_jax.files import JsonObject
 
 FORMAT_VERSION = 2
@@ -79,6 +81,7 @@ class Row:
         training_tokens: tokens of the text that it was trained on; None where that is not known.
         notes: what to know before the row is compared with others.
         protocol: how a text was read, of a model that scores left to right; see `protocol.Protocol`.
+        audit: whether the scores are honest; None where that was not tested.
     """
 
     model: str
@@ -100,6 +103,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
     documents_sha256: str = ""
     protocol: dict[str, Any] = field(default_factory=dict)
+    audit: Audit | None = None
 
     @property
     def headline(self) -> str:
@@ -144,8 +148,13 @@ class Row:
             f"{self.headline}_ci": headline.interval,
             "why": headline.why,
         }
-        known = {"parameters": self.parameters, "training_tokens": self.training_tokens, "notes": self.notes}
-        known["protocol"] = self.protocol
+        known: dict[str, Any] = {
+            "parameters": self.parameters,
+            "training_tokens": self.training_tokens,
+            "notes": self.notes,
+            "protocol": self.protocol,
+            "audit": self.audit and self.audit.as_json(),
+        }
         return flat | values | {name: value for name, value in known.items() if value not in (None, [], {})}
 
 
@@ -200,6 +209,7 @@ def _read_row(fields: JsonObject) -> Row:
         notes=[str(note) for note in fields.take("notes", list, default=[])],
         documents_sha256=fields.take("documents_sha256", str, default=""),
         protocol=fields.take("protocol", dict, default={}),
+        audit=audited.read(fields.inner("audit")) if "audit" in fields.values else None,
     )
 
 

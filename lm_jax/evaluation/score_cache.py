@@ -39,7 +39,7 @@ class Place(NamedTuple):
     """Where the score of a document is: the number of its file, and its place there."""
 
     file: int
-    index: int
+    row: int
 
 
 class Store(Protocol):

@@ -13,6 +13,7 @@ from lm_jax.decoding.decoder import Decoder
 from lm_jax.decoding.fusion import fuse
 from lm_jax.decoding.text import Generated, bucket
 from lm_jax.errors import UserError, with_article
+from lm_jax.language_models import next_tokens
 from lm_jax.language_models.described import Described
 from lm_jax.language_models.options import Options, Request
 from lm_jax.ngram.spelling import Speller
@@ -443,6 +444,15 @@ class LeftToRight(Described, abc.ABC):
     @abc.abstractmethod
     def _decoder(self) -> Decoder:
         """The model as functions, the same objects at each call, so that nothing is compiled again."""
+
+    @property
+    def context(self) -> int | None:
+        """The largest number of tokens that are read, the one before a text among them; None: any number."""
+        return self._decoder().context_length
+
+    def next_log_probs(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """Natural log of the probability of every token after each history; see `NextTokens`."""
+        return next_tokens.from_decoder(self._decoder(), self.tokenizer.begin_id, histories)
 
     def _scores(
         self, texts: Sequence[str], encodings: Sequence[Encoding], log_probs: Sequence[np.ndarray]

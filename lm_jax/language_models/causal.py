@@ -97,7 +97,7 @@ class CausalLanguageModel(LeftToRight):
         read = partial(self._score_windows, self._scorer, shape=(), context=self.context, stride=None)
         found = share(read, streams, [len(stream) - 1 for stream in streams])
         ended = [np.append(log_probs, 0.0) for log_probs in found]  # with a place for the end
-        return [without_end(self._scores(*parts)) for parts in zip(texts, encodings, ended, strict=True)]
+        return [without_end(scored) for scored in self._scores(texts, encodings, ended)]
 
     def expect(
         self,

@@ -194,6 +194,17 @@ class NGramLanguageModel(LeftToRight):
             words = words[np.flatnonzero(np.append(BOS, words) == BOS)[-1] :]
         return self.model.next_log_probs(words)
 
+    def next_log_probs(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """Natural log of the probability of every token after each history; see `NextTokens`.
+
+        The last column is the unknown word, where no token stands for it.
+        """
+        has_unknown = self.tokenizer.unknown_id is not None
+        words = self._word_of if has_unknown else np.append(self._word_of, np.int32(UNK))
+        begin = np.int32(self.tokenizer.end_id)
+        rows = [self._after(np.append(begin, ids).astype(np.int32))[words] for ids in histories]
+        return np.array(rows, np.float64).reshape(len(histories), len(words))
+
     def _decoder(self) -> Decoder:
         return self._kept_decoder
 

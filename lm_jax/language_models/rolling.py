@@ -7,7 +7,7 @@ is not scored.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -44,9 +44,15 @@ def score_rolling(model: LanguageModel, texts: Sequence[str]) -> list[ScoredText
 
 
 def without_end(scored: ScoredText) -> ScoredText:
-    """A score without the token at the end of the text, if it has one."""
+    """A score without the token at the end of the text, if it has one.
+
+    Where that token pays for the last bytes, as white space behind words, the score is then not complete.
+    """
     length = len(scored.text)
-    if not len(scored.spans) or scored.spans[-1].tolist() != [length, length]:
+    pays = scored.log_spelling is not None and scored.spans[-1, 0] < length
+    if not len(scored.spans) or not (pays or scored.spans[-1].tolist() == [length, length]):
         return scored
-    cut = {name: value[:-1] for name, value in scored._asdict().items() if isinstance(value, np.ndarray)}
-    return scored._replace(**cut)
+    cut: dict[str, Any] = {
+        name: value[:-1] for name, value in scored._asdict().items() if isinstance(value, np.ndarray)
+    }
+    return scored._replace(**cut, complete=scored.complete and not pays)

@@ -123,7 +123,9 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
         for line in differing(group):
             print_line(line, console, style="dim")
     for row in rows:
-        for note in filter(None, (_below(row), row.metrics[row.headline].why, *row.notes, difference(row))):
+        audit = row.audit.line() if row.audit else ""
+        why = row.metrics[row.headline].why
+        for note in filter(None, (_below(row), why, audit, *row.notes, difference(row))):
             line = f"{row.model}, {row.split}: {note}"
             print_line(line, console, style="dim")
 
