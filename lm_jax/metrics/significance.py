@@ -199,7 +199,9 @@ def ratio_intervals(
         values_RP = np.asarray(_ratios_jit(totals_DP, weights_DP, draws, batch_size))
         estimates_P = totals_DP.sum(axis=0) / weights_DP.sum(axis=0)
     columns = zip(estimates_P, values_RP.T, strict=True)
-    ends = [_interval(one, values_R, _rounding(values_R, stacked), confidence)[1:] for one, values_R in columns]
+    ends = [
+        _interval(one, values_R, _rounding(values_R, stacked), confidence)[1:] for one, values_R in columns
+    ]
     return np.array(ends, float).reshape(-1, 2)
 
 
