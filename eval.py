@@ -33,17 +33,18 @@ from lm_jax.config import FILE
 from lm_jax.data.documents import DOCUMENTS
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
-from lm_jax.evaluation import texts
+from lm_jax.evaluation import contamination, differences, texts
 from lm_jax.evaluation.base import ZERO_SHOT, Evaluation
+from lm_jax.evaluation.calibration import calibrate, reliability
 from lm_jax.evaluation.compare import compare
 from lm_jax.evaluation.generated import Decoding
 from lm_jax.evaluation.row import write_rows
 from lm_jax.evaluation.sizes import add_sizes
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
-from lm_jax.language_models.base import Labels, LanguageModel, Predicts
+from lm_jax.language_models.base import Expects, Labels, LanguageModel, Predicts, require
 from lm_jax.progress import Reporter, read_metrics
-from lm_jax.report import html, table
+from lm_jax.report import breakdowns, html, table
 
 
 def _parser() -> flags.Parser:
@@ -90,6 +91,30 @@ def _parser() -> flags.Parser:
     parser.add_argument("--max-tokens", type=flags.whole, help="most tokens that are generated")
     generation_flags.add(parser, without=("num_samples",))
     parser.add_argument(
+        "--breakdown",
+        action="store_true",
+        help="also print what is in DIR/breakdowns.json: bits by word frequency, position, length and more, "
+        "and the words on which models differ most",
+    )
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="accuracy and calibration of next-token predictions; reads the text twice",
+    )
+    parser.add_argument(
+        "--contamination",
+        metavar="CORPUS",
+        help="find the longest run of words that each document shares with a training text, a corpus as for "
+        "data.corpus or train, each run's own; and give results without documents that share many",
+    )
+    parser.add_argument(
+        "--contamination-words",
+        type=flags.whole,
+        default=contamination.WORDS,
+        metavar="N",
+        help=f"from how many words on a shared run counts (default: {contamination.WORDS}, as GPT-3's)",
+    )
+    parser.add_argument(
         "--out",
         type=flags.path,
         default="runs/eval",
@@ -112,7 +137,9 @@ def main(argv: list[str]) -> None:
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
-    evaluations = []
+    if arguments.calibration:
+        _check_calibration(arguments, models)
+    evaluations, read, calibrations = [], [], []
     decoding = Decoding(
         generation_flags.given(arguments, mesh),
         arguments.max_tokens,
@@ -120,6 +147,9 @@ def main(argv: list[str]) -> None:
         arguments.prompt_words,
     )
     with Reporter() as report:
+        sources = {}
+        if arguments.contamination:
+            sources = contamination.sources(arguments.contamination, dict(named), report)
         for (name, path), model in zip(named, models, strict=True):
             source = named[0][1] if _reads_as(model) == _reads_as(models[0]) else path
             text = _choose(arguments, source, model, models[0].documents)
@@ -129,24 +159,44 @@ def main(argv: list[str]) -> None:
             add_sizes(made.row, model, path)
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
+            if arguments.calibration and isinstance(model, Expects):
+                made, calibration = calibrate(model, made, text, arguments.stride, report)
+                calibrations.append(calibration)
             evaluations.append(made)
+            read.append(text)
+        found = differences.find(evaluations, read, dict(named), report)
+        evaluations, shared = contamination.apply(
+            evaluations, read, sources, arguments.contamination_words, report
+        )
     compare(evaluations)
+    if calibrations:
+        found.breakdowns.append(reliability(calibrations))
 
     rows = [e.row for e in evaluations]
     curves = {name: read_metrics(pathlib.Path(path) / "metrics.jsonl") for name, path in named}
     write_rows(out / "results.json", rows)
-    written = _write_texts(out, evaluations)
+    written = [*_write_texts(out, evaluations), *_write_found(out, found, shared)]
     predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
     generated = {e.row.model: e.texts for e in evaluations if e.texts is not None}
     report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions, generated)
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
+    if arguments.breakdown:
+        breakdowns.print_breakdowns(*found)
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
 
 
 def _reads_as(model: LanguageModel) -> str:
     """The task whose text a model is scored on: a bidirectional model compares with left-to-right ones."""
     return "causal" if model.task == "bidirectional" else model.task
+
+
+def _check_calibration(arguments: Any, models: Sequence[LanguageModel]) -> None:
+    """Raises UserError if no model's next-token predictions are asked about."""
+    if arguments.task:
+        raise UserError(f"--calibration with --task={arguments.task}", "leave one of them out")
+    if not any(isinstance(model, Expects) for model in models):
+        require(models[0], Expects, "tell the most probable next token")
 
 
 def _choose(arguments: Any, path: str, model: LanguageModel, documents: str) -> Text:
@@ -172,6 +222,20 @@ def _write_texts(out: pathlib.Path, evaluations: Sequence[Evaluation]) -> list[p
         )
         files.write_text(path, "".join(f"{line}\n" for line in lines))
         written.append(path)
+    return written
+
+
+def _write_found(
+    out: pathlib.Path, found: differences.Differences, shared: Sequence[contamination.Contamination]
+) -> list[pathlib.Path]:
+    """Writes where models differ, and what documents share with training texts, if that is known."""
+    written = []
+    if found.breakdowns:
+        found.write(out / differences.FILE)
+        written.append(out / differences.FILE)
+    if shared:
+        files.write_json(out / contamination.FILE, [one.as_json() for one in shared])
+        written.append(out / contamination.FILE)
     return written
 
 

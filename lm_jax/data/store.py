@@ -252,7 +252,7 @@ def read_texts(
 
 
 def read_documents(directory: Path, part: str, progress: Progress | None = None) -> Iterator[Document]:
-    """The documents of a part, in order, with the fields that were asked for; `progress` as of `read_texts`."""
+    """The documents of a part, in order, with the fields that were asked for; `progress` as there."""
     texts = read_texts(directory, part, progress, f"reading the {part} part")
     for text, record in zip(texts, _read_records(directory, part), strict=True):
         yield record._replace(text=text)

@@ -10,6 +10,7 @@ from lm_jax.evaluation import word_parts
 from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.word_parts import Division
 from lm_jax.evaluation.word_sums import WordSums, scored_together
+from lm_jax.language_models.base import ScoredText
 from lm_jax.metrics import significance
 from lm_jax.text.word_counts import WordCounts
 
@@ -87,26 +88,25 @@ def breakdowns(evaluations: Sequence[Evaluation], frequencies: Frequencies | Non
     scored = scored_together(evaluations)
     if not scored:
         return []
-    if frequencies is None:
-        own = WordCounts(one.text.decode(errors="replace") for one in scored[0])
-        frequencies = Frequencies(own, "the scored text itself")
-    sums = WordSums(_divisions(len(scored), frequencies), len(scored), len(scored[0]))
+    sums = WordSums(list(_divisions(scored, frequencies)), len(scored), len(scored[0]))
     for document in zip(*scored, strict=True):
         sums.add(document)
     return list(_each([one.row.model for one in evaluations], sums))
 
 
-def _divisions(num_models: int, frequencies: Frequencies) -> list[Division]:
-    count, where = frequencies.counts.of, frequencies.where
-    return [
-        word_parts.by_frequency(count, where),
-        word_parts.by_seen(count, where),
-        word_parts.by_position(),
-        word_parts.by_length(),
-        word_parts.by_kind(),
-        word_parts.by_recency(),
-        *(word_parts.by_vocabulary(model) for model in range(num_models)),
-    ]
+def _divisions(scored: Sequence[Sequence[ScoredText]], frequencies: Frequencies | None) -> Iterator[Division]:
+    if frequencies is None:
+        own = WordCounts(one.text.decode() for one in scored[0])
+        yield word_parts.by_frequency(own.of, "the scored text itself")
+    else:
+        yield word_parts.by_frequency(frequencies.counts.of, frequencies.where)
+        yield word_parts.by_seen(frequencies.counts.of, frequencies.where)
+    yield word_parts.by_position()
+    yield word_parts.by_length()
+    yield word_parts.by_kind()
+    yield word_parts.by_recency()
+    for model in range(len(scored)):
+        yield word_parts.by_vocabulary(model)
 
 
 class _Measured(NamedTuple):

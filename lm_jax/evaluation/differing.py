@@ -20,12 +20,12 @@ class WordDifference(NamedTuple):
 
     Attributes:
         word: the word.
-        count: how often it occurs.
+        times: how often it occurs.
         bits: of all occurrences together, under the first model and under the second.
     """
 
     word: str
-    count: int
+    times: int
     bits: tuple[float, float]
 
     @property

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_jax.text.word_table import WordTable, Words, split_words
+from lm_jax.text.word_table import Words, WordTable, split_words
 
-_MOST_POWERS = 40  # of two; ranges without words are left out
-_FIRST_RANGE = 16  # bytes: the first range of positions
+_MOST_POWERS = 40  # of two, where ranges begin; those without words are left out
+_FIRST_RANGE = 16  # bytes: where the second range of positions begins
 _LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 25)  # characters: where a range begins
 _RECENT = (1, 8, 64, 512, 4096)  # words back
 _KINDS = ("letters", "letters and punctuation", "with digits", "punctuation")
@@ -43,7 +43,7 @@ class DocumentWords:
         return np.add.reduceat(marks, self.spans.reshape(-1), dtype=np.int64)[::2]
 
     def since_last(self) -> np.ndarray:
-        """int64 [W], how many words back each word occurred last in the document; 0 for its first occurrence."""
+        """int64 [W], how many words back the same word occurred last; 0 for its first occurrence."""
         ids = WordTable({}).find_or_add(self.words)
         order = np.argsort(ids, kind="stable")
         is_same = np.append(False, ids[order][1:] == ids[order][:-1])
@@ -62,7 +62,7 @@ class Division(NamedTuple):
         part_of: the part of each word of a document, int [W].
         ordered: whether the parts are ranges of a quantity; those without words at either end are left out.
         per_byte: whether the parts are compared by bits per byte too, and not only by bits per word.
-        model: the model by whose vocabulary the words are divided, as a place among the models; None: by none.
+        model: the place of the model by whose vocabulary the words are divided; None: by none.
     """
 
     title: str
@@ -88,7 +88,7 @@ def by_frequency(count: Callable[[Words], np.ndarray], where: str) -> Division:
         count: gives it for words.
         where: the text.
     """
-    edges = np.array([0, *(4**k for k in range(_MOST_POWERS // 2))])
+    edges = [0, *(4**k for k in range(_MOST_POWERS // 2))]
 
     def part_of(one: DocumentWords) -> np.ndarray:
         return np.searchsorted(edges, count(one.words), side="right") - 1
@@ -111,7 +111,7 @@ def by_seen(count: Callable[[Words], np.ndarray], where: str) -> Division:
 
 def by_position() -> Division:
     """By the place of a word in its document."""
-    edges = np.array([0, *(_FIRST_RANGE << k for k in range(_MOST_POWERS - 4))])
+    edges = [0, *(_FIRST_RANGE << k for k in range(_MOST_POWERS))]
 
     def part_of(one: DocumentWords) -> np.ndarray:
         return np.searchsorted(edges, one.spans[:, 0], side="right") - 1
@@ -122,14 +122,14 @@ def by_position() -> Division:
 
 def by_length() -> Division:
     """By the number of characters of a word."""
-    edges, begins = np.array(_LENGTHS), np.arange(256) & 0xC0 != 0x80
+    begins = np.arange(256) & 0xC0 != 0x80
 
     def part_of(one: DocumentWords) -> np.ndarray:
         # A document of a broken encoding may have a word without the first byte of any character.
-        return np.searchsorted(edges, np.maximum(one.count(begins), 1), side="right") - 1
+        return np.searchsorted(_LENGTHS, np.maximum(one.count(begins), 1), side="right") - 1
 
     about = "by the number of characters of the word"
-    return Division("word length", about, ranges(edges), part_of, per_byte=True)
+    return Division("word length", about, ranges(_LENGTHS), part_of, per_byte=True)
 
 
 def by_kind() -> Division:
@@ -146,10 +146,9 @@ def by_kind() -> Division:
 
 def by_recency() -> Division:
     """By how many words back a word occurred last in its document."""
-    edges = np.array([0, *_RECENT])
 
     def part_of(one: DocumentWords) -> np.ndarray:
-        return np.searchsorted(edges, one.since_last(), side="right") - 1
+        return np.searchsorted(_RECENT, one.since_last(), side="right")
 
     names = ("first occurrence", *(f"{name} words back" for name in ranges(_RECENT)))
     about = "by how many words back the same word occurred last in the document"

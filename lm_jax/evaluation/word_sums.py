@@ -10,7 +10,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.surprisals import of_words
-from lm_jax.evaluation.word_parts import DocumentWords, Division
+from lm_jax.evaluation.word_parts import Division, DocumentWords
 from lm_jax.language_models.base import ScoredText
 from lm_jax.text.words import word_spans
 
@@ -35,7 +35,7 @@ def scored_together(evaluations: Sequence[Evaluation]) -> list[Sequence[ScoredTe
 
 
 def word_nats(scored: ScoredText, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nats of each word with those of its bytes, float64 [W + 1], and whether it is unknown, bool [W + 1].
+    """The nats of each word and its bytes, float64 [W + 1], and whether it is unknown, bool [W + 1].
 
     The last is what follows the words. They are not corrected for leading spaces, which would need the
     model's whole distributions: see `surprisals.of_words`.
