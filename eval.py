@@ -35,7 +35,7 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation import contamination, differences, texts
 from lm_jax.evaluation.base import ZERO_SHOT, Evaluation
-from lm_jax.evaluation.calibration import calibrate, reliability
+from lm_jax.evaluation.calibration import calibrate
 from lm_jax.evaluation.compare import compare
 from lm_jax.evaluation.generated import Decoding
 from lm_jax.evaluation.row import write_rows
@@ -164,13 +164,11 @@ def main(argv: list[str]) -> None:
                 calibrations.append(calibration)
             evaluations.append(made)
             read.append(text)
-        found = differences.find(evaluations, read, dict(named), report)
+        found = differences.find(evaluations, read, dict(named), calibrations, report)
         evaluations, shared = contamination.apply(
             evaluations, read, sources, arguments.contamination_words, report
         )
     compare(evaluations)
-    if calibrations:
-        found.breakdowns.append(reliability(calibrations))
 
     rows = [e.row for e in evaluations]
     curves = {name: read_metrics(pathlib.Path(path) / "metrics.jsonl") for name, path in named}

@@ -9,6 +9,7 @@ from lm_jax.data.corpora import Progress
 from lm_jax.errors import UserError
 from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.breakdown import Breakdown, Frequencies, breakdowns
+from lm_jax.evaluation.calibration import Calibration, reliability
 from lm_jax.evaluation.differing import DifferingWords, differing_words
 from lm_jax.evaluation.texts import Text
 from lm_jax.evaluation.training_text import TrainingText, is_run
@@ -34,13 +35,16 @@ class Differences(NamedTuple):
         Raises:
             OSError: no permission, or a full disk.
         """
-        files.write_json(
-            path, {name: [one.as_json() for one in items] for name, items in self._asdict().items()}
-        )
+        items = {"breakdowns": self.breakdowns, "differing_words": self.differing}
+        files.write_json(path, {name: [one.as_json() for one in some] for name, some in items.items()})
 
 
 def find(
-    evaluations: Sequence[Evaluation], texts: Sequence[Text], paths: Mapping[str, str], report: Progress
+    evaluations: Sequence[Evaluation],
+    texts: Sequence[Text],
+    paths: Mapping[str, str],
+    calibrations: Sequence[Calibration],
+    report: Progress,
 ) -> Differences:
     """Where those models differ that score texts, on the text of the first of them.
 
@@ -49,14 +53,16 @@ def find(
         texts: the text of each.
         paths: of the models, by name. Words are rare or frequent in the training text of the first that is a
             run; if it cannot be read, a line says so, and they are rare or frequent in the scored text.
+        calibrations: of those models whose predictions were asked about.
         report: called while a training text is read.
     """
     scoring = [(one, text) for one, text in zip(evaluations, texts, strict=True) if one.scored is not None]
     same = [one for one, _ in scoring if one.row.text_sha256 == scoring[0][0].row.text_sha256]
     if not same:
         return Differences([], [])
-    names = [one.row.model for one in same]
-    found = breakdowns(same, _frequencies(names, paths, report))
+    found = breakdowns(same, _frequencies([one.row.model for one in same], paths, report))
+    if calibrations:
+        found.append(reliability(calibrations))
     return Differences(found, [differing_words(same[0], other, scoring[0][1]) for other in same[1:]])
 
 

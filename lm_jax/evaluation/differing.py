@@ -147,8 +147,9 @@ class _Most:
 
 
 def _largest(differences: np.ndarray, count: int) -> np.ndarray:
-    """The places of the largest magnitudes, the largest first; of equal ones the first."""
-    return np.argsort(-np.abs(differences), kind="stable")[:count]
+    """The places of the largest magnitudes above 0, the largest first; of equal ones the first."""
+    order = np.argsort(-np.abs(differences), kind="stable")[:count]
+    return order[differences[order] != 0]
 
 
 def _less(a: Any, b: Any) -> Any:
