@@ -35,8 +35,11 @@ class Differences(NamedTuple):
         Raises:
             OSError: no permission, or a full disk.
         """
-        items = {"breakdowns": self.breakdowns, "differing_words": self.differing}
-        files.write_json(path, {name: [one.as_json() for one in some] for name, some in items.items()})
+        made = {
+            "breakdowns": [one.as_json() for one in self.breakdowns],
+            "differing_words": [one.as_json() for one in self.differing],
+        }
+        files.write_json(path, made)
 
 
 def find(
