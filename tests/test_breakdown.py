@@ -19,7 +19,7 @@ from lm_jax.evaluation.differing import differing_words
 from lm_jax.evaluation.texts import Text
 from lm_jax.evaluation.word_parts import DocumentWords
 from lm_jax.language_models.base import ScoredText
-from lm_jax.metrics import significance
+from lm_jax.metrics import ratios, significance
 from lm_jax.report.breakdowns import print_breakdowns
 from lm_jax.text.word_counts import WordCounts
 from lm_jax.text.words import word_spans, words_of
@@ -194,7 +194,7 @@ def test_many_ratios_have_the_intervals_that_each_has_alone():
     weights_DP = rng.integers(0, 5, (27, 5)).astype(float)
     weights_DP[1:, 0] = 0
     totals_DP = weights_DP * rng.random((27, 5))
-    made = significance.ratio_intervals(totals_DP, weights_DP, num_resamples=500, seed=3)
+    made = ratios.ratio_intervals(totals_DP, weights_DP, num_resamples=500, seed=3)
     for column in range(5):
         alone = significance.bootstrap_interval(
             totals_DP[:, column], weights_DP[:, column], num_resamples=500, seed=3

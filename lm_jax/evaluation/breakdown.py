@@ -11,7 +11,7 @@ from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.word_parts import Division
 from lm_jax.evaluation.word_sums import WordSums, scored_together
 from lm_jax.language_models.base import ScoredText
-from lm_jax.metrics import significance
+from lm_jax.metrics import ratios
 from lm_jax.text.word_counts import WordCounts
 
 
@@ -126,7 +126,7 @@ def _measure(unit: str, models: Sequence[str], nats_MGP: np.ndarray, counts_GP: 
         values_P, ends_P2 = np.full(len(counts_P), np.nan), np.full((len(counts_P), 2), np.nan)
         values_P[found] = nats_GP.sum(axis=0) / counts_P[found]
         if len(nats_GP) > 1:
-            ends_P2[found] = significance.ratio_intervals(nats_GP, counts_GP[:, found])
+            ends_P2[found] = ratios.ratio_intervals(nats_GP, counts_GP[:, found])
         measured.values[name], measured.intervals[name] = values_P, ends_P2
     return measured
 

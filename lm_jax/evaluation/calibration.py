@@ -11,7 +11,7 @@ from lm_jax.evaluation.base import Evaluation, Statistics, measure
 from lm_jax.evaluation.breakdown import Breakdown
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import Expects, require
-from lm_jax.metrics import significance
+from lm_jax.metrics import ratios, significance
 from lm_jax.metrics.likelihood import ReliabilityBins, confidence_bins, expected_calibration_error
 from lm_jax.text.base import grouped
 
@@ -102,4 +102,4 @@ def reliability(calibrations: Sequence[Calibration]) -> Breakdown:
 def _intervals(one: Calibration) -> np.ndarray:
     if len(one.weight_DB) < 2:
         return np.full((_NUM_BINS, 2), np.nan)
-    return significance.ratio_intervals(one.correct_DB, one.weight_DB)
+    return ratios.ratio_intervals(one.correct_DB, one.weight_DB)

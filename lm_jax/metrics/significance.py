@@ -169,42 +169,6 @@ def bootstrap_intervals(
     return intervals
 
 
-def ratio_intervals(
-    totals_DP: Array,
-    weights_DP: Array,
-    *,
-    num_resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> np.ndarray:
-    """The ends of `bootstrap_interval` of many ratios of the same documents, float64 [P, 2].
-
-    Column by column equal but for rounding, and much faster: a draw is a product of a matrix with how often
-    it has each document. NaN where a ratio is not a finite number on some of the draws, as where a part of
-    the text, which a column stands for, is in few documents.
-
-    Args:
-        totals_DP: a numerator for each document and ratio.
-        weights_DP: its denominator.
-        num_resamples: R.
-        confidence: the probability between the ends.
-        seed: of `jax.random`.
-    """
-    _check_probability("confidence", confidence)
-    stacked = _stack(ratio, [totals_DP, weights_DP])
-    totals_DP, weights_DP = (x[:, 0] for x in stacked)
-    draws = _draws(None, num_resamples, seed, len(totals_DP))
-    batch_size = min(len(draws), max(1, _DRAWS_AT_A_TIME // len(totals_DP)))
-    with _float64(), np.errstate(divide="ignore", invalid="ignore"):
-        values_RP = np.asarray(_ratios_jit(totals_DP, weights_DP, draws, batch_size))
-        estimates_P = totals_DP.sum(axis=0) / weights_DP.sum(axis=0)
-    columns = zip(estimates_P, values_RP.T, strict=True)
-    ends = [
-        _interval(one, values_R, _rounding(values_R, stacked), confidence)[1:] for one, values_R in columns
-    ]
-    return np.array(ends, float).reshape(-1, 2)
-
-
 def paired_bootstrap(
     statistics_a: Statistics,
     statistics_b: Statistics,
@@ -471,15 +435,6 @@ def _evaluate(
 def _evaluate_jit(metric, sum_drawn, stacked, draws, batch_size):
     def value(draw):
         return jax.vmap(metric)(*(sum_drawn(x, draw) for x in stacked))
-
-    return jax.lax.map(value, draws, batch_size=batch_size)
-
-
-@functools.partial(jax.jit, static_argnames="batch_size")
-def _ratios_jit(totals_DP, weights_DP, draws, batch_size):
-    def value(draw):
-        times_D = jnp.zeros(len(totals_DP)).at[_rows(len(totals_DP), draw)].add(1)
-        return (times_D @ totals_DP) / (times_D @ weights_DP)
 
     return jax.lax.map(value, draws, batch_size=batch_size)
 
