@@ -57,6 +57,7 @@ def test_expectations_are_those_of_the_softmax(name):
         np.testing.assert_array_equal(made.scored.log_probs, scored.log_probs)
         np.testing.assert_array_equal(made.best, probs_TV.argmax(axis=1) == ids[0, 1:])
         np.testing.assert_allclose(np.exp(made.log_shares), probs_TV[:, [9, 10, 32, 256]].sum(axis=1), 1e-4)
+        np.testing.assert_allclose(np.exp(made.log_best), probs_TV.max(axis=1), 1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,7 +68,7 @@ def test_greedy_text_is_the_most_probable_everywhere(name):
     )
     assert len(written) == 8
     values = model._per_token(
-        [Encoding(written, None)], None, partial(model._expecter, np.zeros(257, bool)), (3,)
+        [Encoding(written, None)], None, partial(model._expecter, np.zeros(257, bool)), (4,)
     )
     assert values[0][3:8, 1].all()
 
@@ -104,6 +105,7 @@ def test_expectations_of_ngrams_are_those_of_the_scores_of_all_alternatives(ngra
         is_best = end > log_probs.max() if actual is None else log_probs[actual] > others.max()
         assert made.best[place] == is_best
         assert made.log_shares[place] == pytest.approx(np.logaddexp.reduce(log_probs), abs=1e-6)
+        assert made.log_best[place] == pytest.approx(max(end, log_probs.max()), abs=1e-6)
     assert made.best.any()
     [every] = ngram.expect([text], np.full(257, True))
     assert np.exp(every.log_shares) == pytest.approx(1, abs=1e-3), "but for unknown bytes"
@@ -114,7 +116,7 @@ def test_only_tokens_after_a_byte_are_asked_about(ngram):
         [whole] = model.expect(["the model"], np.arange(257) < 128)
         [part] = model.expect(["the model"], np.arange(257) < 128, since=[4])
         assert not part.best[:4].any()
-        assert np.isnan(part.log_shares[:4]).all()
+        assert np.isnan([part.log_shares[:4], part.log_best[:4]]).all()
         np.testing.assert_array_equal(part.best[4:-1], whole.best[4:-1])
         np.testing.assert_array_equal(part.log_shares[4:-1], whole.log_shares[4:-1])
         [none] = model.expect(["the model"])

@@ -1,11 +1,12 @@
 """The data of a run: the config, and the path from documents to a token store and a source of batches."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_jax import files, runtime
 from lm_jax.data import cache, corpora, splits, store
@@ -19,6 +20,7 @@ from lm_jax.text import load as tokenizers
 from lm_jax.text.base import Tokenizer
 
 _ORDERS = ("shuffled", "contiguous")
+_TEXTS = "texts-"  # begins the name of a text store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,24 +113,57 @@ def prepare(
             label that is not in the training part, a tokenizer that cannot be made, or no room or no
             permission for the cache.
     """
-    config.check()
     root = files.expand(cache_dir or runtime.cache_dir())
-    sources = _sources(config, keeps_empty=any(fields), progress=progress)
-    fingerprints = {name: corpus.fingerprint() for name, corpus in sources.items()}
-    texts_key = cache.key("texts", config.split, fingerprints, fields)
-    texts = root / f"texts-{texts_key}"
-    facts = cache.build(texts, lambda to: _write_texts(config, fields, sources, to))
+    texts, facts, sources = _prepare_texts(config, fields, root, progress)
     parts = [part for part in splits.PARTS if part in facts.inner("parts").values]
 
     def write_tokens(directory: Path) -> dict[str, Any]:
         tokenizer = _make_tokenizer(config, fields, texts, progress)
         return store.write_tokens(texts, parts, fields, tokenizer, directory, progress)
 
+    texts_key = texts.name.removeprefix(_TEXTS)
     tokens = root / f"tokens-{cache.key('tokens', texts_key, *_tokenizer_key(config))}"
     cache.build(tokens, write_tokens)
     tokenizer = tokenizers.load(tokens)
     read = {part: Split(part, texts, tokens) for part in parts}
     return Data(tokenizer, read, _provenance(config, fields, sources, facts, tokenizer, read))
+
+
+class TrainingDocuments(NamedTuple):
+    """The documents of the training part of a corpus.
+
+    Attributes:
+        sha256: of their bytes, one document after the other.
+        read: called with a `Progress` or None, gives them in order.
+    """
+
+    sha256: str
+    read: Callable[[Progress | None], Iterator[Document]]
+
+
+def training_documents(
+    config: DataConfig,
+    fields: Fields = NO_FIELDS,
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> TrainingDocuments:
+    """The training part that `prepare` makes of a corpus, without tokens. Arguments and errors as there."""
+    root = files.expand(cache_dir or runtime.cache_dir())
+    texts, facts, _ = _prepare_texts(config, fields, root, progress)
+    sha256 = facts.inner("parts").inner("train").take("sha256", str)
+    return TrainingDocuments(sha256, functools.partial(store.read_documents, texts, "train"))
+
+
+def _prepare_texts(
+    config: DataConfig, fields: Fields, root: Path, progress: Progress | None
+) -> tuple[Path, JsonObject, dict[str, Corpus]]:
+    """The directory of the text store, its facts, and the sources under the names of their parts."""
+    config.check()
+    sources = _sources(config, keeps_empty=any(fields), progress=progress)
+    fingerprints = {name: corpus.fingerprint() for name, corpus in sources.items()}
+    texts = root / f"{_TEXTS}{cache.key('texts', config.split, fingerprints, fields)}"
+    facts = cache.build(texts, lambda to: _write_texts(config, fields, sources, to))
+    return texts, facts, sources
 
 
 def _sources(config: DataConfig, keeps_empty: bool, progress: Progress | None) -> dict[str, Corpus]:

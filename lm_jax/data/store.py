@@ -129,9 +129,7 @@ class Split:
 
     def documents(self) -> Iterator[Document]:
         """The documents in order, with the fields that were asked for."""
-        texts = read_texts(self._texts, self.name)
-        for text, record in zip(texts, _read_records(self._texts, self.name), strict=True):
-            yield record._replace(text=text)
+        return read_documents(self._texts, self.name)
 
     def _stream(self, stem: str) -> TokenStream:
         tokens = np.memmap(self._tokens / f"{stem}.tokens", self._dtype, mode="r")
@@ -251,6 +249,13 @@ def read_texts(
         yield data[first:last].tobytes().decode()
         if progress:
             progress(description, last, len(data))
+
+
+def read_documents(directory: Path, part: str, progress: Progress | None = None) -> Iterator[Document]:
+    """The documents of a part, in order, with the fields that were asked for; `progress` as there."""
+    texts = read_texts(directory, part, progress, f"reading the {part} part")
+    for text, record in zip(texts, _read_records(directory, part), strict=True):
+        yield record._replace(text=text)
 
 
 def read_field_texts(directory: Path, part: str, field: str) -> Iterator[str]:

@@ -75,7 +75,7 @@ class MemoryStore:
 
     def read(self, place: Place) -> Fields:
         """See `Store`."""
-        return self._fields[place.index]
+        return self._fields[place.row]
 
     def add(self, keys: Sequence[str], scored: Sequence[ScoredText]) -> None:
         """See `Store`."""
@@ -136,7 +136,7 @@ class FileStore:
             while len(self._decoded) >= _DECODED:
                 del self._decoded[next(iter(self._decoded))]
             self._decoded[place.file] = fields
-        return self._decoded[place.file][place.index]
+        return self._decoded[place.file][place.row]
 
     def add(self, keys: Sequence[str], scored: Sequence[ScoredText]) -> None:
         """Writes scores into a new file, which is on the disk when this returns.

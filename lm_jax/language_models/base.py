@@ -77,11 +77,13 @@ class ExpectedText(NamedTuple):
         best: bool [T], whether the token is the most probable one of the vocabulary; of equally probable
             ones it is the one with the lowest id.
         log_shares: float64 [T], natural log of the probability of all tokens together that were asked about.
+        log_best: float64 [T], natural log of the probability of the most probable token.
     """
 
     scored: ScoredText
     best: np.ndarray
     log_shares: np.ndarray
+    log_best: np.ndarray
 
 
 class PseudoScored(NamedTuple):
@@ -230,7 +232,7 @@ class Expects(Scores, Protocol):
             among_V: bool, the tokens by id whose probability together is asked for; None: none, whose is 0.
             stride: as for `score`.
             since: for each text a byte; only tokens that end after it are asked about. Of others `best` is
-                False and `log_shares` is NaN. None: all tokens.
+                False, `log_shares` and `log_best` are NaN. None: all tokens.
         """
         ...
 

@@ -24,7 +24,7 @@ from lm_jax.text.base import Encoding
 
 _TOKENS_PER_BATCH = 8192  # in scoring: enough to keep a device busy
 _CARRIED_WINDOW = 256  # tokens read at a time by a model that carries a state
-_NUM_EXPECTED = 3  # numbers that `_expected` gives for a token
+_NUM_EXPECTED = 4  # numbers that `_expected` gives for a token
 
 
 class CausalLanguageModel(LeftToRight):
@@ -111,11 +111,11 @@ class CausalLanguageModel(LeftToRight):
         encodings = self.tokenizer.encode_batch(texts)
         among_V = np.zeros(self.tokenizer.vocab_size, bool) if among_V is None else among_V
         values = self._per_token(encodings, stride, partial(self._expecter, among_V), (_NUM_EXPECTED,))
-        made, all_scored = [], self._scores(texts, encodings, [values_T3[:, 0] for values_T3 in values])
-        for i, (scored, values_T3) in enumerate(zip(all_scored, values, strict=True)):
+        made, all_scored = [], self._scores(texts, encodings, [values_T4[:, 0] for values_T4 in values])
+        for i, (scored, values_T4) in enumerate(zip(all_scored, values, strict=True)):
             asked_T = scored.ends_after(-1 if since is None else since[i])
-            best_T = (values_T3[:, 1] > 0) & asked_T
-            made.append(ExpectedText(scored, best_T, np.where(asked_T, values_T3[:, 2], np.nan)))
+            best_T, *log_T = np.where(asked_T, values_T4[:, 1:].T, np.nan)
+            made.append(ExpectedText(scored, best_T > 0, *log_T))
         return made
 
     def _per_token(
@@ -264,19 +264,21 @@ def _expected(
     targets_BT: jax.Array,
     state: Any,
 ) -> tuple[jax.Array, Any]:
-    """What `ExpectedText` says of the targets, float32 [B, T, 3], and the state.
+    """What `ExpectedText` says of the targets, float32 [B, T, 4], and the state.
 
-    The last axis: the log-probability, 1 if the target is the most probable token, and the log share of the
-    tokens `among_V`.
+    The last axis: the log-probability, 1 if the target is the most probable token, the log share of the
+    tokens `among_V`, and the log-probability of the most probable token.
     """
 
     def measure(logits_BCV: jax.Array, targets_BC: jax.Array) -> jax.Array:
         padded_V = jnp.pad(jnp.asarray(among_V), (0, logits_BCV.shape[-1] - len(among_V)))
         logits_BCV = logits_BCV.astype(jnp.float32)
         among_BC = jax.nn.logsumexp(jnp.where(padded_V[None, None], logits_BCV, -jnp.inf), axis=-1)
-        log_shares_BC = among_BC - jax.nn.logsumexp(logits_BCV, axis=-1)
+        total_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
         best_BC = logits_BCV.argmax(axis=-1) == targets_BC
-        return jnp.stack([token_log_probs(logits_BCV, targets_BC), best_BC, log_shares_BC], axis=-1)
+        log_shares_BC, log_best_BC = among_BC - total_BC, logits_BCV.max(axis=-1) - total_BC
+        scored_BC = token_log_probs(logits_BCV, targets_BC)
+        return jnp.stack([scored_BC, best_BC, log_shares_BC, log_best_BC], axis=-1)
 
     hidden_BTD, state = module.apply(params, inputs_BT, state, method="hidden")
     return chunked(measure, partial(_head, module), params, hidden_BTD, targets_BT), state

@@ -171,15 +171,16 @@ class NGramLanguageModel(LeftToRight):
             stream = np.concatenate([end, self.tokenizer.encode(text).ids, end])
             kept = np.flatnonzero(self._is_scored(stream[1:]))
             asked_T = scored.ends_after(-1 if since is None else since[i])
-            best_T, log_shares_T = np.zeros(len(kept), bool), np.full(len(kept), np.nan)
+            best_T, (log_shares_T, log_best_T) = np.zeros(len(kept), bool), np.full((2, len(kept)), np.nan)
             for t in np.flatnonzero(asked_T).tolist():
                 place = kept[t] + 1
                 history = stream[max(0, place - max(1, self.model.order - 1)) : place]
                 log_probs_V = self._after(history)[self._word_of]
-                best_T[t] = log_probs_V.argmax() == stream[place]
+                best = log_probs_V.argmax()
+                best_T[t], log_best_T[t] = best == stream[place], log_probs_V[best]
                 with np.errstate(divide="ignore"):
                     log_shares_T[t] = np.log(np.exp(log_probs_V[among_V]).sum())
-            made.append(ExpectedText(scored, best_T, log_shares_T))
+            made.append(ExpectedText(scored, best_T, log_shares_T, log_best_T))
         return made
 
     def _is_scored(self, tokens: np.ndarray) -> np.ndarray:

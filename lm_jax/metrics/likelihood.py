@@ -157,12 +157,18 @@ def reliability_bins(
     logits, targets, weights, is_unknown = _mask(logits, targets, weights, ignore_index)
     confidence = jnp.exp(logits.max(axis=-1) - jax.nn.logsumexp(logits, axis=-1))
     correct = jnp.where(is_unknown, jnp.nan, logits.argmax(axis=-1) == targets)
-    bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bins = confidence_bins(confidence, num_bins)
 
     def by_bin(values):
         return jnp.zeros(num_bins, values.dtype).at[bins].add(values)
 
     return ReliabilityBins(by_bin(weights * confidence), by_bin(weights * correct), by_bin(weights))
+
+
+def confidence_bins(confidence: Any, num_bins: int = 15) -> Any:
+    """The bin of `ReliabilityBins` of each confidence; of numpy arrays on the host."""
+    library = _library(confidence)
+    return library.clip(library.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
 
 
 def expected_calibration_error(bins: ReliabilityBins) -> jax.Array:

@@ -51,7 +51,8 @@ _COMMANDS = {
 }
 # Metrics of a task that do not fit the table: they are in a line below it.
 _BELOW = {
-    "bidirectional": ("backward_perplexity", "forward_perplexity_by_line", "backward_perplexity_by_line")
+    "causal": ("token_accuracy", "calibration_error"),
+    "bidirectional": ("backward_perplexity", "forward_perplexity_by_line", "backward_perplexity_by_line"),
 }
 _FORMATS = {
     **dict.fromkeys(_BELOW["bidirectional"], ".2f"),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.text.base import Encoding, Spelled, Tokenizer, encoded, grouped, tile, utf8
+from lm_jax.text.base import Encoding, Spelled, Tokenizer, encoded, tile, utf8
+from lm_jax.text.word_counts import WordCounts
 from lm_jax.text.word_table import NEWLINE, WordTable, look_up, split
 
 UNKNOWN = "<unk>"
@@ -110,13 +111,8 @@ class WordTokenizer(Tokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 0, min_count: int = 0) -> "WordTokenizer":
         """Takes the most frequent words, the most frequent first."""
-        table, counts = WordTable({}), np.zeros(0, np.int64)
-        for group in grouped(texts, len):
-            ids = look_up(table.find_or_add, NEWLINE.join(map(utf8, group)))
-            counts_before, counts = counts, np.bincount(ids, minlength=len(table.ids))
-            counts[: len(counts_before)] += counts_before
-        count_of = dict(zip(table.ids, counts.tolist(), strict=True))
-        for reserved in ("\n", *_RESERVED):
+        count_of = WordCounts(texts).items()
+        for reserved in _RESERVED:
             count_of.pop(reserved.encode(), None)
         return cls(word.decode() for word in _most_frequent(count_of, vocab_size, min_count))
 

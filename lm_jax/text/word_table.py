@@ -66,6 +66,13 @@ def split(text: bytes, is_space: np.ndarray = IS_SPACE) -> Words:
     return Words(text, starts, lasts - starts + 1)
 
 
+def split_words(text: bytes) -> Words:
+    """The words of a text without its newlines: those whose bytes `words.word_spans` gives."""
+    words = split(text)
+    is_word = np.frombuffer(words.text, np.uint8).take(words.starts) != NEWLINE[0]
+    return words.select(np.flatnonzero(is_word))
+
+
 def look_up(find: Callable[[Words], np.ndarray], text: bytes) -> np.ndarray:
     """The int32 ids of all words and newlines of a text, by `WordTable.find` or `find_or_add`."""
     return np.concatenate([np.zeros(0, np.int32), *(find(split(piece)) for piece in _pieces(text))])
