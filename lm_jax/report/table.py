@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lm_jax import seal
 from lm_jax.evaluation.row import Row
-from lm_jax.metrics.significance import LEAST_P
+from lm_jax.metrics.resampling import LEAST_P
 
 _UNLIMITED = 10_000  # characters in a line where the output is not a terminal
 _SAMPLE_WIDTH = 80  # of the lines around a sample
