@@ -1,4 +1,4 @@
-"""Evaluates models on a text: one table, results.json and report.html.
+"""Evaluates models on a text: one table, results.json, report.html, and files for papers.
 
 python eval.py --model=runs/gpt                                  its own test part
 python eval.py --model=runs/gpt --model=other=runs/sweep-gpt/SETTING/seed-0 --text=FILE
@@ -12,6 +12,9 @@ Zero-shot tasks ask any model that gives texts a probability about records, a JS
   multiple_choice  {"query": ..., "choices": [..., ...], "gold": the index of the right one, from 0 on}
   last_word        {"text": a passage whose last word is to be predicted}, as LAMBADA's
 Another field is their text with jsonl:GLOB#FIELD.
+
+Beside results.json, DIR has table.csv, table.md and table.tex (booktabs), and documents.jsonl, with a line
+for each model and document.
 
 An evaluation that generates keeps the texts in DIR/generated as they are made. After an interruption the same
 command goes on from there.
@@ -43,7 +46,7 @@ from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Labels, LanguageModel, Predicts
 from lm_jax.progress import Reporter, read_metrics
-from lm_jax.report import html, table
+from lm_jax.report import exports, html, table
 
 
 def _parser() -> flags.Parser:
@@ -112,7 +115,7 @@ def main(argv: list[str]) -> None:
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
-    evaluations = []
+    evaluations, chosen = [], []
     decoding = Decoding(
         generation_flags.given(arguments, mesh),
         arguments.max_tokens,
@@ -130,15 +133,17 @@ def main(argv: list[str]) -> None:
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
             evaluations.append(made)
+            chosen.append(text)
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
     curves = {name: read_metrics(pathlib.Path(path) / "metrics.jsonl") for name, path in named}
     write_rows(out / "results.json", rows)
-    written = _write_texts(out, evaluations)
+    command = shlex.join(["python", "eval.py", *argv])
+    written = exports.write(out, evaluations, chosen, command) + _write_texts(out, evaluations)
     predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
     generated = {e.row.model: e.texts for e in evaluations if e.texts is not None}
-    report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions, generated)
+    report_html = html.render(rows, curves, command, predictions, generated)
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.data.corpora import Progress
+from lm_jax.evaluation import blocks
 from lm_jax.evaluation.base import Evaluation, Statistics, measure, row_of
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import LanguageModel, ScoredText, Scores, require
@@ -28,7 +29,8 @@ def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, re
     for group in grouped(text.documents, lambda document: len(document.text), _CHARACTERS_PER_GROUP):
         scored.extend(scorer.score([document.text for document in group], stride))
         report(f"scoring {text.name}", len(scored), len(text.documents))
-    sums_D = _Sums(*(np.array(column, float) for column in zip(*map(_count, scored), strict=True)))
+    units = blocks.units(scored)
+    sums_D = _Sums(*(np.array(column, float) for column in zip(*map(_count, units.parts), strict=True)))
     statistics = _statistics(sums_D)
     nats = float(sums_D.nats.sum())
     row = row_of(
@@ -39,13 +41,15 @@ def evaluate(model: LanguageModel, text: Text, name: str, stride: int | None, re
         context=scorer.describe_context(stride),
         counts={count: int(getattr(sums_D, count).sum()) for count in ("tokens", "words", "bytes", "oov")},
         sums={"nats": nats if np.isfinite(nats) else None},
-        metrics=measure(statistics, _reasons(sums_D, all(one.complete for one in scored))),
+        metrics=measure(statistics, _reasons(sums_D, all(one.complete for one in scored)), units.why),
+        resampled=units.name,
+        notes=[units.note] if units.note else [],
     )
     return Evaluation(row, statistics, scored=scored)
 
 
 class _Sums(NamedTuple):
-    """Sums over the tokens of one document, as numbers; or of each document, as float64 arrays [D]."""
+    """Sums over the tokens of one document or block, as numbers; or of each, as float64 arrays [D]."""
 
     nats: Any
     byte_nats: Any  # of the tokens and of their bytes

@@ -311,3 +311,19 @@ def monte_carlo_p(extreme: np.ndarray, differences: np.ndarray, observed: float)
     if not (np.isfinite(differences).all() and np.isfinite(observed)):
         return math.nan
     return float((1 + extreme.sum()) / (1 + extreme.size))
+
+
+def by_document(metric: Metric, statistics: Sequence[Array]) -> np.ndarray:
+    """A metric of sums on each document alone, float64 [D]; NaN or infinite where it is undefined there.
+
+    Args:
+        metric: as for `evaluate`.
+        statistics: what it takes, arrays [D, ...].
+    """
+    with _float64():
+        return np.asarray(_by_document_jit(metric, tuple(np.asarray(x, float) for x in statistics)), float)
+
+
+@functools.partial(jax.jit, static_argnames=("metric",))
+def _by_document_jit(metric, statistics):
+    return jax.vmap(metric)(*statistics)

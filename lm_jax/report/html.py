@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lm_jax.evaluation.base import Predictions, Texts
 from lm_jax.evaluation.row import Row
-from lm_jax.report.figures import axes, confusion, operating_curves, plain_legend, svg
-from lm_jax.report.table import difference, grouped, interval, label, value
+from lm_jax.report.figures import axes, confusion, differences, operating_curves, plain_legend, svg
+from lm_jax.report.numbers import difference, label
+from lm_jax.report.table import grouped, interval, value
 
 _SHOWN, _LONGEST = 50, 600  # generated texts, and characters of each
+_DIFFERENCES = "Differences to the first row with 95 % intervals, and p-values by Holm's correction."
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 }
@@ -41,6 +43,8 @@ def render(
         parts.append(_table(group))
         if any(row.metrics[row.headline].value is not None for row in group):
             parts.append(_figure(_bars(group), _caption(group[0])))
+        if picture := differences(group):
+            parts.append(_figure(picture, _DIFFERENCES))
         parts.append(_parts(group))
     parts.extend(_classifiers(predictions or {}))
     if any(curves.values()):
@@ -121,7 +125,7 @@ def _cells(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _caption(row: Row) -> str:
     better = "Less" if row.metrics[row.headline].less_is_better else "More"
     name = row.headline.replace("_", " ").capitalize()
-    return f"{name}; the lines are 95 % intervals over documents. {better} is better."
+    return f"{name}; the lines are 95 % intervals over {row.resampled}. {better} is better."
 
 
 def _details(rows: Sequence[Row]) -> str:
