@@ -1,8 +1,8 @@
 """Results as files for papers and for one's own analysis, beside results.json.
 
-documents.jsonl has a line for each model and document, with what it contributed; table.csv a line for each row
-of results, with all counts, metrics, intervals and the difference in full precision; table.md and table.tex
-have the tables for a paper.
+documents.jsonl has a line for each model and document, with what it contributed; table.csv a line for each
+row of results, with all counts, metrics, intervals and the difference in full precision; table.md and
+table.tex have the tables for a paper.
 """
 
 import csv

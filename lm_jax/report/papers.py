@@ -136,7 +136,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _markdown(text: str) -> str:
     """Text of which no character has a meaning in Markdown or in HTML."""
-    escaped = re.sub(r"([\\`*_{}\[\]()#|~$!])", r"\\\1", _one_line(text))
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$!])", r"\\\1", _one_line(text))
     escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"^([-+]|\d+[.)])(?=\s)", r"\\\1", escaped)
 
