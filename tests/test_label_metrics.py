@@ -102,11 +102,13 @@ def test_metrics_of_ranks_are_computed_of_the_rows_that_are_drawn():
         (correlation.spearman, lambda a, b: scipy.stats.spearmanr(a, b).statistic, scores[1]),
     ):
         values = np.array([oracle(x[r], scores[0][r]) for r in rows])
-        interval = significance.bootstrap_interval(x, scores[0], metric=metric, resamples=rows, of_rows=True)
+        interval = significance.bootstrap_interval(
+            x, scores[0], metric=metric, resamples=rows, method="percentile", of_rows=True
+        )
         assert interval == pytest.approx((oracle(x, scores[0]), *np.quantile(values, [0.025, 0.975])))
         others = np.array([oracle(x[r], -scores[0][r]) for r in rows])
         test = significance.paired_bootstrap(
-            (x, scores[0]), (x, -scores[0]), metric=metric, resamples=rows, of_rows=True
+            (x, scores[0]), (x, -scores[0]), metric=metric, resamples=rows, method="shifted", of_rows=True
         )
         differences = values - others
         extreme = np.abs(differences - differences.mean()) >= abs(test.difference) - 1e-9

@@ -13,7 +13,7 @@ from rich.console import Console
 from lm_jax.evaluation.base import Predictions
 from lm_jax.evaluation.row import Difference, Metric, Row
 from lm_jax.progress import LiveLine, MetricWriter, Reporter, read_metrics
-from lm_jax.report import html, sweep, table
+from lm_jax.report import figures, html, numbers, sweep, table
 
 ROW = Row(
     model="runs/<gpt>", family="gpt", task="causal", step=7, split="test", documents=3,
@@ -44,10 +44,11 @@ def test_the_table_fits_a_terminal_and_shows_every_number():
     text = console.file.getvalue()
     assert all(len(line) <= 80 for line in text.splitlines()[:3])
     assert "-0.1250 bits/byte against runs/a (paired bootstrap over documents, p = 0.04)" in text
-    heads = ["docs", "tokens", "nats/token", "perplexity", "bits/byte", "95", "%", "interval"]
+    heads = ["tokens", "nats/token", "perplexity", "bits/byte", "95", "%", "interval", "difference"]
     assert text.splitlines()[0].split()[2:] == heads
-    for number in ("1,234", "2.0000", "7.39", "0.8901", "0.8500–0.9300"):
+    for number in ("1,234", "2.0000", "7.39", "0.8901", "0.8500–0.9300", "-0.1250"):
         assert number in text
+    assert "not shown on 80 columns: docs" in text
 
 
 def test_a_narrow_table_leaves_columns_out_in_their_order_and_cuts_none():
@@ -75,11 +76,57 @@ def test_a_narrow_table_leaves_columns_out_in_their_order_and_cuts_none():
     assert {"1,300,000", "498,001", "7"} <= set(line.split())
 
 
-def test_a_p_value_at_the_floor_of_the_resampling_is_shown_as_a_bound():
-    at_floor = Difference("runs/a", "bits_per_byte", -0.1, 1 / 10_001)
-    assert "p ≤ 1e-4)" in table.difference(dataclasses.replace(ROW, difference=at_floor))
-    above = at_floor._replace(p_value=2 / 10_001)
-    assert "p = 0.0002)" in table.difference(dataclasses.replace(ROW, difference=above))
+P = 1 / 10_001
+DIFFERENCE = Difference("runs/a", "bits_per_byte", -0.125, 0.004, None, (-0.2, -0.05), P, 3 * P, 3, 0.003, P)
+
+
+def test_p_values_at_the_floor_of_the_resampling_are_shown_as_bounds():
+    shown = numbers.difference(dataclasses.replace(ROW, difference=DIFFERENCE))
+    assert shown == (
+        "-0.1250 bits/byte, -0.2000 to -0.0500 against runs/a (paired bootstrap over documents, p = 0.004; "
+        "randomisation, p ≤ 1e-4; Holm's correction for 3 pairs, p ≤ 3e-4)"
+    )
+    above = DIFFERENCE._replace(p_value=0.003, randomization_p_value=2 / 10_001, holm_p_value=4 / 10_001)
+    shown = numbers.difference(dataclasses.replace(ROW, difference=above))
+    assert "p ≤ 0.003; randomisation, p = 2e-4; Holm's correction for 3 pairs, p = 4e-4)" in shown
+    earlier = Difference("runs/a", "bits_per_byte", -0.1, 1 / 10_001)  # as earlier versions wrote it
+    shown = numbers.difference(dataclasses.replace(ROW, difference=earlier))
+    assert shown == "-0.1000 bits/byte against runs/a (paired bootstrap over documents, p ≤ 1e-4)"
+
+
+def test_a_narrow_table_keeps_differences_longer_than_other_columns():
+    rows = [ROW, dataclasses.replace(ROW, difference=DIFFERENCE)]
+    kept = {}
+    for width in (200, 80, 60, 50):
+        console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+        table.print_rows(rows, console)
+        heading, first, second, *_ = console.file.getvalue().splitlines()
+        kept[width] = [
+            name for name in ("perplexity", "its", "(Holm)", "difference") if name in heading.split()
+        ]
+        assert len(heading) <= width
+        assert ("-0.1250" in second.split()) == ("difference" in kept[width])
+        assert ("≤ 3e-4" in second) == ("(Holm)" in kept[width])
+        assert "-0.1250" not in first
+    assert list(kept.values()) == [
+        ["perplexity", "its", "(Holm)", "difference"],
+        ["its", "(Holm)", "difference"],
+        ["(Holm)", "difference"],
+        ["difference"],
+    ]
+
+
+def test_differences_are_drawn_with_their_intervals_and_p_values():
+    other = DIFFERENCE._replace(metric="nats_per_token", value=0.5, interval=(-0.1, 1.1), holm_p_value=0.25)
+    rows = [ROW, *(dataclasses.replace(ROW, difference=one) for one in (DIFFERENCE, other))]
+    picture = figures.differences(rows)
+    xml.etree.ElementTree.fromstring(picture)
+    texts = picture.replace("&#160;", " ")
+    assert "runs/&lt;gpt&gt; − runs/a" in texts
+    for shown in ("p ≤ 3e-4", "p = 0.25", "difference in bits/byte (less is better)", "nats/token (less"):
+        assert shown in texts
+    assert figures.differences([ROW, LABELLED]) == ""
+    assert html.render(rows, {}, "").count("<svg") == 2
 
 
 def test_rows_of_another_task_show_their_own_headline(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.metrics import significance
+from lm_jax.metrics import resampling
 from lm_jax.metrics.likelihood import bits_per_byte
 from lm_jax.metrics.significance import (
     approximate_randomization,
@@ -45,7 +45,9 @@ def test_every_resample_of_three_documents():
     numerators, denominators = np.array([1.0, 2.0, 6.0]), np.array([1.0, 4.0, 2.0])
     resamples = np.array(list(itertools.product(range(3), repeat=3)))
     values = numerators[resamples].sum(1) / denominators[resamples].sum(1)
-    interval = bootstrap_interval(numerators, denominators, resamples=resamples, confidence=0.8)
+    interval = bootstrap_interval(
+        numerators, denominators, resamples=resamples, confidence=0.8, method="percentile"
+    )
     np.testing.assert_allclose(interval[1:], np.quantile(values, [0.1, 0.9]), rtol=1e-6)
     one = bootstrap_interval(numerators, resamples=resamples)
     assert one.estimate == 3
@@ -103,7 +105,7 @@ def test_a_system_against_itself(documents):
 def test_paired_bootstrap_of_a_clear_difference(documents):
     nats, num_bytes = documents
     result = paired_bootstrap(
-        (nats * 1.1, num_bytes), (nats, num_bytes), metric=bits_per_byte, num_resamples=999
+        (nats * 1.1, num_bytes), (nats, num_bytes), metric=bits_per_byte, num_resamples=999, method="shifted"
     )
     assert result.difference > 0
     assert result.p_value == 1 / 1000
@@ -173,7 +175,7 @@ def test_wrong_requests_raise_errors(call):
 
 def test_documents_beyond_one_batch(monkeypatch, documents):
     whole = bootstrap_interval(*documents, num_resamples=100)
-    monkeypatch.setattr(significance, "_DRAWS_AT_A_TIME", 80 * 7)
+    monkeypatch.setattr(resampling, "_DRAWS_AT_A_TIME", 80 * 7)
     in_parts = bootstrap_interval(*documents, num_resamples=100)
     np.testing.assert_allclose(in_parts, whole, rtol=1e-6)
 
@@ -214,6 +216,8 @@ def test_bleu_has_the_digits_of_float64():
     totals = rng.integers(5, 30, (40, 4))
     statistics = (rng.integers(1, totals), totals, totals[:, 0], totals[:, 0] + 1)
     resamples = rng.integers(0, 40, (20, 40))
-    interval = bootstrap_interval(*statistics, metric=overlap.bleu, resamples=resamples, confidence=0.5)
+    interval = bootstrap_interval(
+        *statistics, metric=overlap.bleu, resamples=resamples, confidence=0.5, method="percentile"
+    )
     values = [overlap.bleu(*(x[rows].sum(0) for x in statistics)) for rows in resamples]
     np.testing.assert_allclose(interval[1:], np.quantile(values, [0.25, 0.75]), rtol=1e-13)

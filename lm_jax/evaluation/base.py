@@ -131,7 +131,8 @@ GENERATING = ("continuation", "seq2seq")  # evaluators that take a `generated.De
 # Zero-shot tasks: evaluators of any model that gives texts a probability -> the field of records that is the
 # text, unless the corpus names another.
 ZERO_SHOT = {"last_word": "text", "minimal_pairs": "sentence_good", "multiple_choice": "query"}
-_RESAMPLES_OF_ROWS = 2000  # a metric of ranks sorts the documents of each
+ALONE = "no interval: it is over documents, and there is one"
+RESAMPLES_OF_ROWS = 2000  # a metric of ranks sorts the documents of each
 
 
 def _ignore(description: str, done: int, total: int) -> None:
@@ -206,12 +207,15 @@ def row_of(model: Any, text: Text, name: str, **measured: Any) -> Row:
     return Row(**header, **measured)
 
 
-def measure(statistics: Mapping[str, Statistics], reasons: Mapping[str, str]) -> dict[str, Metric]:
-    """The values of metrics, with 95 % bootstrap intervals over documents.
+def measure(
+    statistics: Mapping[str, Statistics], reasons: Mapping[str, str], alone: str = ALONE
+) -> dict[str, Metric]:
+    """The values of metrics, with 95 % bootstrap intervals over documents, or what has rows in the arrays.
 
     Args:
         statistics: by metric, the headline first.
         reasons: why a metric has no value, for those that must not have one.
+        alone: why there is no interval where the arrays have one row.
     """
     values = {name: _value(s) for name, s in statistics.items()}
     num_documents = len(next(iter(statistics.values())).arrays[0])
@@ -221,7 +225,7 @@ def measure(statistics: Mapping[str, Statistics], reasons: Mapping[str, str]) ->
     for name in sampled.keys() - of_sums.keys():
         s = sampled[name]
         intervals[name] = significance.bootstrap_interval(
-            *s.arrays, metric=s.metric, num_resamples=_RESAMPLES_OF_ROWS, of_rows=True
+            *s.arrays, metric=s.metric, num_resamples=RESAMPLES_OF_ROWS, of_rows=True
         )
     metrics = {}
     for name, s in statistics.items():
@@ -232,7 +236,7 @@ def measure(statistics: Mapping[str, Statistics], reasons: Mapping[str, str]) ->
         elif not math.isfinite(values[name]):
             value, why = None, f"no {name.replace('_', ' ')}: it is not a finite number"
         elif not sampled:
-            why = "no interval: it is over documents, and there is one"
+            why = alone
         elif not math.isfinite(intervals[name].low + intervals[name].high):
             why = "no interval: on some samples of the documents the metric is not a finite number"
         else:

@@ -1,11 +1,12 @@
 """The evaluator of bidirectional language models such as ELMo."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lm_jax.data.corpora import Progress
-from lm_jax.evaluation import causal
+from lm_jax.evaluation import blocks, causal
 from lm_jax.evaluation.base import Evaluation, Statistics, measure
 from lm_jax.evaluation.score_cache import ScoreCache
 from lm_jax.evaluation.texts import Text
@@ -34,31 +35,37 @@ def evaluate(
     ahead = causal.evaluate(model, text, name, stride, report, cache)
     if ahead.failures:
         return ahead
-    columns: dict[str, list[tuple[float, int]]] = {name: [] for name in _METRICS}
+    columns: dict[str, list[ScoredText]] = {name: [] for name in _METRICS}
     back, *by_line = columns.values()
     for group in grouped(text.documents, lambda document: len(document.text), _CHARACTERS_PER_GROUP):
         texts = [document.text for document in group]
         lines = [one.removesuffix("\n").split("\n") for one in texts]
-        back += map(_sums, model.score_back(texts))
+        back += model.score_back(texts)
         for found, score in zip(by_line, (model.score, model.score_back), strict=True):
             of_lines = iter(score([line for of_text in lines for line in of_text]))
-            for of_text in lines:
-                parts = [_sums(next(of_lines)) for _ in of_text]
-                found.append((sum(nats for nats, _ in parts), sum(tokens for _, tokens in parts)))
+            found += [_join(one, [next(of_lines) for _ in of_text]) for one, of_text in zip(texts, lines)]
         report(f"scoring {text.name} from both sides", len(back), len(text.documents))
     statistics = {
         "forward_perplexity": ahead.statistics["perplexity"],
-        **{metric: _statistics(pairs) for metric, pairs in columns.items()},
+        **{metric: _statistics(scored) for metric, scored in columns.items()},
     }
-    ahead.row.metrics |= measure(statistics, {})
+    ahead.row.metrics |= measure(statistics, {}, blocks.units(back).why)
     return ahead._replace(statistics={**ahead.statistics, **statistics})
 
 
-def _sums(scored: ScoredText) -> tuple[float, int]:
-    """Nats and tokens."""
-    return -scored.log_probs.sum(), len(scored.log_probs)
+def _join(text: str, lines: Sequence[ScoredText]) -> ScoredText:
+    """The tokens of lines that were scored one by one, at their bytes of the whole text."""
+    starts = np.cumsum([0, *(len(line.text) + 1 for line in lines[:-1])])
+    return lines[0]._replace(
+        text=text.encode(),
+        spans=np.concatenate([line.spans + start for line, start in zip(lines, starts, strict=True)]),
+        log_probs=np.concatenate([line.log_probs for line in lines]),
+        unknown=np.concatenate([line.unknown for line in lines]),
+    )
 
 
-def _statistics(pairs: list[tuple[float, int]]) -> Statistics:
-    nats_D, tokens_D = (np.array(column, float) for column in zip(*pairs, strict=True))
+def _statistics(scored: Sequence[ScoredText]) -> Statistics:
+    parts = blocks.units(scored).parts
+    nats_D = np.array([-part.log_probs.sum() for part in parts])
+    tokens_D = np.array([len(part.log_probs) for part in parts], float)
     return Statistics((nats_D, tokens_D), likelihood.perplexity, same=("tokens", "oov"))

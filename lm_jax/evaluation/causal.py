@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.data.corpora import Progress
-from lm_jax.evaluation import protocol
+from lm_jax.evaluation import blocks, protocol
 from lm_jax.evaluation.base import Evaluation, Statistics, measure, row_of
 from lm_jax.evaluation.row import Metric
 from lm_jax.evaluation.score_cache import ScoreCache
@@ -78,11 +78,13 @@ def evaluate_by(
     store = open_store(cache, model, text, way.rolling, sorted(way.context.items()))
     scored, failures = score_text(text, way.score, store, take, report)
     sums_D = Sums(*counted_DN.T)
-    statistics = way.statistics(sums_D)
+    units = blocks.units(scored) if scored is not None else blocks.Units(())
+    by_document = scored is None or units.parts is scored
+    statistics = way.statistics(sums_D if by_document else _sums_of(units, way))
     if failures:
         metrics = _without_value(statistics, failures, text)
     else:
-        metrics = measure(statistics, _reasons(sums_D, complete, text))
+        metrics = measure(statistics, _reasons(sums_D, complete, text), units.why)
     nats = float(sums_D.nats.sum())
     row = row_of(
         model,
@@ -94,7 +96,8 @@ def evaluate_by(
         counts={count: int(np.nansum(getattr(sums_D, count))) for count in COUNTS},
         sums={"nats": nats if np.isfinite(nats) else None},
         metrics=metrics,
-        notes=_note_others(way, counted_DN),
+        resampled=units.name,
+        notes=[*_note_others(way, counted_DN), *filter(None, [units.note])],
     )
     impossible = [Failure(text.documents[i].name, "it has probability 0") for i in _impossible(sums_D)]
     return Evaluation(row, statistics, scored=scored, failures=(*failures, *impossible))
@@ -104,7 +107,7 @@ COUNTS = ("tokens", "words", "bytes", "oov")
 
 
 class Sums(NamedTuple):
-    """Sums over the tokens of one document, as numbers; or of each document, as float64 arrays [D]."""
+    """Sums over the tokens of one document or block, as numbers; or of each, as float64 arrays [D]."""
 
     nats: Any
     byte_nats: Any  # of the tokens and of their bytes
@@ -114,6 +117,12 @@ class Sums(NamedTuple):
     oov: Any
     known_nats: Any  # of the tokens inside the vocabulary
     known_tokens: Any
+
+
+def _sums_of(units: blocks.Units, way: Way) -> Sums:
+    """The sums of each block."""
+    counted = [_count(part, way.count_words) for part in units.parts]
+    return Sums(*(np.array(column, float) for column in zip(*counted, strict=True)))
 
 
 def _count(scored: ScoredText, count_words: Callable[[bytes], int]) -> Sums:

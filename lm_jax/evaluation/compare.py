@@ -7,28 +7,113 @@ from typing import Any
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.evaluation.base import Evaluation, Statistics
+from lm_jax.evaluation.base import RESAMPLES_OF_ROWS, Evaluation, Statistics
 from lm_jax.evaluation.row import Difference, Row
 from lm_jax.metrics import significance
+from lm_jax.metrics.comparisons import Comparison, compare_all
+from lm_jax.metrics.resampling import RESAMPLES
 
 _SHOWN = 3  # metrics of a row that tables show
 
 
 def compare(evaluations: Sequence[Evaluation], seed: int = 0) -> None:
-    """Writes into each row but the first its difference to the first one, in the first metric that compares.
+    """Writes into each row its differences to the rows before it, in all metrics of the whole text.
 
-    Rows of different texts, of a single document, or without a comparable metric get none. Why other metrics
-    do not compare is written into the row's notes.
+    Of these, `Row.difference` is the one to the first row in the first metric that compares. Rows of
+    different texts, of a single document that cannot be cut into blocks, or without a comparable metric get
+    none. Why other metrics do not compare with the first row's is written into the row's notes.
     """
-    first = evaluations[0]
-    for other in evaluations[1:]:
+    first, *others = evaluations
+    for other in others:
         other.row.notes.extend(_warnings(other, first))
-        metric = next((m for m in other.row.metrics if comparable(other, first, m)), None)
-        if metric is None:
-            continue
-        found = difference(other, first, metric, seed)
-        # NaN where the metric is undefined on some samples of the documents, as where one of them is empty.
-        other.row.difference = found if math.isfinite(found.p_value) else None
+    found = _compare(evaluations, seed)
+    for place, one in enumerate(evaluations):
+        one.row.differences = [
+            found[metric, to, place]
+            for to in range(place)
+            for metric in one.row.overall
+            if (metric, to, place) in found
+        ]
+        to_first = (found.get((metric, 0, place)) for metric in one.row.overall)
+        one.row.difference = next(filter(None, to_first), None) if place else None
+
+
+def difference(a: Evaluation, b: Evaluation, metric: str, seed: int = 0) -> Difference | None:
+    """The value of a less that of b, with paired tests; None where the two do not compare.
+
+    Where the metric is the share of documents that are right, also McNemar's test. None, too, where the
+    metric is not a finite number on some resamples of the documents, as where one of them is empty.
+    """
+    return _compare_in([b, a], [metric], seed).get((metric, 0, 1)) if comparable(a, b, metric) else None
+
+
+# By metric, and the places of the other row and of the row.
+_Found = dict[tuple[str, int, int], Difference]
+
+
+def _compare(evaluations: Sequence[Evaluation], seed: int) -> _Found:
+    """The differences of all pairs of rows that compare; metrics of the same rows are resampled together."""
+    together: dict[tuple[int, ...], list[str]] = {}
+    for metric in dict.fromkeys(name for one in evaluations for name in one.row.overall):
+        for places in _groups(evaluations, metric):
+            if len(places) > 1:
+                together.setdefault(places, []).append(metric)
+    found: _Found = {}
+    for places, metrics in together.items():
+        of_group = _compare_in([evaluations[i] for i in places], metrics, seed)
+        found |= {(metric, places[i], places[j]): one for (metric, i, j), one in of_group.items()}
+    return found
+
+
+def _groups(evaluations: Sequence[Evaluation], metric: str) -> list[tuple[int, ...]]:
+    """The places of the rows in groups whose values of a metric compare."""
+    groups: list[list[int]] = []
+    for place, one in enumerate(evaluations):
+        group = next((g for g in groups if comparable(one, evaluations[g[0]], metric)), None)
+        if group is None:
+            groups.append([place])
+        else:
+            group.append(place)
+    return [tuple(group) for group in groups]
+
+
+def _compare_in(group: Sequence[Evaluation], metrics: Sequence[str], seed: int) -> _Found:
+    """The differences of all pairs of rows that compare in all of these metrics."""
+    found: _Found = {}
+    for of_rows, num_resamples in ((False, RESAMPLES), (True, RESAMPLES_OF_ROWS)):
+        wanted = {
+            # From the last to the first row: what a row has more than those before it.
+            metric: ([one.statistics[metric].arrays for one in reversed(group)], statistics.metric)
+            for metric, statistics in group[0].statistics.items()
+            if metric in metrics and statistics.of_rows == of_rows
+        }
+        compared = compare_all(wanted, num_resamples=num_resamples, seed=seed, of_rows=of_rows)
+        for metric, by_pair in compared.items():
+            for pair, comparison in by_pair.items():
+                j, i = (len(group) - 1 - place for place in pair)
+                if math.isfinite(comparison.p_value):
+                    both = (group[j].statistics[metric], group[i].statistics[metric])
+                    found[metric, i, j] = _difference(
+                        group[i].row.model, metric, comparison, len(by_pair), _mcnemar(*both)
+                    )
+    return found
+
+
+def _difference(to: str, metric: str, found: Comparison, pairs: int, mcnemar: float | None) -> Difference:
+    is_tested = math.isfinite(found.randomization_p_value)
+    return Difference(
+        to,
+        metric,
+        found.difference,
+        found.p_value,
+        mcnemar,
+        (found.low, found.high),
+        found.randomization_p_value if is_tested else None,
+        found.holm_p_value if is_tested else None,
+        pairs,
+        found.least_p_value,
+        found.least_randomization_p_value,
+    )
 
 
 def _warnings(a: Evaluation, b: Evaluation) -> Iterator[str]:
@@ -70,18 +155,37 @@ def check_same_documents(rows: Sequence[Row]) -> None:
 
 
 def comparable(a: Evaluation, b: Evaluation, metric: str) -> bool:
-    """Whether two models can be compared in a metric.
+    """Whether the difference of two models in a metric can be tested.
 
-    They can if they were evaluated on the same documents, at least two, if both have a value, and if the
-    counts and settings that the metric names agree (`Statistics.same`).
+    It can if their values compare (see `on_one_scale`), and if both have the same documents, or blocks of
+    them, at least two.
     """
-    rows = (a.row, b.row)
+    if not on_one_scale(a, b, metric):
+        return False
+    arrays = [one.statistics[metric].arrays for one in (a, b)]
     return (
-        all(metric in row.metrics and row.metrics[metric].value is not None for row in rows)
+        a.row.resampled == b.row.resampled
+        and a.row.documents == b.row.documents
+        and [x.shape for x in arrays[0]] == [x.shape for x in arrays[1]]
+        and len(arrays[0][0]) > 1
+    )
+
+
+def on_one_scale(a: Evaluation, b: Evaluation, metric: str) -> bool:
+    """Whether the values of two models in a metric compare.
+
+    They do if both are of the same documents and have a value, and if the counts and settings that the metric
+    names agree (`Statistics.same`).
+    """
+    return (
+        all(metric in e.statistics and _has_value(e.row, metric) for e in (a, b))
         and _same_documents(a.row, b.row)
-        and a.row.documents > 1
         and all(_said(a.row, name) == _said(b.row, name) for name in a.statistics[metric].same)
     )
+
+
+def _has_value(row: Row, metric: str) -> bool:
+    return metric in row.metrics and row.metrics[metric].value is not None
 
 
 def _said(row: Row, name: str) -> Any:
@@ -89,19 +193,11 @@ def _said(row: Row, name: str) -> Any:
     return row.counts[name] if name in row.counts else row.context.get(name)
 
 
-def difference(a: Evaluation, b: Evaluation, metric: str, seed: int = 0) -> Difference:
-    """The value of a less that of b, with the p-value of a paired bootstrap over documents.
-
-    Where the metric is the share of documents that are right, also that of McNemar's test.
-    """
-    ours, theirs = a.statistics[metric], b.statistics[metric]
-    test = significance.paired_bootstrap(
-        ours.arrays, theirs.arrays, metric=ours.metric, seed=seed, of_rows=ours.of_rows
-    )
-    mcnemar = None
-    if _is_share_of_right(ours) and _is_share_of_right(theirs):
-        mcnemar = significance.mcnemar(ours.arrays[0], theirs.arrays[0]).p_value
-    return Difference(b.row.model, metric, test.difference, test.p_value, mcnemar)
+def _mcnemar(ours: Statistics, theirs: Statistics) -> float | None:
+    """The p-value of McNemar's test where a metric is the share of documents that are right."""
+    if not (_is_share_of_right(ours) and _is_share_of_right(theirs)):
+        return None
+    return significance.mcnemar(ours.arrays[0], theirs.arrays[0]).p_value
 
 
 def _is_share_of_right(statistics: Statistics) -> bool:

@@ -12,8 +12,16 @@ from lm_jax.evaluation.audited import Audit
 from lm_jax.files import JsonObject
 
 FORMAT_VERSION = 2
+DOCUMENTS = "documents"  # what is resampled unless a row says otherwise
 
 _NULL = type(None)
+_P_VALUES = (  # of a difference, which files of earlier versions may lack
+    "mcnemar_p_value",
+    "randomization_p_value",
+    "holm_p_value",
+    "least_p_value",
+    "least_randomization_p_value",
+)
 _NO_INTERVAL = "no interval: the file was written in format 1"
 
 
@@ -40,8 +48,14 @@ class Difference(NamedTuple):
         to: the other row's model.
         metric: the name of the metric that is compared.
         value: this row's value less the other's.
-        p_value: of a paired bootstrap over documents.
+        p_value: of a paired bootstrap over documents, or over what `Row.resampled` says.
         mcnemar_p_value: of McNemar's exact test, for the accuracy of two classifiers; None for others.
+        interval: the ends of the 95 % confidence interval of the value; None in files of earlier versions.
+        randomization_p_value: of approximate randomisation.
+        holm_p_value: that of approximate randomisation by Holm's correction for `pairs` pairs.
+        pairs: how many pairs of rows were compared in this metric.
+        least_p_value: the smallest p-value that the bootstrap's resamples can give.
+        least_randomization_p_value: the smallest that the trials of the randomisation can give.
     """
 
     to: str
@@ -49,6 +63,12 @@ class Difference(NamedTuple):
     value: float
     p_value: float
     mcnemar_p_value: float | None = None
+    interval: tuple[float, float] | None = None
+    randomization_p_value: float | None = None
+    holm_p_value: float | None = None
+    pairs: int | None = None
+    least_p_value: float | None = None
+    least_randomization_p_value: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The difference as a JSON object, with the value also under the metric's name, as in format 1."""
@@ -66,7 +86,7 @@ class Row:
         task: the task that it was trained for, such as "causal".
         step: the checkpoint's step; None where the parameters do not come from steps of training.
         split: "valid" or "test" of the model's own corpus, or the file that was scored.
-        documents: how many documents the text has; intervals and tests resample these.
+        documents: how many documents the text has.
         text_sha256: SHA-256 of the documents' bytes, one document after the other.
         documents_sha256: SHA-256 of the SHA-256 of each document: where it is equal, rows are about the same
             documents. "" in files of earlier versions.
@@ -76,7 +96,9 @@ class Row:
         counts: what was counted, by name, such as tokens.
         sums: sums that are not counts, by name, such as nats; None for infinity.
         metrics: by name. The first one is the headline. NAME/PART is a metric of a part of the text.
-        difference: to the first row of a comparison.
+        difference: to the first row of a comparison, in the first metric that compares.
+        differences: to each row before this one, in each metric of the whole text that compares.
+        resampled: what intervals and tests resample: the documents, or blocks of their text.
         parameters: numbers that the model holds; None where that is not known.
         training_tokens: tokens of the text that it was trained on; None where that is not known.
         notes: what to know before the row is compared with others.
@@ -104,6 +126,8 @@ class Row:
     documents_sha256: str = ""
     protocol: dict[str, Any] = field(default_factory=dict)
     audit: Audit | None = None
+    differences: list[Difference] = field(default_factory=list)
+    resampled: str = DOCUMENTS
 
     @property
     def headline(self) -> str:
@@ -154,6 +178,8 @@ class Row:
             "notes": self.notes,
             "protocol": self.protocol,
             "audit": self.audit and self.audit.as_json(),
+            "differences": [one.as_json() for one in self.differences],
+            "resampled": None if self.resampled == DOCUMENTS else self.resampled,
         }
         return flat | values | {name: value for name, value in known.items() if value not in (None, [], {})}
 
@@ -189,6 +215,7 @@ def _read_row(fields: JsonObject) -> Row:
             f"{fields.where} has format {version}", f"this version of lm_jax reads 1 to {FORMAT_VERSION}"
         )
     counts, sums, metrics = _read_version_1(fields) if version == 1 else _read_parts(fields)
+    differs = fields.take("difference", dict, _NULL, default=None)
     return Row(
         model=fields.take("model", str),
         family=fields.take("family", str),
@@ -203,13 +230,18 @@ def _read_row(fields: JsonObject) -> Row:
         sums=sums,
         metrics=metrics,
         data=fields.take("data", dict, default={}),
-        difference=_read_difference(fields),
+        difference=None if differs is None else _read_difference(fields.inner("difference")),
         parameters=fields.take("parameters", int, _NULL, default=None),
         training_tokens=fields.take("training_tokens", int, _NULL, default=None),
         notes=[str(note) for note in fields.take("notes", list, default=[])],
         documents_sha256=fields.take("documents_sha256", str, default=""),
         protocol=fields.take("protocol", dict, default={}),
         audit=audited.read(fields.inner("audit")) if "audit" in fields.values else None,
+        differences=[
+            _read_difference(JsonObject(value, f"{fields.where}, difference {i}"))
+            for i, value in enumerate(fields.take("differences", list, default=[]))
+        ],
+        resampled=fields.take("resampled", str, default=DOCUMENTS),
     )
 
 
@@ -256,17 +288,17 @@ def _read_metric(fields: JsonObject) -> Metric:
     )
 
 
-def _read_difference(fields: JsonObject) -> Difference | None:
-    if fields.take("difference", dict, _NULL, default=None) is None:
-        return None
-    inner = fields.inner("difference")
-    metric = inner.take("metric", str, default="bits_per_byte")  # format 1 compared nothing else
+def _read_difference(fields: JsonObject) -> Difference:
+    metric = fields.take("metric", str, default="bits_per_byte")  # format 1 compared nothing else
+    optional = {name: fields.take(name, float, _NULL, default=None) for name in _P_VALUES}
     return Difference(
-        to=inner.take("to", str),
+        to=fields.take("to", str),
         metric=metric,
-        value=inner.take(metric, float),
-        p_value=inner.take("p_value", float),
-        mcnemar_p_value=inner.take("mcnemar_p_value", float, _NULL, default=None),
+        value=fields.take(metric, float),
+        p_value=fields.take("p_value", float),
+        interval=_interval(fields, "interval") if "interval" in fields.values else None,
+        pairs=fields.take("pairs", int, _NULL, default=None),
+        **optional,
     )
 
 

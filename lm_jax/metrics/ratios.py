@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.batch import Array
-from lm_jax.metrics import significance
-from lm_jax.metrics.significance import RESAMPLES, ratio
+from lm_jax.metrics import resampling
+from lm_jax.metrics.resampling import RESAMPLES, ratio
 
 _CONFIDENCE = 0.95
 
@@ -28,20 +26,15 @@ def ratio_intervals(
         num_resamples: R.
         seed: of `jax.random`.
     """
-    stacked = significance._stack(ratio, [totals_DP, weights_DP])
-    draws = significance._draws(None, num_resamples, seed, len(totals_DP))
-    values_RP = significance._evaluate(ratio, _product, stacked, draws)[:, 0]
+    stacked = resampling.stack(ratio, [totals_DP, weights_DP])
+    draws = resampling.draw(None, num_resamples, seed, len(totals_DP))
+    values_RP = resampling.evaluate(ratio, resampling.rows_product, stacked, draws)[:, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
         estimates_P = ratio(*(x.sum(axis=(0, 1)) for x in stacked))
     ends = []
-    for estimate, values_R in zip(estimates_P, values_RP.T, strict=True):
-        tolerance = significance._rounding(values_R, stacked)
-        ends.append(significance._interval(estimate, values_R, tolerance, _CONFIDENCE)[1:])
+    for place, (estimate, values_R) in enumerate(zip(estimates_P, values_RP.T, strict=True)):
+        column = [x[..., place] for x in stacked]
+        tail = resampling.SmallSample(column).tail(_CONFIDENCE)
+        tolerance = resampling.rounding(values_R, column)
+        ends.append(resampling.interval(estimate, values_R, tolerance, tail)[1:])
     return np.array(ends, float).reshape(-1, 2)
-
-
-def _product(x_DK: jax.Array, draw: jax.Array) -> jax.Array:
-    """`significance._rows_sum` as a product, [K, ...]."""
-    rows_D = significance._rows(len(x_DK), draw)
-    times_D = jnp.zeros(len(x_DK), x_DK.dtype).at[rows_D].add(1)
-    return jnp.tensordot(times_D, x_DK, axes=1)

@@ -1,4 +1,4 @@
-"""Figures: axes to draw in, results by checkpoint, and how well classifiers tell classes apart."""
+"""Figures: axes to draw in, results by checkpoint, differences, and how well classes are told apart."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,10 @@ from lm_jax.evaluation.base import Predictions
 from lm_jax.evaluation.row import Metric, Row
 from lm_jax.metrics.classification import confusion_matrix
 from lm_jax.metrics.curves import precision_recall_curve, roc_auc, roc_curve
+from lm_jax.report.numbers import holm_p, label
 
 _MOST_CLASSES = 40  # in a figure of a confusion matrix
+_BETTER, _WORSE = "#1b6ca8", "#b5482a"  # than the first row; told apart without red and green
 _MOST_NUMBERS = 15  # classes whose counts are written in its cells
 
 
@@ -119,3 +121,46 @@ def operating_curves(predictions: Mapping[str, Predictions]) -> str:
         picture.set_ylabel(y)
     plain_legend(roc, fontsize="small", loc="lower right")
     return svg(figure)
+
+
+def differences(rows: Sequence[Row]) -> str:
+    """The difference of each row to the first one, with its 95 % interval; "" if none has one.
+
+    Rows are those of one table. Metrics have axes of their own, since their units differ; beside each
+    difference is its p-value by Holm's correction. The axis and the colour tell which side is better.
+    """
+    by_metric: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.difference is not None:
+            by_metric.setdefault(row.difference.metric, []).append(row)
+    if not by_metric:
+        return ""
+    height = 1 + 0.45 * max(map(len, by_metric.values()))
+    figure, pictures = axes(max(7.0, 5.5 * len(by_metric)), height, columns=len(by_metric))
+    for picture, (metric, of_metric) in zip(np.ravel(pictures), by_metric.items(), strict=True):
+        _draw_differences(picture, metric, of_metric)
+    return svg(figure)
+
+
+def _draw_differences(picture: Any, metric: str, rows: Sequence[Row]) -> None:
+    less_is_better = rows[0].metrics[metric].less_is_better
+    names = []
+    for y, row in enumerate(reversed(rows)):
+        one = row.difference
+        if one is None:
+            continue
+        names.append(f"{row.model} − {one.to}")
+        colour = _BETTER if (one.value < 0) == less_is_better else _WORSE
+        picture.plot(one.value, y, "o", color=colour)
+        end = one.value
+        if one.interval is not None:
+            picture.plot(one.interval, (y, y), color=colour, linewidth=2)
+            end = max(one.interval)
+        p = holm_p(one)
+        shown = "" if p == "–" else f"  p {p}" if p.startswith("≤") else f"  p = {p}"
+        picture.text(end, y, shown, va="center", fontsize="small")
+    picture.axvline(0, color="grey", linewidth=0.7)
+    picture.set_yticks(range(len(names)), names, parse_math=False)
+    picture.set_ylim(-0.6, len(names) - 0.4)
+    picture.set_xlabel(f"difference in {label(metric)} ({'less' if less_is_better else 'more'} is better)")
+    picture.margins(x=0.2)

@@ -6,10 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from lm_jax.evaluation.base import Predictions, Texts
 from lm_jax.evaluation.protocol import differing
 from lm_jax.evaluation.row import Row
-from lm_jax.report.figures import axes, checkpoint_curve, confusion, operating_curves, plain_legend, svg
-from lm_jax.report.table import difference, grouped, interval, label, value
+from lm_jax.report.figures import (
+    axes,
+    checkpoint_curve,
+    confusion,
+    differences,
+    operating_curves,
+    plain_legend,
+    svg,
+)  # fmt: skip
+from lm_jax.report.numbers import difference, label
+from lm_jax.report.table import grouped, interval, value
 
 _SHOWN, _LONGEST = 50, 600  # generated texts, and characters of each
+_DIFFERENCES = "Differences to the first row with 95 % intervals, and p-values by Holm's correction."
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 }
@@ -45,6 +55,8 @@ def render(
         parts.extend(f"<p class=note>{html.escape(line)}</p>" for line in differing(group))
         if picture := checkpoint_curve(group):
             parts.append(_figure(picture, "The headline by checkpoint; the bands are 95 % intervals."))
+        if picture := differences(group):
+            parts.append(_figure(picture, _DIFFERENCES))
         parts.append(_parts(group))
     parts.extend(_classifiers(predictions or {}))
     if any(curves.values()):
@@ -125,7 +137,7 @@ def _cells(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _caption(row: Row) -> str:
     better = "Less" if row.metrics[row.headline].less_is_better else "More"
     name = row.headline.replace("_", " ").capitalize()
-    return f"{name}; the lines are 95 % intervals over documents. {better} is better."
+    return f"{name}; the lines are 95 % intervals over {row.resampled}. {better} is better."
 
 
 def _details(rows: Sequence[Row]) -> str:

@@ -11,32 +11,20 @@ from rich.text import Text
 
 from lm_jax import seal
 from lm_jax.evaluation.protocol import differing
-from lm_jax.evaluation.row import Row
-from lm_jax.metrics.significance import LEAST_P
+from lm_jax.evaluation.row import DOCUMENTS, Row
+from lm_jax.report import numbers
+from lm_jax.report.numbers import difference, label, number
 
 _UNLIMITED = 10_000  # characters in a line where the output is not a terminal
 _SAMPLE_WIDTH = 80  # of the lines around a sample
 _OTHER_METRICS = 2  # metrics beside the headline that fit a terminal of 80 characters
 
-# Shorter names of metrics and counts, and formats other than four decimals.
-_LABELS = {
-    "bits_per_byte": "bits/byte",
-    "nats_per_token": "nats/token",
-    "oov": "OOV",
-    "macro_f1": "macro F1",
-    "span_f1": "span F1",
-    "mcc": "MCC",
-    "auc": "AUC",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-    "distinct_2": "distinct-2",
-}
+# Columns about the difference to the first row, and their places among those that leave a narrow table.
+_DIFFERENCE = (
+    ("difference", numbers.effect, 10),
+    ("its 95 % interval", numbers.effect_interval, 8),
+    ("p (Holm)", numbers.holm_p, 9),
+)
 _PREDICT = "python -m lm_jax.predict --model={} --text=FILE"
 # What a model of each task is for.
 _COMMANDS = {
@@ -53,14 +41,6 @@ _COMMANDS = {
 _BELOW = {
     "causal": ("token_accuracy", "calibration_error"),
     "bidirectional": ("backward_perplexity", "forward_perplexity_by_line", "backward_perplexity_by_line"),
-}
-_FORMATS = {
-    **dict.fromkeys(_BELOW["bidirectional"], ".2f"),
-    "forward_perplexity": ".2f",
-    "perplexity": ".2f",
-    "word_perplexity": ".2f",
-    "perplexity_without_oov": ".2f",
-    "target_perplexity": ".2f",
 }
 
 
@@ -111,12 +91,14 @@ def print_table(columns: Sequence[Column], console: Console) -> None:
 
 
 def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Prints a line for each row: the model, the text, the first count, and the first metrics.
+    """Prints a line for each row: the model, the text, the first count, the first metrics, and differences.
 
     Rows with other metrics are in a separate table. Below are the protocols where they differ, the reasons
-    for missing values and intervals of the headline, what does not compare, and the differences. On a
-    terminal that is too narrow the table leaves out, in this order: tokens of the training text, parameters,
-    documents, the first count, unknown tokens, and the metrics beside the headline from the last one on.
+    for missing values and intervals of the headline, the audit, what does not compare, what intervals
+    resample if not documents, and the differences to the first row. On a terminal that is too narrow it leaves
+    out, in this order: tokens of the training text, parameters, documents, the first count, unknown tokens,
+    the metrics beside the headline from the last one on, the interval of the difference, its p-value, and the
+    difference.
     """
     console = console or make_console()
     for group in grouped(rows):
@@ -124,9 +106,8 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
         for line in differing(group):
             print_line(line, console, style="dim")
     for row in rows:
-        audit = row.audit.line() if row.audit else ""
-        why = row.metrics[row.headline].why
-        for note in filter(None, (_below(row), why, audit, *row.notes, difference(row))):
+        why, audit = row.metrics[row.headline].why, row.audit.line() if row.audit else ""
+        for note in filter(None, (_below(row), why, audit, blocks(row), *row.notes, difference(row))):
             line = f"{row.model}, {row.split}: {note}"
             print_line(line, console, style="dim")
 
@@ -143,6 +124,11 @@ def grouped(rows: Sequence[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
+def blocks(row: Row) -> str:
+    """What intervals and tests of a row resample; "" if documents."""
+    return "" if row.resampled == DOCUMENTS else f"intervals and tests over {row.resampled}"
+
+
 def _below(row: Row) -> str:
     """The metrics of a row that its table does not show."""
     names = [name for name in _BELOW.get(row.task, ()) if name in row.metrics]
@@ -152,7 +138,7 @@ def _below(row: Row) -> str:
 def _columns(rows: Sequence[Row]) -> list[Column]:
     count, headline = next(iter(rows[0].counts)), rows[0].headline
     others = rows[0].overall[1 : 1 + _OTHER_METRICS]
-    columns = [
+    columns = [  # leaves: OOV 5, the other metrics next, those of the difference last
         Column("model", [row.model for row in rows], is_text=True),
         Column("text", [row.split for row in rows], is_text=True),
         Column("parameters", [_known(row.parameters) for row in rows], leaves=2),
@@ -166,9 +152,15 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         ),
         Column(label(headline), [value(row, headline) for row in rows]),
         Column("95 % interval", [interval(row, headline) for row in rows]),
+        *(
+            Column(head, [cell(row.difference) for row in rows], leaves=leaves)
+            for head, cell, leaves in _DIFFERENCE
+        ),
     ]
-    unknown = {label("oov"): "0", "parameters": "–", "trained on": "–"}  # columns with nothing to say
-    return [c for c in columns if any(cell != unknown.get(c.head) for cell in c.cells)]
+    # Columns with nothing to say.
+    dashes = ("parameters", "trained on", *(head for head, _, _ in _DIFFERENCE))
+    silent = {label("oov"): "0", **dict.fromkeys(dashes, "–")}
+    return [c for c in columns if any(cell != silent.get(c.head) for cell in c.cells)]
 
 
 def _known(number: int | None) -> str:
@@ -209,16 +201,6 @@ def print_line(line: str, console: Console, style: str | None = None) -> None:
     console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def label(name: str) -> str:
-    """A metric's or count's name in a heading."""
-    return _LABELS.get(name, name.replace("_", " "))
-
-
-def number(name: str, x: float | None, sign: str = "") -> str:
-    """A metric's value with the decimals that it is shown with, or a dash if it has none."""
-    return "–" if x is None else format(x, sign + _FORMATS.get(name, ".4f"))
-
-
 def value(row: Row, name: str) -> str:
     """The value of a row's metric."""
     return number(name, row.metrics[name].value)
@@ -228,14 +210,3 @@ def interval(row: Row, name: str) -> str:
     """The interval of a row's metric."""
     ends = row.metrics[name].interval
     return "–" if ends is None else "–".join(number(name, end) for end in ends)
-
-
-def difference(row: Row) -> str:
-    """A row's difference to the first one, with its p-value; "" if it has none."""
-    if row.difference is None:
-        return ""
-    to, metric, less, p, mcnemar = row.difference
-    shown = f"{number(metric, less, '+')} {label(metric)}"
-    also = "" if mcnemar is None else f"; McNemar's test, p = {mcnemar:.3g}"
-    of_p = "p ≤ 1e-4" if p <= LEAST_P else f"p = {p:.3g}"  # at the floor, more resamples would give less
-    return f"{shown} against {to} (paired bootstrap over documents, {of_p}{also})"
