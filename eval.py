@@ -42,8 +42,8 @@ from lm_jax.evaluation.sizes import add_sizes
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Labels, LanguageModel, Predicts
-from lm_jax.progress import Reporter, read_metrics
-from lm_jax.report import html, table
+from lm_jax.progress import Reporter
+from lm_jax.report import html, runs, table
 
 
 def _parser() -> flags.Parser:
@@ -133,13 +133,11 @@ def main(argv: list[str]) -> None:
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
-    curves = {name: read_metrics(pathlib.Path(path) / "metrics.jsonl") for name, path in named}
     write_rows(out / "results.json", rows)
     written = _write_texts(out, evaluations)
-    predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
-    generated = {e.row.model: e.texts for e in evaluations if e.texts is not None}
-    report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions, generated)
-    files.write_text(out / "report.html", report_html)
+    read = {name: runs.read(pathlib.Path(path)) for name, path in named}
+    page = html.render(evaluations, read, shlex.join(["python", "eval.py", *argv]))
+    files.write_text(out / "report.html", page)
     table.print_rows(rows)
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
 

@@ -75,6 +75,7 @@ class Evaluation(NamedTuple):
         texts: of an evaluator that generates; None for others.
         scored: what each document's tokens were given, in the order of the documents, of an evaluator that
             scores whole texts left to right; None for others.
+        documents: the names of the documents.
     """
 
     row: Row
@@ -82,6 +83,7 @@ class Evaluation(NamedTuple):
     predictions: Predictions | None = None
     texts: Texts | None = None
     scored: Sequence[ScoredText] | None = None
+    documents: Sequence[str] = ()
 
 
 class Evaluator(Protocol):
@@ -152,11 +154,10 @@ def evaluate(
             f"{name} is a {model.family} without a head, which predicts nothing that can be evaluated",
             "train it for a task (init_from), or compare its vectors (python -m lm_jax.embed)",
         )
-    if decoding is None or evaluator not in GENERATING:
-        return EVALUATORS.get(evaluator)(model, text, name, stride, report)
-    generating: Any = EVALUATORS.get(evaluator)
-    made: Evaluation = generating(model, text, name, stride, report, decoding)
-    return made
+    arguments = () if decoding is None or evaluator not in GENERATING else (decoding,)
+    evaluate_text: Any = EVALUATORS.get(evaluator)
+    made: Evaluation = evaluate_text(model, text, name, stride, report, *arguments)
+    return made._replace(documents=[document.name for document in text.documents])
 
 
 def row_of(model: Any, text: Text, name: str, **measured: Any) -> Row:

@@ -41,7 +41,7 @@ def evaluate(model: Any, text: Text, name: str, stride: int | None, report: Prog
         **{metric: _statistics(pairs) for metric, pairs in columns.items()},
     }
     ahead.row.metrics |= measure(statistics, {})
-    return Evaluation(ahead.row, {**ahead.statistics, **statistics})
+    return ahead._replace(statistics={**ahead.statistics, **statistics})
 
 
 def _sums(scored: ScoredText) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """Figures: axes to draw in, and how well classifiers tell classes apart."""
 
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from lm_jax.metrics.classification import confusion_matrix
 from lm_jax.metrics.curves import precision_recall_curve, roc_auc, roc_curve
 
 _MOST_CLASSES = 40  # in a figure of a confusion matrix
+_VARIABLES = {"#000000": "var(--ink)", "#ffffff": "none", "#b0b0b0": "var(--rule)"}  # the last: grids
+NUM_COLOURS = 8  # of models, in page.css
 _MOST_NUMBERS = 15  # classes whose counts are written in its cells
 
 
@@ -35,11 +38,26 @@ def plain_legend(picture: Any, **options: Any) -> None:
 
 
 def svg(figure: Any) -> str:
-    """The figure as an SVG element."""
+    """The figure as an SVG element of a page: its letters are text, its colours the variables of page.css.
+
+    So it is dark on a dark page. matplotlib's black is the page's ink, its n-th colour is that of the n-th
+    model, and its white is left out.
+    """
+    import matplotlib.colors  # a heavy import; it has rc_context, too
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    series = {matplotlib.colors.to_hex(f"C{i}"): f"var(--series-{i % NUM_COLOURS})" for i in range(10)}
+    variables = {**series, **_VARIABLES}
+
+    def themed(style: re.Match[str]) -> str:
+        return re.sub(r"#[0-9a-f]{6}", lambda colour: variables.get(colour[0], colour[0]), style[0])
+
+    text = re.sub(r'style="[^"]*"', themed, text[text.index("<svg") :])
+    # Names of parts, which figures of one page share, and a rule for all of the page.
+    return re.sub(r'(?s) id="[a-z0-9.]+_[0-9]+"|<metadata>.*?</metadata>|<style.*?</style>', "", text)
 
 
 def confusion(predictions: Predictions) -> str:
@@ -58,7 +76,7 @@ def confusion(predictions: Predictions) -> str:
     picture.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= _MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "#fefefe" if shares[row, column] > 0.5 else "#010101"  # on blue on any page
             picture.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize="small")
     rotation = 90 if len(names) > 4 else 0
     picture.set_xticks(range(len(names)), names, rotation=rotation, parse_math=False)

@@ -231,5 +231,11 @@ def difference(row: Row) -> str:
     to, metric, less, p, mcnemar = row.difference
     shown = f"{number(metric, less, '+')} {label(metric)}"
     also = "" if mcnemar is None else f"; McNemar's test, p = {mcnemar:.3g}"
-    of_p = "p ≤ 1e-4" if p <= LEAST_P else f"p = {p:.3g}"  # at the floor, more resamples would give less
+    of_p = p_value(p)
+    of_p = f"p {of_p}" if of_p.startswith("≤") else f"p = {of_p}"
     return f"{shown} against {to} (paired bootstrap over documents, {of_p}{also})"
+
+
+def p_value(p: float) -> str:
+    """A p-value, or a bound at the floor of the resampling: more resamples would give less."""
+    return "≤ 1e-4" if p <= LEAST_P else f"{p:.3g}"
