@@ -7,7 +7,7 @@ import numpy as np
 
 from lm_jax.evaluation.breakdown import Breakdown
 from lm_jax.evaluation.row import Row
-from lm_jax.report.figures import NUM_COLOURS, axes, plain_legend, svg
+from lm_jax.report.figures import NUM_COLOURS, axes, plain_legend, short, svg
 from lm_jax.report.table import label, number
 
 _LINES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"  # they tell models apart without colours
@@ -40,7 +40,7 @@ def values(rows: Sequence[Row], places: Sequence[int]) -> str:
             number(headline, value), (value, y), (0, 8), textcoords="offset points", ha="center", fontsize=9
         )
     # A path may have a dollar sign, which matplotlib reads as the beginning of a formula.
-    picture.set_yticks(range(len(shown)), [row.model for _, row in reversed(shown)], parse_math=False)
+    picture.set_yticks(range(len(shown)), [short(row.model) for _, row in reversed(shown)], parse_math=False)
     picture.set_ylim(-0.5, len(shown) - 0.25)
     picture.set_xlabel(label(headline))
     picture.margins(x=0.08)
@@ -55,11 +55,11 @@ def training(curves: Curves, places: Mapping[str, int]) -> str:
     """Each model's loss in training, thin, and on the validation part, thick, by step."""
     figure, picture = axes(_WIDTH, _HEIGHT)
     for name, lines in curves.items():
-        for key, style, legend in (
-            ("loss", {"linewidth": 0.8, "alpha": 0.75}, None),
-            ("valid_loss", {"linewidth": 2.2, "marker": "o", "markersize": 4}, name),
-        ):
-            _curve(picture, lines, key, color=colour(places[name]), label=legend, **style)
+        own = {"color": colour(places[name])}
+        thick = _curve(picture, lines, "valid_loss", **own, linewidth=2.2, marker="o", markersize=4)
+        thin = _curve(picture, lines, "loss", **own, linewidth=0.8, alpha=0.75)
+        for line in (thick or thin)[:1]:
+            line.set_label(short(name))
     picture.set_ylabel("loss")
     return _by_step(figure, picture)
 
@@ -69,23 +69,25 @@ def validation(curves: Curves, places: Mapping[str, int]) -> str:
     figure, picture = axes(_WIDTH, _HEIGHT)
     for name, lines in curves.items():
         style = {"color": colour(places[name]), "linestyle": _LINES[places[name] % len(_LINES)]}
-        _curve(picture, lines, "valid_bits_per_byte", marker="o", linewidth=2.2, label=name, **style)
+        _curve(picture, lines, "valid_bits_per_byte", marker="o", linewidth=2.2, label=short(name), **style)
     if not picture.lines:
         return ""
     picture.set_ylabel("bits/byte")
     return _by_step(figure, picture)
 
 
-def _curve(picture: Any, lines: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:
+def _curve(picture: Any, lines: Sequence[Mapping[str, float]], key: str, **style: Any) -> list[Any]:
+    """Draws one metric of metrics.jsonl; the line, in a list, or none."""
     points = [(line["step"], line[key]) for line in lines if key in line]
-    if points:
-        picture.plot(*zip(*points, strict=True), **style)
+    drawn: list[Any] = picture.plot(*zip(*points, strict=True), **style) if points else []
+    return drawn
 
 
 def _by_step(figure: Any, picture: Any) -> str:
     picture.set_xlabel("step")
     picture.grid(axis="y", linewidth=0.5)
-    plain_legend(picture)
+    if picture.lines:
+        plain_legend(picture)
     return svg(figure)
 
 
@@ -102,11 +104,12 @@ def breakdown(one: Breakdown, places: Mapping[str, int]) -> str:
         line = _LINES[place % len(_LINES)] if one.ordered else "none"
         marker = _MARKERS[place % len(_MARKERS)]
         style = {"color": colour(place), "linewidth": 1.6}
-        picture.plot(x, values_P, linestyle=line, marker=marker, markersize=5, label=name, **style)
+        picture.plot(x, values_P, linestyle=line, marker=marker, markersize=5, label=short(name), **style)
         picture.vlines(x, *ends_P2.T, **style)
-    steep = max(map(len, one.parts), default=0) * len(one.parts) > 48
+    parts = list(map(short, one.parts))
+    steep = max(map(len, parts), default=0) * len(parts) > 48
     turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if steep else {}
-    picture.set_xticks(at, one.parts, parse_math=False, **turned)
+    picture.set_xticks(at, parts, parse_math=False, **turned)
     picture.set_ylabel(one.unit)
     picture.grid(axis="y", linewidth=0.5)
     plain_legend(picture, fontsize="small")

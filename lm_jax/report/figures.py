@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from lm_jax.evaluation.base import Predictions
 from lm_jax.metrics.classification import confusion_matrix
 from lm_jax.metrics.curves import precision_recall_curve, roc_auc, roc_curve
+from lm_jax.report.markup import PICTURES
 
 _MOST_CLASSES = 40  # in a figure of a confusion matrix
 _VARIABLES = {"#000000": "var(--ink)", "#ffffff": "none", "#b0b0b0": "var(--rule)"}  # the last: grids
 NUM_COLOURS = 8  # of models, in page.css
+_LONGEST = 32  # characters of a name
 _MOST_NUMBERS = 15  # classes whose counts are written in its cells
 
 
@@ -31,6 +34,13 @@ def axes(width: float, height: float, columns: int = 1) -> Any:
     return figure, pictures
 
 
+def short(name: str) -> str:
+    """A user's name, or the end of a long one, without what a figure cannot hold: control characters."""
+    text = " ".join(name.split()).translate(PICTURES)
+    text = text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}"
+    return f"\u200b{text}" if text.startswith("_") else text  # legends leave out what begins with this
+
+
 def plain_legend(picture: Any, **options: Any) -> None:
     """A legend that shows names as they are: in a path, matplotlib reads a dollar sign as a formula's."""
     for text in picture.legend(frameon=False, **options).get_texts():
@@ -46,7 +56,8 @@ def svg(figure: Any) -> str:
     import matplotlib.colors  # a heavy import; it has rc_context, too
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the page's reader may have a font for it
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     series = {matplotlib.colors.to_hex(f"C{i}"): f"var(--series-{i % NUM_COLOURS})" for i in range(10)}
@@ -65,7 +76,7 @@ def confusion(predictions: Predictions) -> str:
 
     The colour is the share of the row.
     """
-    names = predictions.names
+    names = list(map(short, predictions.names))
     if len(names) > _MOST_CLASSES:
         return ""
     guesses = predictions.probabilities.argmax(axis=1)
@@ -97,6 +108,7 @@ def operating_curves(predictions: Mapping[str, Predictions]) -> str:
             continue
         scores = one.probabilities[:, 1]
         rates, precisions = roc_curve(one.labels, scores), precision_recall_curve(one.labels, scores)
+        name = short(name)
         area = f"{name}, AUC {float(roc_auc(one.labels, scores)):.4f}"
         roc.plot(rates.false_positive_rates, rates.true_positive_rates, label=area)
         recall.step(precisions.recall, precisions.precision, where="post", label=name)

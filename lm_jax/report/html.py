@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata, resources
@@ -204,8 +203,8 @@ def _text(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         'aria-label="The text. Arrow keys move from word to word." aria-describedby="details"></div>'
         '<div class="details"><div id="details" aria-live="polite"><p class="muted">No word is chosen.</p>'
         "</div>"
-        '<div class="steps"><button type="button" id="previous">← Previous word</button>'
-        '<button type="button" id="next">Next word →</button></div></div></div></div>'
+        '<div class="steps"><button type="button" id="previous">← Previous</button>'
+        '<button type="button" id="next">Next →</button></div></div></div></div>'
     )
     yield data(view.data, "surprisals")
 
@@ -245,4 +244,4 @@ def _facts(row: Row) -> Iterator[str]:
 def _commands(command: str) -> Iterator[str]:
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("lm_jax", "jax", "numpy"))
     yield f'<p class="muted">Made by Python {platform.python_version()}, {versions}, with the command</p>'
-    yield f'<div class="command"><pre>{html.escape(command)}</pre></div>'
+    yield f'<div class="command"><pre>{escape(command)}</pre></div>'

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # HTML has no control characters but these three: others are shown by their pictures (U+2400 and on).
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
 # Characters that HTML's parser reads in a script element, and those that end a line in JavaScript.
 _IN_SCRIPTS = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -35,7 +35,7 @@ class Column(NamedTuple):
 
 def escape(text: str) -> str:
     """Text as it stands in an element or in a quoted attribute."""
-    return html.escape(text.translate(_PICTURES))
+    return html.escape(text.translate(PICTURES))
 
 
 def name(text: str) -> str:
