@@ -396,7 +396,7 @@ def test_eval_compares_models_on_a_file(runs, tmp_path, capsys):
     for row in rows:
         assert f"{row.metrics['bits_per_byte'].value:.4f}" in shown
     assert f"+{less:.4f} bits/byte against {models[0]}" in shown
-    assert (tmp_path / "report.html").read_text().count("<svg") == 2, "bars and a learning curve"
+    assert (tmp_path / "report.html").read_text().count("<svg") == 3, "values and two learning curves"
 
 
 def test_eval_names_models_by_labels_and_says_how_large_they_are(runs, tmp_path, capsys):

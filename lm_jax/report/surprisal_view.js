@@ -136,10 +136,17 @@ class Reader {
       this.box.scrollTop = one.head.offsetTop - this.box.clientTop;
       this.show(one.first);
     });
-    const unitAt = (event) => event.target.closest?.(".w")?.dataset.unit;
-    for (const kind of ["pointerover", "click"]) {
-      this.box.addEventListener(kind, (event) => unitAt(event) && this.show(Number(unitAt(event))));
-    }
+    const showAt = (event) => {
+      const word = event.target.closest(".w");
+      if (word) this.show(Number(word.dataset.unit));
+    };
+    let place = ""; // of the mouse: where the text moves below it, no word is pointed at
+    this.box.addEventListener("click", showAt);
+    this.box.addEventListener("pointerover", (event) => {
+      const now = `${event.clientX},${event.clientY}`;
+      if (now !== place) showAt(event);
+      place = now;
+    });
     this.box.addEventListener("focus", () => this.current < 0 && this.show(0));
     this.box.addEventListener("keydown", (event) => this.press(event));
     document.getElementById("previous").addEventListener("click", () => this.move(this.current - 1));
@@ -246,7 +253,7 @@ class Reader {
   move(unit) {
     if (unit < 0 || unit >= this.units.length) return;
     this.show(unit);
-    this.word(unit).scrollIntoView({ block: "nearest" });
+    this.word(unit).scrollIntoView({ block: "nearest", behavior: "instant" });
   }
 
   press(event) {

@@ -152,7 +152,7 @@ def _rate(scored: ScoredText) -> float | None:
     nats = -float(scored.byte_log_probs.sum())
     if not scored.complete or not scored.text or not np.isfinite(nats):
         return None
-    return round(nats / np.log(2) / len(scored.text), 4)
+    return round(nats / np.log(2) / len(scored.text), 6)
 
 
 def encode(bits: np.ndarray) -> np.ndarray:
