@@ -203,8 +203,9 @@ def _text(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         'aria-label="The text. Arrow keys move from word to word." aria-describedby="details"></div>'
         '<div class="details"><div id="details" aria-live="polite"><p class="muted">No word is chosen.</p>'
         "</div>"
-        '<div class="steps"><button type="button" id="previous">← Previous</button>'
-        '<button type="button" id="next">Next →</button></div></div></div></div>'
+        '<div class="steps"><button type="button" id="previous" '
+        'aria-label="Previous word">← <span>Previous</span></button>'
+        '<button type="button" id="next" aria-label="Next word"><span>Next</span> →</button></div></div></div></div>'
     )
     yield data(view.data, "surprisals")
 
