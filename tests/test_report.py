@@ -10,10 +10,10 @@ import pytest
 import sklearn.metrics
 from rich.console import Console
 
-from lm_jax.evaluation.base import Predictions
+from lm_jax.evaluation.base import Evaluation, Predictions
 from lm_jax.evaluation.row import Difference, Metric, Row
 from lm_jax.progress import LiveLine, MetricWriter, Reporter, read_metrics
-from lm_jax.report import figures, html, numbers, sweep, table
+from lm_jax.report import figures, html, numbers, runs, sweep, table
 
 ROW = Row(
     model="runs/<gpt>", family="gpt", task="causal", step=7, split="test", documents=3,
@@ -148,8 +148,8 @@ def test_rows_of_another_task_show_their_own_headline(tmp_path):
     ):
         assert shown in text
     assert "runs/bert, valid: no labels" in text
-    page = html.render([ROW, LABELLED], {}, "")
-    assert page.count("<table>") == page.count("<svg") == 2
+    page = html.render([Evaluation(ROW, {}), Evaluation(LABELLED, {})], {}, "")
+    assert page.count("<table") == page.count("<svg") == 2
     assert "Accuracy; the lines are 95 % intervals over documents. More is better." in page
 
 
@@ -218,10 +218,9 @@ def test_a_sweep_has_a_column_for_each_field_and_marks_the_best_setting(less_is_
 
 
 def test_the_html_report_is_self_contained():
-    curves = {
-        "runs/<gpt>": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "valid_loss": 2.5}]
-    }
-    page = html.render([ROW, ROW], curves, "python eval.py --model='<x>'")
+    curve = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "valid_loss": 2.5}]
+    read = {"runs/<gpt>": runs.Run(curve)}
+    page = html.render([Evaluation(ROW, {})] * 2, read, "python eval.py --model='<x>'")
     assert page.count("<svg") == 2
     assert "runs/&lt;gpt&gt;" in page
     assert "<gpt>" not in page, "names are escaped"
@@ -238,13 +237,13 @@ def test_figures_of_classifiers():
     labels, scores = random.integers(2, size=40), random.random(40)
     two = Predictions(("no", "yes"), labels, np.stack([1 - scores, scores], axis=1))
     many = Predictions(tuple(map(str, range(41))), labels, np.eye(41)[labels])
-    page = html.render(
-        [ROW], {}, "c", {"a<b": two, "three": two._replace(names=("x", "y", "z")), "many": many}
-    )
-    assert page.count("<svg") == 4  # the row's bar, the curves of one model, two confusion matrices
+    models = {"a<b": two, "three": two._replace(names=("x", "y", "z")), "many": many}
+    made = [Evaluation(dataclasses.replace(LABELLED, model=name), {}, one) for name, one in models.items()]
+    page = html.render(made, {}, "c")
+    assert page.count("<svg") == 4  # the rows' values, the curves of one model, two confusion matrices
     assert "a&lt;b: how often each class was predicted" in page
     assert "many: how often" not in page
-    assert f"AUC {sklearn.metrics.roc_auc_score(labels, scores):.4f}" in page.replace("&#160;", " ")
+    assert f"AUC {sklearn.metrics.roc_auc_score(labels, scores):.4f}" in page
 
 
 def test_progress_is_lines_in_a_log_and_a_live_line_on_a_terminal():
@@ -306,7 +305,7 @@ def test_markup_in_a_users_names_is_shown_as_it_is(tmp_path):
         line.say(name)
     assert terminal.file.getvalue().count(name) >= 3
     curve = [{"step": 1, "valid_loss": 2.0}]
-    page = html.render([row], {name: curve}, name)
+    page = html.render([Evaluation(row, {})], {name: runs.Run(curve)}, name)
     assert page.count(name) >= 3
     sweep.plot([sweep.Cell({"data.corpus": name}, curves={0: curve})], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size

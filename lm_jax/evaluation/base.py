@@ -90,6 +90,7 @@ class Evaluation(NamedTuple):
             scores whole texts left to right; None for others, and where one has no score. To be read one
             after the other: those of a large text are on disk.
         failures: the documents without a score, or with probability 0, and why.
+        documents: the names of the documents.
     """
 
     row: Row
@@ -98,6 +99,7 @@ class Evaluation(NamedTuple):
     texts: Texts | None = None
     scored: Sequence[ScoredText] | None = None
     failures: Sequence[Failure] = ()
+    documents: Sequence[str] = ()
 
 
 class Evaluator(Protocol):
@@ -173,15 +175,14 @@ def evaluate(
             f"{name} is a {model.family} without a head, which predicts nothing that can be evaluated",
             "train it for a task (init_from), or compare its vectors (python -m lm_jax.embed)",
         )
+    extra: tuple[Any, ...] = ()
     if cache is not None and evaluator in SCORING:
-        scoring: Any = EVALUATORS.get(evaluator)
-        kept: Evaluation = scoring(model, text, name, stride, report, cache)
-        return kept
-    if decoding is None or evaluator not in GENERATING:
-        return EVALUATORS.get(evaluator)(model, text, name, stride, report)
-    generating: Any = EVALUATORS.get(evaluator)
-    made: Evaluation = generating(model, text, name, stride, report, decoding)
-    return made
+        extra = (cache,)
+    elif decoding is not None and evaluator in GENERATING:
+        extra = (decoding,)
+    evaluate_text: Any = EVALUATORS.get(evaluator)
+    made: Evaluation = evaluate_text(model, text, name, stride, report, *extra)
+    return made._replace(documents=[document.name for document in text.documents])
 
 
 def row_of(model: Any, text: Text, name: str, **measured: Any) -> Row:

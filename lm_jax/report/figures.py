@@ -1,6 +1,8 @@
 """Figures: axes to draw in, results by checkpoint, differences, and how well classes are told apart."""
 
 import io
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +12,14 @@ from lm_jax.evaluation.base import Predictions
 from lm_jax.evaluation.row import Metric, Row
 from lm_jax.metrics.classification import confusion_matrix
 from lm_jax.metrics.curves import precision_recall_curve, roc_auc, roc_curve
+from lm_jax.report.markup import PICTURES
 from lm_jax.report.numbers import holm_p, label
 
 _MOST_CLASSES = 40  # in a figure of a confusion matrix
 _BETTER, _WORSE = "#1b6ca8", "#b5482a"  # than the first row; told apart without red and green
+_VARIABLES = {"#000000": "var(--ink)", "#ffffff": "none", "#b0b0b0": "var(--rule)"}  # the last: grids
+NUM_COLOURS = 8  # of models, in page.css
+_LONGEST = 32  # characters of a name
 _MOST_NUMBERS = 15  # classes whose counts are written in its cells
 
 
@@ -31,6 +37,13 @@ def axes(width: float, height: float, columns: int = 1) -> Any:
     return figure, pictures
 
 
+def short(name: str) -> str:
+    """A user's name, or the end of a long one, without what a figure cannot hold: control characters."""
+    text = " ".join(name.split()).translate(PICTURES)
+    text = text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}"
+    return f"\u200b{text}" if text.startswith("_") else text  # legends leave out what begins with this
+
+
 def plain_legend(picture: Any, **options: Any) -> None:
     """A legend that shows names as they are: in a path, matplotlib reads a dollar sign as a formula's."""
     for text in picture.legend(frameon=False, **options).get_texts():
@@ -38,11 +51,27 @@ def plain_legend(picture: Any, **options: Any) -> None:
 
 
 def svg(figure: Any) -> str:
-    """The figure as an SVG element."""
+    """The figure as an SVG element of a page: its letters are text, its colours the variables of page.css.
+
+    So it is dark on a dark page. matplotlib's black is the page's ink, its n-th colour is that of the n-th
+    model, and its white is left out.
+    """
+    import matplotlib.colors  # a heavy import; it has rc_context, too
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the page's reader may have a font for it
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    series = {matplotlib.colors.to_hex(f"C{i}"): f"var(--series-{i % NUM_COLOURS})" for i in range(10)}
+    variables = {**series, **_VARIABLES}
+
+    def themed(style: re.Match[str]) -> str:
+        return re.sub(r"#[0-9a-f]{6}", lambda colour: variables.get(colour[0], colour[0]), style[0])
+
+    text = re.sub(r'style="[^"]*"', themed, text[text.index("<svg") :])
+    # Names of parts, which figures of one page share, and a rule for all of the page.
+    return re.sub(r'(?s) id="[a-z0-9.]+_[0-9]+"|<metadata>.*?</metadata>|<style.*?</style>', "", text)
 
 
 def checkpoint_curve(rows: Sequence[Row]) -> str:
@@ -75,7 +104,7 @@ def confusion(predictions: Predictions) -> str:
 
     The colour is the share of the row.
     """
-    names = predictions.names
+    names = list(map(short, predictions.names))
     if len(names) > _MOST_CLASSES:
         return ""
     guesses = predictions.probabilities.argmax(axis=1)
@@ -86,7 +115,7 @@ def confusion(predictions: Predictions) -> str:
     picture.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= _MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "#fefefe" if shares[row, column] > 0.5 else "#010101"  # on blue on any page
             picture.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize="small")
     rotation = 90 if len(names) > 4 else 0
     picture.set_xticks(range(len(names)), names, rotation=rotation, parse_math=False)
@@ -107,6 +136,7 @@ def operating_curves(predictions: Mapping[str, Predictions]) -> str:
             continue
         scores = one.probabilities[:, 1]
         rates, precisions = roc_curve(one.labels, scores), precision_recall_curve(one.labels, scores)
+        name = short(name)
         area = f"{name}, AUC {float(roc_auc(one.labels, scores)):.4f}"
         roc.plot(rates.false_positive_rates, rates.true_positive_rates, label=area)
         recall.step(precisions.recall, precisions.precision, where="post", label=name)

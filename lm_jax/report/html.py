@@ -1,194 +1,258 @@
-"""A report as one HTML file that needs no other file, no network and no script."""
+"""A report as one HTML file that needs no other file and no network; without a script it is a static page."""
 
-import html
+import base64
+import hashlib
+import platform
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata, resources
 
-from lm_jax.evaluation.base import Predictions, Texts
+from lm_jax.evaluation.base import Evaluation, Predictions, Texts
+from lm_jax.evaluation.breakdown import Breakdown
 from lm_jax.evaluation.protocol import differing
 from lm_jax.evaluation.row import Row
-from lm_jax.report.figures import (
-    axes,
-    checkpoint_curve,
-    confusion,
-    differences,
-    operating_curves,
-    plain_legend,
-    svg,
-)  # fmt: skip
+from lm_jax.report import charts, surprisal_view, tables
+from lm_jax.report.figures import checkpoint_curve, confusion, differences, operating_curves
+from lm_jax.report.markup import Cell, Column, data, escape, figure, name, section, table
 from lm_jax.report.numbers import difference, label
-from lm_jax.report.table import grouped, interval, value
+from lm_jax.report.runs import Run
+from lm_jax.report.table import blocks, grouped, interval
 
-_SHOWN, _LONGEST = 50, 600  # generated texts, and characters of each
 _DIFFERENCES = "Differences to the first row with 95 % intervals, and p-values by Holm's correction."
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 }
-th, td { padding: .3em .7em; text-align: right; white-space: nowrap }
-th { border-bottom: 2px solid #444 } tr:nth-child(even) { background: #f4f4f4 }
-td:first-child, td:nth-child(2), th:first-child, th:nth-child(2) { text-align: left }
-.texts td { white-space: pre-wrap; text-align: left; vertical-align: top }
-figure { margin: 1.5em 0 } figcaption, .note { color: #555 } code { background: #f4f4f4; padding: 0 .3em }
-"""
+_SHOWN, _LONGEST = 50, 600  # generated texts, and characters of each
 
 
 def render(
-    rows: Sequence[Row],
-    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    evaluations: Sequence[Evaluation],
+    runs: Mapping[str, Run],
     command: str,
-    predictions: Mapping[str, Predictions] | None = None,
-    generated: Mapping[str, Texts] | None = None,
+    breakdowns: Sequence[Breakdown] = (),
 ) -> str:
     """The report's HTML.
 
     Args:
-        rows: one for each model. Rows with different metrics are in separate tables.
-        curves: the lines of metrics.jsonl, by the model's name; models may be missing.
+        evaluations: one for each model. Rows with different metrics are in separate tables.
+        runs: by the model's name; models may be missing.
         command: the command line.
-        predictions: of models of labels, by the model's name.
-        generated: of models that generated texts, by the model's name.
+        breakdowns: of models of these rows.
     """
-    parts = []
-    for group in grouped(rows):
-        parts.append(_table(group))
-        if any(row.metrics[row.headline].value is not None for row in group):
-            parts.append(_figure(_bars(group), _caption(group[0])))
-        parts.extend(f"<p class=note>{html.escape(line)}</p>" for line in differing(group))
-        if picture := checkpoint_curve(group):
-            parts.append(_figure(picture, "The headline by checkpoint; the bands are 95 % intervals."))
-        if picture := differences(group):
-            parts.append(_figure(picture, _DIFFERENCES))
-        parts.append(_parts(group))
-    parts.extend(_classifiers(predictions or {}))
-    if any(curves.values()):
-        parts.append(
-            _figure(_learning(curves), "Loss in training (thin) and on the validation part (thick).")
-        )
-    parts.append(_details(rows))
-    parts.extend(_generated(name, texts) for name, texts in (generated or {}).items())
-    parts.append(f"<p class=note>Made by <code>{html.escape(command)}</code></p>")
-    body = "\n".join(parts)
-    return (
-        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>lm_jax evaluation</title>"
-        f"<style>{_STYLE}</style>\n<h1>Evaluation</h1>\n{body}\n</html>\n"
+    rows = [one.row for one in evaluations]
+    places = {row.model: place for place, row in reversed(list(enumerate(rows)))}
+    predictions = {one.row.model: one.predictions for one in evaluations if one.predictions is not None}
+    sections = [
+        section("results", "Results", *_results(rows)),
+        section("text", "Surprisal in the text", *_text(evaluations)),
+        section("parts", "Where the models differ", *_breakdowns(breakdowns, places)),
+        section("training", "Training", *_training(runs, places)),
+        section("labels", "Labels", *_classifiers(predictions)),
+        section("generated", "Generated texts", *_generated(evaluations)),
+        section("notes", "Notes", _notes(rows)),
+        section("configurations", "Configurations", *_configurations(runs, places)),
+        section("reproduce", "Reproduce", *_commands(command)),
+    ]
+    return _page(rows, [part for part in sections if part])
+
+
+def _page(rows: Sequence[Row], sections: Sequence[str]) -> str:
+    """The whole file: its policy lets no other script run, and nothing be fetched."""
+    package = resources.files("lm_jax.report")
+    style, *scripts = (
+        (package / file).read_text(encoding="utf-8") for file in ("page.css", "page.js", "surprisal_view.js")
     )
+    script = "".join(scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    links = "".join(_link(part) for part in sections)
+    body = "\n".join(sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>lm_jax evaluation</title>\n<style>\n{style}</style></head>\n<body>\n"
+        f'<div class="bar"><div class="top"><nav aria-label="Sections">{links}</nav>'
+        '<button type="button" id="theme" hidden>Theme</button></div></div>\n'
+        f"<main><header><h1>Evaluation</h1>{_summary(rows)}</header>\n{body}\n</main>\n"
+        f"<script>{script}</script>\n</body></html>\n"
+    )
+
+
+def _link(part: str) -> str:
+    """A link to a section, from its identifier and its heading."""
+    identifier, title = part.split('"', 2)[1], part.split("<h2>", 1)[1].split("</h2>", 1)[0]
+    return f'<a href="#{identifier}">{title}</a>'
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """The texts that the models were evaluated on."""
+    lines = []
+    for digest in dict.fromkeys(row.text_sha256 for row in rows):
+        same = [row for row in rows if row.text_sha256 == digest]
+        models = "1 model" if len(same) == 1 else f"{len(same)} models"
+        documents = "1 document" if same[0].documents == 1 else f"{same[0].documents:,} documents"
+        counted = {unit: count for row in same for unit, count in row.counts.items()}
+        counts = (f"{count:,} {escape(label(unit))}" for unit, count in _common(same, counted))
+        facts = ", ".join((documents, *counts))
+        where = f"{models} on {name(same[0].split)}: {facts}"
+        lines.append(f'<p class="muted">{where}. SHA-256 <code>{digest[:16]}…</code></p>')
+    return "".join(lines)
+
+
+def _common(rows: Sequence[Row], counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """The counts in which all rows that have them agree, such as bytes; tables leave these out."""
+    for unit, count in counts.items():
+        if count and all(row.counts.get(unit, count) == count for row in rows):
+            yield unit, count
+
+
+def _results(rows: Sequence[Row]) -> Iterator[str]:
+    """For each group of rows with the same metrics: the table, a figure, and metrics of parts."""
+    indices = {id(row): place for place, row in enumerate(rows)}
+    for group in grouped(rows):
+        places = [indices[id(row)] for row in group]
+        yield tables.results(group, places)
+        if picture := charts.values(group, places):
+            yield figure(picture, _caption(group[0]))
+        yield from (f'<p class="muted">{escape(line)}</p>' for line in differing(group))
+        if picture := differences(group):
+            yield figure(picture, _DIFFERENCES)
+        if picture := checkpoint_curve(group):
+            yield figure(picture, "The headline by checkpoint; the bands are 95 % intervals.")
+        yield tables.parts(group)
+
+
+def _caption(row: Row) -> str:
+    better = "Less" if row.metrics[row.headline].less_is_better else "More"
+    return (
+        f"{row.headline.replace('_', ' ').capitalize()}; the lines are 95 % intervals over {row.resampled}. "
+        f"{better} is better."
+    )
+
+
+def _breakdowns(breakdowns: Sequence[Breakdown], places: Mapping[str, int]) -> Iterator[str]:
+    if not breakdowns:
+        return
+    shown = (
+        figure(charts.breakdown(one, places), f"{one.title[:1].upper()}{one.title[1:]}, {one.unit}")
+        + f'<details><summary>About, and the numbers</summary><p class="muted">{escape(one.about)}</p>'
+        + f"{tables.breakdown(one)}</details>"
+        for one in breakdowns
+    )
+    cells = "\n".join(f"<div>{one}</div>" for one in shown)
+    yield f'<div class="figures">{cells}</div>'
+
+
+def _training(runs: Mapping[str, Run], places: Mapping[str, int]) -> Iterator[str]:
+    curves = {model: run.curve for model, run in runs.items() if run.curve and model in places}
+    if not curves:
+        return
+    loss = (
+        "Loss in training (thin) and on the validation part (thick), in nats per token or as the task has it."
+    )
+    figures = [figure(charts.training(curves, places), loss)]
+    if picture := charts.validation(curves, places):
+        figures.append(figure(picture, "Bits per byte of the validation part, which compare between models."))
+    yield f'<div class="figures">{"".join(figures)}</div>'
 
 
 def _classifiers(predictions: Mapping[str, Predictions]) -> Iterator[str]:
     """Figures of models of labels."""
     if picture := operating_curves(predictions):
-        yield _figure(picture, "ROC and precision-recall curves; the second class is the positive one.")
-    for name, one in predictions.items():
+        yield figure(picture, "ROC and precision-recall curves; the second class is the positive one.")
+    for model, one in predictions.items():
         if picture := confusion(one):
-            yield _figure(picture, f"{name}: how often each class was predicted for each label.")
+            yield figure(picture, f"{model}: how often each class was predicted for each label.")
 
 
-def _generated(name: str, texts: Texts) -> str:
-    """The first texts that a model generated, beside what was asked for."""
-    lines = list(zip(*texts, strict=True))[:_SHOWN]
-    heads = "".join(f"<th>{head}</th>" for head in ("source or prompt", "reference", "generated"))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_short(cell))}</td>" for cell in line) + "</tr>\n"
-        for line in lines
-    )
-    title = f"{name}: the first {len(lines)} of {len(texts.prompts):,} texts"
-    return f"<h2>{html.escape(title)}</h2>\n<table class=texts><tr>{heads}</tr>\n{body}</table>"
+def _generated(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+    """The first texts that each model generated, beside what was asked for."""
+    for one in evaluations:
+        if one.texts is None:
+            continue
+        number = min(_SHOWN, len(one.texts.prompts))
+        title = f"{one.row.model}: the first {number} of {len(one.texts.prompts):,} texts"
+        heads = ("source or prompt", "reference", "generated")
+        yield table(
+            [
+                Column(head, [Cell(_short(text)) for text in texts[:_SHOWN]], is_text=True)
+                for head, texts in zip(heads, Texts(*one.texts), strict=True)
+            ],
+            title,
+            "long",
+        )
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    """All counts and metrics, the headline last, with its interval."""
-    counts, headline = list(rows[0].counts), rows[0].headline
-    metrics = [*rows[0].overall[1:], headline]
-    heads = ["model", "text", "documents", *map(label, (*counts, *metrics)), "95 % interval"]
-    lines = [
-        [
-            row.model,
-            row.split,
-            f"{row.documents:,}",
-            *(f"{row.counts[name]:,}" for name in counts),
-            *(value(row, name) for name in metrics),
-            interval(row, headline),
-        ]
-        for row in rows
-    ]
-    return _cells(heads, lines)
+def _text(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+    """The text coloured by surprisal."""
+    view = surprisal_view.view(evaluations)
+    if view is None:
+        return
+    chosen = (("model", "Model"), ("minus", "Compared with"), ("per", "Colour by"), ("document", "Document"))
+    tools = "".join(
+        f'<label>{title}<select id="select-{identifier}"></select></label>' for identifier, title in chosen
+    )
+    about = (
+        "−log₂ of the probability of each word given all that precedes it: of the tokens that begin in the "
+        f"word or in the white space before it, {surprisal_view.PRECISION}. Point at a word, touch it, or "
+        "move with the arrow keys."
+    )
+    others = f"Not scored on this text: {', '.join(view.others)}." if view.others else ""
+    notes = " ".join(filter(None, (view.left_out, others)))
+    yield (
+        f'<p class="measure muted">{escape(about)} {escape(notes)}</p>'
+        "<noscript><p>The coloured text needs JavaScript, which is off here.</p></noscript>"
+        f'<div id="reader" hidden><div class="tools">{tools}</div>'
+        '<p class="muted paper">Printed are the parts of the text that were on the screen.</p>'
+        '<ol class="legend" id="legend" aria-label="Colours"></ol>'
+        '<p class="muted measure" id="meaning"></p><p class="muted measure" id="marks"></p>'
+        '<div class="reader"><div class="words" id="words" tabindex="0" role="group" '
+        'aria-label="The text. Arrow keys move from word to word." aria-describedby="details"></div>'
+        '<div class="details"><div id="details" aria-live="polite"><p class="muted">No word is chosen.</p>'
+        "</div>"
+        '<div class="steps"><button type="button" id="previous" '
+        'aria-label="Previous word">← <span>Previous</span></button>'
+        '<button type="button" id="next" aria-label="Next word"><span>Next</span> →</button></div>'
+        "</div></div></div>"
+    )
+    yield data(view.data, "surprisals")
 
 
-def _parts(rows: Sequence[Row]) -> str:
-    """The metrics of parts of the text, a line for each, with each model's value and interval."""
-    names = [name for name in rows[0].metrics if name not in rows[0].overall]
-    heads = ["metric", "part", *(cell for row in rows for cell in (row.model, "95 % interval"))]
-    lines = [
-        [*name.split("/", 1), *(cell for row in rows for cell in (value(row, name), interval(row, name)))]
-        for name in names
-    ]
-    return _cells(heads, lines) if lines else ""
+def _configurations(runs: Mapping[str, Run], places: Mapping[str, int]) -> Iterator[str]:
+    configs = {model: run.config for model, run in runs.items() if run.config and model in places}
+    if configs:
+        yield tables.configurations(configs)
 
 
-def _cells(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>\n" for line in lines)
-    return f"<table><tr>{head}</tr>\n{body}</table>"
-
-
-def _caption(row: Row) -> str:
-    better = "Less" if row.metrics[row.headline].less_is_better else "More"
-    name = row.headline.replace("_", " ").capitalize()
-    return f"{name}; the lines are 95 % intervals over {row.resampled}. {better} is better."
-
-
-def _details(rows: Sequence[Row]) -> str:
-    """The settings of each row, the other intervals, reasons for missing values, and differences."""
+def _notes(rows: Sequence[Row]) -> str:
+    """What is to know of each row."""
     items = []
-    for row in rows:
-        facts = [
-            f"family {row.family}",
-            f"conditioned on {row.conditioned_on}",
-            *(f"{k} {v}" for k, v in row.context.items()),
-            *(f"{label(name)} {interval(row, name)}" for name in row.overall if row.metrics[name].interval),
-            f"text sha256 {row.text_sha256[:16]}…",
-        ]
-        sizes = {"parameters": row.parameters, "training tokens": row.training_tokens}
-        facts.extend(f"{n:,} {name}" for name, n in sizes.items() if n is not None)
-        facts.extend(filter(None, (row.metrics[row.headline].why, *row.notes, difference(row))))
-        items.append(f"<li><b>{html.escape(row.model)}</b>: {html.escape('; '.join(facts))}</li>")
-    return f"<ul class=note>{''.join(items)}</ul>"
+    for place, row in enumerate(rows):
+        lines = "".join(f"<li>{escape(line)}</li>" for line in _facts(row))
+        title = f'<b class="swatch series-{place % 8}">{name(row.model)}</b>'
+        items.append(f"<li>{title}<ul class=muted>{lines}</ul></li>")
+    return f'<ul class="notes">{"".join(items)}</ul>'
 
 
-def _figure(picture: str, caption: str) -> str:
-    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+def _facts(row: Row) -> Iterator[str]:
+    """The settings of a row, its other intervals, reasons for missing values, notes, and its difference."""
+    settings = (f"{key.replace('_', ' ')} {value}" for key, value in row.context.items())
+    yield ", ".join((f"family {row.family}", f"conditioned on {row.conditioned_on}", *settings))
+    sizes = {"parameters": row.parameters, "training tokens": row.training_tokens}
+    if known := [f"{size:,} {unit}" for unit, size in sizes.items() if size is not None]:
+        yield ", ".join(known)
+    intervals = (
+        f"{label(metric)} {interval(row, metric)}" for metric in row.overall if row.metrics[metric].interval
+    )
+    if listed := ", ".join(intervals):
+        yield f"95 % intervals: {listed}"
+    why, audit = row.metrics[row.headline].why, row.audit.line() if row.audit else ""
+    yield from filter(None, (why, audit, blocks(row), *row.notes, difference(row)))
+    yield f"text SHA-256 {row.text_sha256}"
 
 
-def _bars(rows: Sequence[Row]) -> str:
-    """A bar for each row that has a headline."""
-    headline = rows[0].headline
-    bars = [(row.model, row.metrics[headline]) for row in rows if row.metrics[headline].value is not None]
-    figure, picture = axes(7, 0.8 + 0.45 * len(bars))
-    for y, (_, metric) in enumerate(reversed(bars)):
-        picture.barh(y, metric.value, color="#4878a8", height=0.6)
-        end = metric.value
-        if metric.interval is not None:
-            picture.plot(metric.interval, (y, y), color="black", linewidth=2)
-            end = metric.interval[1]
-        picture.text(end, y, f"  {metric.value:.3f}", va="center")
-    # A path may have a dollar sign, which matplotlib reads as the beginning of a formula.
-    picture.set_yticks(range(len(bars)), [name for name, _ in reversed(bars)], parse_math=False)
-    picture.set_xlabel(headline.replace("_", " "))
-    picture.margins(x=0.15)
-    return svg(figure)
-
-
-def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    figure, picture = axes(7, 3.5)
-    for i, (name, lines) in enumerate(curves.items()):
-        for key, width, legend in (("loss", 0.7, None), ("valid_loss", 2.0, name)):
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                picture.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=width, label=legend)
-    picture.set_xlabel("step")
-    picture.set_ylabel("loss")
-    plain_legend(picture)
-    return svg(figure)
+def _commands(command: str) -> Iterator[str]:
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("lm_jax", "jax", "numpy"))
+    yield f'<p class="muted">Made by Python {platform.python_version()}, {versions}, with the command</p>'
+    yield f'<div class="command"><pre>{escape(command)}</pre></div>'

@@ -95,7 +95,7 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
 
     Rows with other metrics are in a separate table. Below are the protocols where they differ, the reasons
     for missing values and intervals of the headline, the audit, what does not compare, what intervals
-    resample if not documents, and the differences to the first row. On a terminal that is too narrow it leaves
+    resample if not documents, and the differences to the first row. A terminal that is too narrow leaves
     out, in this order: tokens of the training text, parameters, documents, the first count, unknown tokens,
     the metrics beside the headline from the last one on, the interval of the difference, its p-value, and the
     difference.
