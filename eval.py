@@ -6,6 +6,7 @@ python eval.py --model=runs/classify --text='tsv:FILE#COLUMN'    a corpus whose 
 python eval.py --model=runs/seq2seq --num-beams=4                generates, and compares with the targets
 python eval.py --model=runs/gpt --task=continuation              continues the beginnings of documents
 python eval.py --model=runs/gpt --task=minimal_pairs --text='jsonl:blimp/*.jsonl'
+python eval.py --model=gpt=runs/gpt --model=kn=runs/ngram --mix=both=gpt,kn --mix=all=gpt,kn,cache:5
 
 Zero-shot tasks ask any model that gives texts a probability about records, a JSON object a line:
   minimal_pairs    {"sentence_good": ..., "sentence_bad": ..., "UID": its paradigm}, as BLiMP's
@@ -33,7 +34,7 @@ from lm_jax.config import FILE
 from lm_jax.data.documents import DOCUMENTS
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
-from lm_jax.evaluation import texts
+from lm_jax.evaluation import mixes, texts
 from lm_jax.evaluation.base import ZERO_SHOT, Evaluation
 from lm_jax.evaluation.compare import compare
 from lm_jax.evaluation.generated import Decoding
@@ -42,6 +43,7 @@ from lm_jax.evaluation.sizes import add_sizes
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Labels, LanguageModel, Predicts
+from lm_jax.language_models.mixtures import parts
 from lm_jax.progress import Reporter, read_metrics
 from lm_jax.report import html, table
 
@@ -67,6 +69,7 @@ def _parser() -> flags.Parser:
     parser.add_argument(
         "--documents", choices=DOCUMENTS, help="how to cut FILE (default: the first model's way)"
     )
+    mixes.add_flags(parser)
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
     for name, mark in (("bos", "beginning"), ("eos", "end")):
         parser.add_argument(
@@ -109,10 +112,11 @@ def main(argv: list[str]) -> None:
     named = arguments.model
     if twice := [name for name, path in named if any(n == name and p != path for n, p in named)]:
         raise UserError(f"two models are named {twice[0]}", "give each --model=NAME=PATH another name")
+    asked = mixes.parse(arguments, named)
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
-    evaluations = []
+    evaluations, saved = [], []
     decoding = Decoding(
         generation_flags.given(arguments, mesh),
         arguments.max_tokens,
@@ -130,6 +134,20 @@ def main(argv: list[str]) -> None:
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
             evaluations.append(made)
+        opened = {path: model for (_, path), model in zip(named, models, strict=True)}
+        for mix in asked:
+            mixed = mixes.make(
+                mix, opened, lambda path: language_model.load(path, arguments.step, mesh), report
+            )
+            text = _choose(arguments, named[0][1], mixed.model, models[0].documents)
+            made = evaluation.evaluate(
+                mixed.model, text, mix.name, arguments.stride, report, arguments.task or "", decoding
+            )
+            mixed.note(made.row)
+            evaluations.append(made)
+            path = out / f"mixture-{len(evaluations) - len(models) - 1}.json"
+            parts.write(path, mix.parts, mixed.model)
+            saved.append(path)
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
@@ -141,7 +159,7 @@ def main(argv: list[str]) -> None:
     report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions, generated)
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
-    print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
+    print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written, *saved)))}")
 
 
 def _reads_as(model: LanguageModel) -> str:
