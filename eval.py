@@ -44,6 +44,8 @@ from lm_jax.evaluation.texts import Text
 from lm_jax.language_models import load as language_model
 from lm_jax.language_models.base import Labels, LanguageModel, Predicts
 from lm_jax.language_models.mixtures import parts
+from lm_jax.language_models.mixtures.base import Component
+from lm_jax.language_models.mixtures.parts import Part
 from lm_jax.progress import Reporter, read_metrics
 from lm_jax.report import html, table
 
@@ -116,7 +118,7 @@ def main(argv: list[str]) -> None:
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
-    evaluations, saved = [], []
+    evaluations = []
     decoding = Decoding(
         generation_flags.given(arguments, mesh),
         arguments.max_tokens,
@@ -134,32 +136,51 @@ def main(argv: list[str]) -> None:
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
             evaluations.append(made)
-        opened = {path: model for (_, path), model in zip(named, models, strict=True)}
-        for mix in asked:
-            mixed = mixes.make(
-                mix, opened, lambda path: language_model.load(path, arguments.step, mesh), report
-            )
-            text = _choose(arguments, named[0][1], mixed.model, models[0].documents)
-            made = evaluation.evaluate(
-                mixed.model, text, mix.name, arguments.stride, report, arguments.task or "", decoding
-            )
-            mixed.note(made.row)
-            evaluations.append(made)
-            path = out / f"mixture-{len(evaluations) - len(models) - 1}.json"
-            parts.write(path, mix.parts, mixed.model)
-            saved.append(path)
+        mixtures = _evaluate_mixtures(arguments, asked, models, mesh, report, decoding)
+        evaluations.extend(mixtures)
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
     curves = {name: read_metrics(pathlib.Path(path) / "metrics.jsonl") for name, path in named}
     write_rows(out / "results.json", rows)
     written = _write_texts(out, evaluations)
+    written += [out / mix.file for mix in asked]
     predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
     generated = {e.row.model: e.texts for e in evaluations if e.texts is not None}
     report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions, generated)
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
-    print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written, *saved)))}")
+    print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
+
+
+def _evaluate_mixtures(
+    arguments: Any,
+    asked: Sequence[mixes.Mix],
+    models: Sequence[LanguageModel],
+    mesh: Any,
+    report: Reporter,
+    decoding: Decoding,
+) -> list[Evaluation]:
+    """Fits, evaluates and writes each mixture; models and caches are opened once for all of them."""
+    named, made = arguments.model, []
+    opened = {path: model for (_, path), model in zip(named, models, strict=True)}
+
+    def open_model(path: str) -> LanguageModel:
+        if path not in opened:
+            opened[path] = language_model.load(path, arguments.step, mesh)
+        return opened[path]
+
+    components: dict[Part, Component] = {}
+    for mix in asked:
+        mixed = mixes.make(mix, open_model, components, report)
+        text = _choose(arguments, named[0][1], mixed.model, models[0].documents)
+        one = evaluation.evaluate(
+            mixed.model, text, mix.name, arguments.stride, report, arguments.task or "", decoding
+        )
+        mixed.note(one.row)
+        made.append(one)
+        parts.write(pathlib.Path(arguments.out) / mix.file, mix.parts, mixed.model)
+    return made
 
 
 def _reads_as(model: LanguageModel) -> str:

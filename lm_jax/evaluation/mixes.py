@@ -2,7 +2,7 @@
 
 import argparse
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.row import Row
 from lm_jax.evaluation.texts import Text, read_held_out
 from lm_jax.language_models.mixtures import fitting, parts
+from lm_jax.language_models.mixtures.base import Component
 from lm_jax.language_models.mixtures.by_word import WordMixture
 from lm_jax.language_models.mixtures.mixture import TokenMixture
 from lm_jax.language_models.mixtures.parts import Part
@@ -27,12 +28,14 @@ class Mix(NamedTuple):
     Attributes:
         name: what to call it.
         parts: its components.
+        file: the name of the file that keeps it, for `lm_jax.load`.
         weights: as given; None: they are fitted.
         by_context: whether weights are fitted for each context.
     """
 
     name: str
     parts: Sequence[Part]
+    file: str
     weights: Sequence[float] | None = None
     by_context: bool = False
 
@@ -109,9 +112,9 @@ def parse(arguments: Any, named: Sequence[tuple[str, str]]) -> list[Mix]:
     known = dict(named) | {path: path for _, path in named}
     asked = [(text, False) for text in arguments.mix] + [(text, True) for text in arguments.mix_by_context]
     mixes = []
-    for text, by_context in asked:
+    for number, (text, by_context) in enumerate(asked):
         name, listed = _named(text)
-        mixes.append(Mix(name, parts.parse(listed, known), by_context=by_context))
+        mixes.append(Mix(name, parts.parse(listed, known), f"mixture-{number}.json", by_context=by_context))
     names = [name for name, _ in named] + [mix.name for mix in mixes]
     if twice := sorted({mix.name for mix in mixes if names.count(mix.name) > 1}):
         raise UserError(f"two models are named {twice[0]}", "give each --mix=NAME=A,B another name")
@@ -128,22 +131,24 @@ def parse(arguments: Any, named: Sequence[tuple[str, str]]) -> list[Mix]:
     return mixes
 
 
-def make(mix: Mix, opened: Mapping[str, Any], load: Callable[[str], Any], report: Progress) -> Mixed:
+def make(
+    mix: Mix, open_model: Callable[[str], Any], components: dict[Part, Component], report: Progress
+) -> Mixed:
     """Opens the components of a mixture, and fits it unless its weights are given.
 
     Args:
         mix: what is asked for.
-        opened: models that are open, by path.
-        load: opens others.
+        open_model: path -> the opened model.
+        components: those that other mixtures have opened; new ones are added.
         report: called with (description, done, total).
 
     Raises:
         UserError: components that do not mix, or no validation part to fit the weights on.
     """
-    components = parts.open_parts(mix.parts, lambda path: opened[path] if path in opened else load(path))
+    opened = parts.open_parts(mix.parts, open_model, components)
     if mix.weights is not None:
         weights = Weights(np.array(mix.weights, float), how="given")
-        return Mixed(fitting.make(components, weights), mix, None, 0)
+        return Mixed(fitting.make(opened, weights), mix, None, 0)
     runs = [part.path for part in mix.parts if seal.exists(pathlib.Path(part.path) / "valid.jsonl")]
     if not runs or runs[0] != next(part.path for part in mix.parts if part.path):
         raise UserError(
@@ -152,7 +157,7 @@ def make(mix: Mix, opened: Mapping[str, Any], load: Callable[[str], Any], report
         )
     text = read_held_out(pathlib.Path(runs[0]), "valid")
     texts, source = [document.text for document in text.documents], f"the validation part of {runs[0]}"
-    model, found = fitting.fit_mixture(components, texts, source, mix.by_context, report=report)
+    model, found = fitting.fit_mixture(opened, texts, source, mix.by_context, report=report)
     return Mixed(model, mix, text, found.iterations)
 
 

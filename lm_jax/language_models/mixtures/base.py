@@ -5,8 +5,8 @@ next token. The weights of a mixture may depend on it.
 """
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import ScoredText
 from lm_jax.text.base import Tokenizer
+
+Made = TypeVar("Made")
 
 
 class Reading(NamedTuple):
@@ -113,6 +115,27 @@ class Component(abc.ABC):
     def models(self) -> Iterator[Any]:
         """The opened models that it reads."""
         yield from ()
+
+
+class Recent:
+    """What was made last, by what it was made of: mixtures that share a component share its work.
+
+    Args:
+        most: how many results are kept.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._made: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What was made of the key, or what `make` makes now."""
+        if key not in self._made:
+            value = make()
+            for oldest in list(self._made)[: len(self._made) + 1 - self._most]:
+                del self._made[oldest]
+            self._made[key] = value
+        return cast(Made, self._made[key])
 
 
 def check_complete(name: str, scored: ScoredText) -> ScoredText:

@@ -82,7 +82,7 @@ class WordMixture(Described):
         return [list(row) for row in zip(*columns, strict=True)]
 
     def score(self, texts: Sequence[str], stride: int | None = None) -> list[ScoredText]:
-        """Log-probabilities of each text's segments and its end; arguments as of `Scores`, errors of `read`."""
+        """Log-probabilities of each text's segments and its end; see `Scores`. Errors as of `read`."""
         made = []
         for row in self.read(texts, stride):
             log_weights_TK = self.weights.log(self.situations.combine([one.situations for one in row]))

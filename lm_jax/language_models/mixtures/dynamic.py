@@ -16,7 +16,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.language_models.causal import CausalLanguageModel
-from lm_jax.language_models.mixtures.base import Component, Reading
+from lm_jax.language_models.mixtures.base import Component, Reading, Recent
 from lm_jax.language_models.mixtures.models import CONFIDENCES, confidence, logits
 from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import shared
@@ -50,6 +50,7 @@ class DynamicEvaluation(Component):
             raise UserError(f"dynamic evaluation of {name} on {model.trained.mesh.size} devices", "use one")
         self.model, self.model_name, self.tokenizer = model, name, model.tokenizer
         self.name, self.rate, self.segment = f"{name}+dynamic", rate, segment
+        self._recent = Recent(len(_RATES) + 1)
         self._read, self._learn = shared(_functions, model.module)
 
     def describe(self, stride: int | None = None) -> dict[str, Any]:
@@ -79,6 +80,9 @@ class DynamicEvaluation(Component):
 
     def read(self, texts: Sequence[str], stride: int | None = None) -> list[Reading]:
         """See `Component`; `stride` has no effect."""
+        return self._recent.get((tuple(texts), self.rate), lambda: self._follow_all(texts))
+
+    def _follow_all(self, texts: Sequence[str]) -> list[Reading]:
         texts = as_texts(texts, "texts")
         made = []
         for text, encoding in zip(texts, self.tokenizer.encode_batch(texts), strict=True):

@@ -14,7 +14,7 @@ from lm_jax.decoding.text import bucket
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import LeftToRight, Scores, require
 from lm_jax.language_models.causal import CausalLanguageModel
-from lm_jax.language_models.mixtures.base import Component, Functions, Next, Reading
+from lm_jax.language_models.mixtures.base import Component, Functions, Next, Reading, Recent
 from lm_jax.language_models.ngram import NGramLanguageModel, make_stream
 from lm_jax.language_models.options import as_texts
 from lm_jax.language_models.trained import shared
@@ -25,6 +25,7 @@ from lm_jax.text.base import Encoding
 
 # The highest probability of a token up to which each situation goes, but the last.
 CONFIDENCES = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
+_KEPT = 2  # lists of texts: those that a mixture is fitted on, and those that it scores
 _LOG_CONFIDENCES = np.log(CONFIDENCES).astype(np.float32)
 
 
@@ -116,8 +117,15 @@ class CausalComponent(ModelComponent):
 
     kind, num_situations = "neural", len(CONFIDENCES) + 1
 
+    def __init__(self, model: CausalLanguageModel, name: str):
+        super().__init__(model, name)
+        self._recent = Recent(_KEPT)
+
     def read(self, texts: Sequence[str], stride: int | None = None) -> list[Reading]:
         """See `Component`."""
+        return self._recent.get((tuple(texts), stride), lambda: self._read(texts, stride))
+
+    def _read(self, texts: Sequence[str], stride: int | None) -> list[Reading]:
         made = []
         for text, encoding, values_T2 in read_tokens(self.model, texts, stride, _confident, 2):
             scored = self.model._scores(text, encoding, values_T2[:, 0])

@@ -19,7 +19,15 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.language_models.causal import CausalLanguageModel
-from lm_jax.language_models.mixtures.base import Component, Functions, Next, Reading, appended, buffer_of
+from lm_jax.language_models.mixtures.base import (
+    Component,
+    Functions,
+    Next,
+    Reading,
+    Recent,
+    appended,
+    buffer_of,
+)  # fmt: skip
 from lm_jax.language_models.mixtures.models import logits, read_tokens
 from lm_jax.language_models.trained import shared
 from lm_jax.text.base import Encoding
@@ -51,7 +59,7 @@ class NeuralCache(Component):
         self.model, self.model_name, self.tokenizer = model, name, model.tokenizer
         self.name, self.theta, self.most_tokens = f"{name}+cache", theta, most_tokens
         self.context = model.context
-        self._kept = _Kept()
+        self._recent = Recent(1)  # vectors take much memory
 
     def describe(self, stride: int | None = None) -> dict[str, Any]:
         """The model, its own settings, and those of the cache."""
@@ -79,12 +87,19 @@ class NeuralCache(Component):
     def read(self, texts: Sequence[str], stride: int | None = None) -> list[Reading]:
         """See `Component`."""
         made = []
-        for text, encoding, hidden_TD in self._kept.read(self.model, texts, stride):
+        for text, encoding, hidden_TD in self._vectors(texts, stride):
             ids = np.append(encoding.ids, self.tokenizer.end_id)
             log_probs = self._log_probs(hidden_TD, ids)
             scored = self.model._scores(text, encoding, log_probs)
             made.append(Reading(scored, np.zeros(len(ids), np.int64)))
         return made
+
+    def _vectors(self, texts: Sequence[str], stride: int | None) -> list[tuple[str, Encoding, np.ndarray]]:
+        """Each text, its tokens, and what the head reads to predict each."""
+        width = _width(self.model)
+        return self._recent.get(
+            (tuple(texts), stride), lambda: list(read_tokens(self.model, texts, stride, _hidden, width))
+        )
 
     def next(self, history: np.ndarray) -> tuple[np.ndarray, int]:
         """See `Component`."""
@@ -125,22 +140,6 @@ class NeuralCache(Component):
         is_held_RC = (place_1C < place_R1) & (place_1C >= place_R1 - self.most_tokens)
         shares_RC = np.where(is_held_RC, shares_RC, -np.inf)
         return shares_RC - np.logaddexp.reduce(shares_RC, axis=1, keepdims=True)
-
-
-class _Kept:
-    """What a model's head reads at each token of texts; the last texts are kept, as settings are fitted."""
-
-    def __init__(self) -> None:
-        self._key: Any = None
-        self._made: list[tuple[str, Encoding, np.ndarray]] = []
-
-    def read(
-        self, model: CausalLanguageModel, texts: Sequence[str], stride: int | None
-    ) -> list[tuple[str, Encoding, np.ndarray]]:
-        if (key := (tuple(texts), stride)) != self._key:
-            self._made = list(read_tokens(model, texts, stride, _hidden, _width(model)))
-            self._key = key
-        return self._made
 
 
 def _width(model: CausalLanguageModel) -> int:

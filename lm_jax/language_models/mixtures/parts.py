@@ -22,7 +22,6 @@ from lm_jax.language_models.mixtures.mixture import TokenMixture
 from lm_jax.language_models.mixtures.models import as_component, is_causal
 from lm_jax.language_models.mixtures.neural_cache import NeuralCache
 from lm_jax.language_models.mixtures.weights import Weights
-from lm_jax.text.base import Tokenizer
 
 _FORMAT = "lm_jax mixture 1"
 _SUFFIX = ".json"
@@ -79,12 +78,15 @@ def _parse(part: str, text: str, known: Mapping[str, str]) -> Part:
     return Part(MODEL, part, part)
 
 
-def open_parts(parts: Sequence[Part], open_model: Callable[[str], Any]) -> list[Component]:
+def open_parts(
+    parts: Sequence[Part], open_model: Callable[[str], Any], opened: dict[Part, Component] | None = None
+) -> list[Component]:
     """Opens the components of a mixture, with their default settings.
 
     Args:
         parts: the parts; caches have the tokens of the first model.
         open_model: path -> the opened model.
+        opened: components of other mixtures, which are used again; new ones are added.
 
     Raises:
         UserError: no model among the parts, one that does not fit its part, or what opening raises.
@@ -96,12 +98,14 @@ def open_parts(parts: Sequence[Part], open_model: Callable[[str], Any]) -> list[
     tokenizer = getattr(first, "tokenizer", None)
     if tokenizer is None:
         raise UserError(f"the {first.family} model {parts[0].name} in a mixture", "give one that reads text")
-    return [_open(part, models.get(part.path), tokenizer) for part in parts]
+    opened = {} if opened is None else opened
+    for part in parts:
+        if part.kind != CACHE and part not in opened:  # a cache has the tokens of its mixture
+            opened[part] = _open(part, models[part.path])
+    return [DocumentCache(tokenizer, p.order) if p.kind == CACHE else opened[p] for p in parts]
 
 
-def _open(part: Part, model: Any, tokenizer: Tokenizer) -> Component:
-    if part.kind == CACHE:
-        return DocumentCache(tokenizer, part.order)
+def _open(part: Part, model: Any) -> Component:
     if part.kind == MODEL:
         return as_component(model, part.name)
     if not is_causal(model):
