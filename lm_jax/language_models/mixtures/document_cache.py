@@ -5,11 +5,12 @@ occurred before in the document, and each shorter one, with c the decayed counts
 
     p_n(w | h) = (c(h w) + concentration · p_{n−1}(w | h′)) / (c(h) + concentration)
 
-p_0 is the same for every token, h′ is h without its first token, and an occurrence a tokens ago counts
+p_0 is the same for every token but the unknown one, which has none; h′ is h without its first token, and an occurrence a tokens ago counts
 decay^a (MacKay and Peto 1995 without decay). So it is a distribution at every place, the first included.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -91,7 +92,7 @@ class DocumentCache(Component):
             log_probs, situations = np.empty(len(ids)), np.empty(len(ids), np.int64)
             for t, token in enumerate(ids.tolist()):
                 probability, situations[t] = counts.probability(token)
-                log_probs[t] = np.log(probability)
+                log_probs[t] = math.log(probability) if probability else -math.inf
                 counts.add(token)
             data = text.encode()
             spans = np.concatenate([encoding.spans, [[len(data), len(data)]]])
@@ -107,7 +108,8 @@ class DocumentCache(Component):
         for token in history.tolist():
             counts.add(token)
         probs_V, situation = counts.distribution()
-        return np.log(probs_V), situation
+        with np.errstate(divide="ignore"):
+            return np.log(probs_V), situation
 
     def functions(self) -> Functions:
         """The state is the tokens so far; the counts are made of them on the host."""
@@ -122,7 +124,11 @@ class _Counts:
     """
 
     def __init__(self, cache: DocumentCache):
-        self._cache, self._vocab_size = cache, cache.tokenizer.vocab_size
+        self._cache, tokenizer = cache, cache.tokenizer
+        self._base_V = np.ones(tokenizer.vocab_size)
+        if tokenizer.unknown_id is not None:
+            self._base_V[tokenizer.unknown_id] = 0
+        self._base_V /= self._base_V.sum()
         self._tokens: list[int] = []
         self._followers: list[dict[tuple[int, ...], dict[int | None, tuple[float, int]]]] = [
             {} for _ in range(cache.order)
@@ -139,7 +145,7 @@ class _Counts:
 
     def probability(self, token: int) -> tuple[float, int]:
         """The probability of a token at this place, and the situation."""
-        concentration, probability, order = self._cache.concentration, 1 / self._vocab_size, 0
+        concentration, probability, order = self._cache.concentration, float(self._base_V[token]), 0
         for followers in self._seen():
             order += 1
             total = self._decayed(followers, None) + concentration
@@ -148,8 +154,7 @@ class _Counts:
 
     def distribution(self) -> tuple[np.ndarray, int]:
         """The probability of every token at this place, float64 [V], and the situation."""
-        concentration, probs_V, order = self._cache.concentration, np.ones(self._vocab_size), 0
-        probs_V /= self._vocab_size
+        concentration, probs_V, order = self._cache.concentration, self._base_V.copy(), 0
         for followers in self._seen():
             order += 1
             probs_V *= concentration
