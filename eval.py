@@ -118,6 +118,7 @@ def main(argv: list[str]) -> None:
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
+    mixtures = _open_mixtures(arguments, asked, models, mesh)
     evaluations = []
     decoding = Decoding(
         generation_flags.given(arguments, mesh),
@@ -136,8 +137,15 @@ def main(argv: list[str]) -> None:
             if arguments.text is None:
                 made.row.notes.extend(texts.note_borrowed(path, source, text))
             evaluations.append(made)
-        mixtures = _evaluate_mixtures(arguments, asked, models, mesh, report, decoding)
-        evaluations.extend(mixtures)
+        for opened in mixtures:
+            mixed, name = mixes.fit(opened, report), opened.mix.name
+            text = _choose(arguments, named[0][1], mixed.model, models[0].documents)
+            made = evaluation.evaluate(
+                mixed.model, text, name, arguments.stride, report, arguments.task or "", decoding
+            )
+            mixed.note(made.row)
+            evaluations.append(made)
+            parts.write(out / opened.mix.file, opened.mix.parts, mixed.model)
     compare(evaluations)
 
     rows = [e.row for e in evaluations]
@@ -153,34 +161,19 @@ def main(argv: list[str]) -> None:
     print(f"written: {', '.join(map(str, (out / 'results.json', out / 'report.html', *written)))}")
 
 
-def _evaluate_mixtures(
-    arguments: Any,
-    asked: Sequence[mixes.Mix],
-    models: Sequence[LanguageModel],
-    mesh: Any,
-    report: Reporter,
-    decoding: Decoding,
-) -> list[Evaluation]:
-    """Fits, evaluates and writes each mixture; models and caches are opened once for all of them."""
-    named, made = arguments.model, []
-    opened = {path: model for (_, path), model in zip(named, models, strict=True)}
+def _open_mixtures(
+    arguments: Any, asked: Sequence[mixes.Mix], models: Sequence[LanguageModel], mesh: Any
+) -> list[mixes.Opened]:
+    """Opens the parts of each mixture; models and caches are opened once for all of them."""
+    opened = {path: model for (_, path), model in zip(arguments.model, models, strict=True)}
+    components: dict[Part, Component] = {}
 
     def open_model(path: str) -> LanguageModel:
         if path not in opened:
             opened[path] = language_model.load(path, arguments.step, mesh)
         return opened[path]
 
-    components: dict[Part, Component] = {}
-    for mix in asked:
-        mixed = mixes.make(mix, open_model, components, report)
-        text = _choose(arguments, named[0][1], mixed.model, models[0].documents)
-        one = evaluation.evaluate(
-            mixed.model, text, mix.name, arguments.stride, report, arguments.task or "", decoding
-        )
-        mixed.note(one.row)
-        made.append(one)
-        parts.write(pathlib.Path(arguments.out) / mix.file, mix.parts, mixed.model)
-    return made
+    return [mixes.open_mix(mix, open_model, components) for mix in asked]
 
 
 def _reads_as(model: LanguageModel) -> str:

@@ -1,4 +1,4 @@
-"""The weights of mixtures: EM never loses likelihood, finds the optimum, and backs off where tokens are rare."""
+"""The weights of mixtures: EM never loses likelihood, finds the optimum, and backs off in rare situations."""
 
 import itertools
 
@@ -60,4 +60,6 @@ def test_weights_are_looked_up_by_situation():
     weights = Weights(np.array([1.0, 0.0]), np.array([[0.5, 0.5], [0.1, 0.9]]))
     got = np.exp(mixed(weights.log(np.array([0, 1])), np.log([[0.2, 0.4], [0.2, 0.4]])))
     np.testing.assert_allclose(got, [0.3, 0.38])
-    np.testing.assert_allclose(np.exp(weights._replace(by_situation_SK=None).log(np.zeros(2, int))), [[1, 0]] * 2)
+    np.testing.assert_allclose(
+        np.exp(weights._replace(by_situation_SK=None).log(np.zeros(2, int))), [[1, 0]] * 2
+    )

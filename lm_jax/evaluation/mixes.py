@@ -40,18 +40,32 @@ class Mix(NamedTuple):
     by_context: bool = False
 
 
+class Opened(NamedTuple):
+    """A mixture whose models are open.
+
+    Attributes:
+        mix: what was asked for.
+        components: with their default settings.
+        text: to be fitted on; None where the weights are given.
+        source: what the text is.
+    """
+
+    mix: Mix
+    components: Sequence[Component]
+    text: Text | None
+    source: str
+
+
 class Mixed(NamedTuple):
     """A mixture that is ready to score.
 
     Attributes:
         model: the mixture.
-        mix: what was asked for.
         fitted_on: the text that its weights were fitted on; None where they were given.
         iterations: of EM; 0 where they were given.
     """
 
     model: TokenMixture | WordMixture
-    mix: Mix
     fitted_on: Text | None
     iterations: int
 
@@ -131,34 +145,39 @@ def parse(arguments: Any, named: Sequence[tuple[str, str]]) -> list[Mix]:
     return mixes
 
 
-def make(
-    mix: Mix, open_model: Callable[[str], Any], components: dict[Part, Component], report: Progress
-) -> Mixed:
-    """Opens the components of a mixture, and fits it unless its weights are given.
+def open_mix(mix: Mix, open_model: Callable[[str], Any], components: dict[Part, Component]) -> Opened:
+    """Opens the components of a mixture, and the text that it is fitted on.
 
     Args:
         mix: what is asked for.
         open_model: path -> the opened model.
         components: those that other mixtures have opened; new ones are added.
-        report: called with (description, done, total).
 
     Raises:
         UserError: components that do not mix, or no validation part to fit the weights on.
     """
     opened = parts.open_parts(mix.parts, open_model, components)
+    fitting.make(opened, fitting.equal_weights(opened))  # raises where they do not mix
     if mix.weights is not None:
-        weights = Weights(np.array(mix.weights, float), how="given")
-        return Mixed(fitting.make(opened, weights), mix, None, 0)
-    runs = [part.path for part in mix.parts if seal.exists(pathlib.Path(part.path) / "valid.jsonl")]
-    if not runs or runs[0] != next(part.path for part in mix.parts if part.path):
+        return Opened(mix, opened, None, "")
+    first = next(part.path for part in mix.parts if part.path)
+    if not seal.exists(pathlib.Path(first) / "valid.jsonl"):
         raise UserError(
             f"{mix.name}: the first model has no validation part to fit weights on",
             "name a run of train.py first, or give --mix-weights",
         )
-    text = read_held_out(pathlib.Path(runs[0]), "valid")
-    texts, source = [document.text for document in text.documents], f"the validation part of {runs[0]}"
-    model, found = fitting.fit_mixture(opened, texts, source, mix.by_context, report=report)
-    return Mixed(model, mix, text, found.iterations)
+    return Opened(mix, opened, read_held_out(pathlib.Path(first), "valid"), f"the validation part of {first}")
+
+
+def fit(opened: Opened, report: Progress) -> Mixed:
+    """The mixture, fitted unless its weights are given; `report` as for `evaluation.base.evaluate`."""
+    mix, components, text, source = opened
+    if text is None:
+        weights = Weights(np.array(mix.weights, float), how="given")
+        return Mixed(fitting.make(components, weights), None, 0)
+    documents = [document.text for document in text.documents]
+    model, found = fitting.fit_mixture(components, documents, source, mix.by_context, report=report)
+    return Mixed(model, text, found.iterations)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -5,8 +5,9 @@ occurred before in the document, and each shorter one, with c the decayed counts
 
     p_n(w | h) = (c(h w) + concentration · p_{n−1}(w | h′)) / (c(h) + concentration)
 
-p_0 is the same for every token but the unknown one, which has none; h′ is h without its first token, and an occurrence a tokens ago counts
-decay^a (MacKay and Peto 1995 without decay). So it is a distribution at every place, the first included.
+p_0 is the same for every token but the unknown one, which has none; h′ is h without its first token, and an
+occurrence a tokens ago counts decay^a (MacKay and Peto 1995 without decay). So it is a distribution at every
+place, the first included.
 """
 
 import dataclasses

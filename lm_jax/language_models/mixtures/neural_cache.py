@@ -108,8 +108,8 @@ class NeuralCache(Component):
         log_probs_V = np.full(self.tokenizer.vocab_size, -np.log(self.tokenizer.vocab_size))
         if len(history):
             shares = self._shares(hidden_TD, len(history), len(history) + 1)[0]
-            log_probs_V = np.full(self.tokenizer.vocab_size, -np.inf)
-            np.logaddexp.at(log_probs_V, history, shares)
+            with np.errstate(divide="ignore"):
+                log_probs_V = np.log(np.bincount(history, shares, self.tokenizer.vocab_size))
         return log_probs_V, 0
 
     def functions(self) -> Functions:
@@ -126,20 +126,22 @@ class NeuralCache(Component):
             shares_RC = self._shares(hidden_TD, start, end)
             first = end - 1 - shares_RC.shape[1]
             is_token_RC = ids_T[first : end - 1] == ids_T[start:end, None]
-            log_probs[start:end] = np.logaddexp.reduce(np.where(is_token_RC, shares_RC, -np.inf), axis=1)
+            with np.errstate(divide="ignore"):
+                log_probs[start:end] = np.log((shares_RC * is_token_RC).sum(axis=1))
         return log_probs
 
     def _shares(self, hidden_TD: np.ndarray, start: int, end: int) -> np.ndarray:
-        """Natural log of the share of each token that the cache holds, at some places, [end − start, C].
+        """The share of each token that the cache holds, at some places, [end − start, C].
 
         Columns are the tokens up to that before the last place.
         """
         first = max(0, start - self.most_tokens)
-        shares_RC = self.theta * (hidden_TD[start:end] @ hidden_TD[first : end - 1].T)
+        scores_RC = self.theta * (hidden_TD[start:end] @ hidden_TD[first : end - 1].T)
         place_R1, place_1C = np.arange(start, end)[:, None], np.arange(first, end - 1)[None]
         is_held_RC = (place_1C < place_R1) & (place_1C >= place_R1 - self.most_tokens)
-        shares_RC = np.where(is_held_RC, shares_RC, -np.inf)
-        return shares_RC - np.logaddexp.reduce(shares_RC, axis=1, keepdims=True)
+        scores_RC = np.where(is_held_RC, scores_RC, -np.inf)
+        shares_RC = np.exp(scores_RC - scores_RC.max(axis=1, keepdims=True))
+        return np.asarray(shares_RC / shares_RC.sum(axis=1, keepdims=True))
 
 
 def _width(model: CausalLanguageModel) -> int:

@@ -27,7 +27,7 @@ _FORMAT = "lm_jax mixture 1"
 _SUFFIX = ".json"
 _HUB = "hf:"
 _NULL = type(None)
-MODEL, CACHE, NEURAL_CACHE, DYNAMIC = "model", "cache", "neural cache", "dynamic"
+MODEL, CACHE, NEURAL_CACHE, DYNAMIC = "model", "cache", "neural cache", "dynamic evaluation"
 _BESIDE = {"+cache": NEURAL_CACHE, "+dynamic": DYNAMIC}  # the end of a part -> its kind
 
 
