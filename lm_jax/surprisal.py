@@ -16,9 +16,10 @@ with a line whose word is empty: what follows the last word, with the end of the
 text's lines add up to that of the text.
 
 Where tokens begin with white space, the probability that a word ends counts to that word and not to the next
-(Pimentel and Meister 2024; Oh and Schuler 2024; see lm_jax/evaluation/surprisals.py); --uncorrected leaves it
-with the next word's first token, as most tools do. Masked models, such as BERTs, have pseudo-log-likelihoods
-in place of log-probabilities, which compare with no other model's: the first line says so.
+(Pimentel and Meister 2024; Oh and Schuler 2024; see lm_jax/language_models/word_scores.py); --uncorrected
+leaves it with the next word's first token, as most tools do. Masked models, such as BERTs, have
+pseudo-log-likelihoods in place of log-probabilities, which compare with no other model's: the first line says
+so.
 """
 
 from lm_jax import runtime

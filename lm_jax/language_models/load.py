@@ -14,6 +14,7 @@ from lm_jax.errors import UserError
 from lm_jax.language_models import finite
 from lm_jax.language_models.base import LanguageModel
 from lm_jax.language_models.bilm import BiLM
+from lm_jax.language_models.mixtures import parts
 from lm_jax.language_models.ngram import NGramLanguageModel
 from lm_jax.language_models.ngram_classes import ClassModels, NGramClassifier
 from lm_jax.language_models.trained import Trained
@@ -57,13 +58,13 @@ def load(
     bos: bool = True,
     eos: bool = True,
 ) -> LanguageModel:
-    """Opens a run directory, an ARPA file, or a published model.
+    """Opens a run directory, an ARPA file, a published model, or a mixture.
 
     Args:
         path: what `train.py` wrote; or an ARPA file, compressed or not, whose words are separated by white
             space; or a directory in Hugging Face's form (config.json, safetensors, a tokenizer), or in
-            AllenNLP's (options.json, weights.hdf5), an ELMo; or `hf:NAME`, a name on its hub. A path is
-            never looked up on the hub.
+            AllenNLP's (options.json, weights.hdf5), an ELMo; or `hf:NAME`, a name on its hub; or a mixture,
+            mixture-N.json of eval.py --mix. A path is never looked up on the hub.
         step: "best" (lowest validation loss), "latest", or a step's number; other models have no steps.
         mesh: how the devices of this process share the parameters and the rows; None: the recipe's mesh,
             fitted to the devices.
@@ -83,6 +84,8 @@ def load(
         config, params = allennlp.read(file)
         finite.check(params, str(path))
         model = BiLM(config, params)
+    elif file is not None and parts.is_file(file):
+        return parts.read(file, lambda component: load(component, step, mesh))
     elif file is not None and _is_file(file):
         model = _load_arpa(file, bos, eos)
     else:
