@@ -6,7 +6,8 @@
     python train.py --config=configs/ngram.py $CORPUS --workdir=runs/ngram
     python train.py --config=configs/rnn.py:lstm $CORPUS --config.train.num_steps=1400 --workdir=runs/rnn-lstm
     python train.py --config=configs/gpt.py $CORPUS --workdir=runs/gpt
-    python benchmarks/blimp.py --data=blimp/data --models=runs/bigram,runs/ngram,runs/rnn-lstm,runs/gpt
+    python benchmarks/blimp.py --data=blimp/data --against=KN
+        --models=bigram=runs/bigram,KN=runs/ngram,LSTM=runs/rnn-lstm,GPT=runs/gpt
         --published=blimp/raw_results/summary/models_summary.jsonl
         --human=blimp/raw_results/summary/human_validation_summary.csv --out=blimp.md
 
@@ -14,7 +15,7 @@ blimp is a clone of https://github.com/alexwarstadt/blimp (Warstadt et al. 2020)
 `eval.py --task=minimal_pairs`: sums of log-probabilities, a tie counts half. Intervals (95 %) are bootstraps
 over the pairs of a paradigm or phenomenon, which are made from templates: they tell how well the number for
 these templates is known. The first table has, for the mean, also a bootstrap over the 67 paradigms. The last
-model is tested against the second one: by the exact sign test on the pairs of each paradigm, after Holm.
+model is tested against that of --against: by the exact sign test on the pairs of each paradigm, after Holm.
 """
 
 import argparse
@@ -46,7 +47,8 @@ class Paradigm(NamedTuple):
 
     Attributes:
         phenomenon: the group that it belongs to.
-        credits: by model, float64 [N]: 1 for each pair whose good sentence is more probable, 1/2 for a tie.
+        credits: by the name of a model, float64 [N]: for each pair 1 if the good sentence is more probable,
+            1/2 for a tie.
         published: by column, the accuracy of others.
     """
 
@@ -55,15 +57,15 @@ class Paradigm(NamedTuple):
     published: dict[str, float]
 
 
-def evaluate(spec: str, paths: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Of each model its credits by paradigm."""
+def evaluate(spec: str, models: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
+    """By the name of a model, its credits by paradigm. `models` has their paths by name."""
     text = texts.choose_records(spec, evaluation.ZERO_SHOT["minimal_pairs"])
     uids = sorted({document.text_field("UID") for document in text.documents})
     found = {}
     with Reporter() as report:
-        for path in paths:
+        for name, path in models.items():
             made = evaluation.evaluate(lm_jax.load(path), text, path, None, report, "minimal_pairs")
-            found[path] = {uid: np.asarray(made.statistics[f"accuracy/{uid}"].arrays[0]) for uid in uids}
+            found[name] = {uid: np.asarray(made.statistics[f"accuracy/{uid}"].arrays[0]) for uid in uids}
     return found
 
 
@@ -91,28 +93,27 @@ def percent(values: np.ndarray) -> str:
     return f"{estimate:.1f} ({low:.1f}–{high:.1f})"
 
 
-def by_phenomenon(paradigms: Mapping[str, Paradigm], labels: Mapping[str, str]) -> Iterator[list[str]]:
+def by_phenomenon(paradigms: Mapping[str, Paradigm], names: Sequence[str], old: str) -> Iterator[list[str]]:
     """The rows of the first table."""
     groups: dict[str, list[Paradigm]] = {}
     for one in paradigms.values():
         for group in (one.phenomenon, _ALL):
             groups.setdefault(group, []).append(one)
-    new, old = list(labels)[-1], list(labels)[1]
+    new = names[-1]
     for group in [*sorted(groups.keys() - {_ALL}), _ALL]:
         members = groups[group]
-        pooled = {m: np.concatenate([one.credits[m] for one in members]) for m in labels}
+        pooled = {m: np.concatenate([one.credits[m] for one in members]) for m in names}
         cells = [percent(values) for values in pooled.values()]
         cells.append(percent(pooled[new] - pooled[old]))
         published = [np.mean([one.published[c] for one in members]) for c in members[0].published]
         yield [group.replace("_", " "), str(len(members)), *cells, *(f"{100 * x:.1f}" for x in published)]
-    means = {m: np.array([one.credits[m].mean() for one in paradigms.values()]) for m in labels}
+    means = {m: np.array([one.credits[m].mean() for one in paradigms.values()]) for m in names}
     cells = [percent(values) for values in (*means.values(), means[new] - means[old])]
     yield ["all, paradigms drawn", str(len(paradigms)), *cells, *[""] * len(published)]
 
 
-def by_paradigm(paradigms: Mapping[str, Paradigm], labels: Mapping[str, str]) -> Iterator[list[str]]:
+def by_paradigm(paradigms: Mapping[str, Paradigm], new: str, old: str) -> Iterator[list[str]]:
     """The rows of the second table."""
-    new, old = list(labels)[-1], list(labels)[1]
     p_values = significance.holm(
         [significance.sign_test(one.credits[new], one.credits[old]).p_value for one in paradigms.values()]
     )
@@ -129,22 +130,22 @@ def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def render(paradigms: Mapping[str, Paradigm], labels: Mapping[str, str]) -> str:
-    """Both tables, and how many paradigms differ.
+def render(paradigms: Mapping[str, Paradigm], names: Sequence[str], old: str) -> str:
+    """Both tables, and on how many paradigms the last model differs from another.
 
     Args:
         paradigms: by name, in the order of the names.
-        labels: the name of each model in the head of the table.
+        names: of the models.
+        old: the name of the model that the last one is compared with.
     """
-    names = list(labels.values())
-    first = next(iter(paradigms.values()))
-    columns = [*names, f"{names[-1]} − {names[1]}", *first.published]
-    rows = list(by_paradigm(paradigms, labels))
+    new, columns = names[-1], list(next(iter(paradigms.values())).published)
+    columns = [*names, f"{new} − {old}", *columns]
+    rows = list(by_paradigm(paradigms, new, old))
     gains = [row[1 + len(names)] for row in rows]
     better, worse = (sum(g.startswith(sign) and g.endswith("*") for g in gains) for sign in "+-")
     return (
-        table(["phenomenon", "paradigms", *columns], by_phenomenon(paradigms, labels))
-        + f"\n{names[-1]} is better than {names[1]} on {better} paradigms and worse on {worse} "
+        table(["phenomenon", "paradigms", *columns], by_phenomenon(paradigms, names, old))
+        + f"\n{new} is better than {old} on {better} paradigms and worse on {worse} "
         "(* in the next table: sign test on its pairs, p < 0.05 after Holm over the paradigms).\n\n"
         + table(["paradigm", *columns], iter(rows))
     )
@@ -156,27 +157,29 @@ def main(argv: list[str]) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="the directory of BLiMP's *.jsonl")
-    parser.add_argument("--models", required=True, help="run directories, separated by commas; two or more")
-    parser.add_argument("--names", help="of the models in the table (default: their paths)")
+    parser.add_argument("--models", required=True, help="NAME=PATH,NAME=PATH...: run directories")
+    parser.add_argument(
+        "--against", help="the model with which the last one is compared (default: the first)"
+    )
     parser.add_argument("--published", required=True, type=pathlib.Path, help="models_summary.jsonl")
     parser.add_argument("--human", type=pathlib.Path, help="human_validation_summary.csv")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the file in Markdown")
     arguments = parser.parse_args(argv)
-    paths = arguments.models.split(",")
-    names = arguments.names.split(",") if arguments.names else paths
-    if len(paths) < 2 or len(set(names)) != len(paths):
+    models = dict(part.partition("=")[::2] for part in arguments.models.split(","))
+    old = arguments.against or next(iter(models))
+    if old not in models or old == [*models][-1]:
         raise UserError(
-            f"{len(paths)} models, {len(set(names))} names", "give two models or more, and a name for each"
+            f"{old} is no other model than the last one", "name another in --models and --against"
         )
     published = read_published(arguments.published, arguments.human)
-    found = evaluate(f"jsonl:{arguments.data}/*.jsonl", paths)
-    if missing := found[paths[0]].keys() - published.keys():
+    found = evaluate(f"jsonl:{arguments.data}/*.jsonl", models)
+    if missing := found[old].keys() - published.keys():
         raise UserError(f"{arguments.published} lacks {min(missing)}", "give the file of BLiMP's repository")
     paradigms = {
-        uid: published[uid]._replace(credits={path: found[path][uid] for path in paths})
-        for uid in found[paths[0]]
+        uid: published[uid]._replace(credits={name: credit[uid] for name, credit in found.items()})
+        for uid in found[old]
     }
-    files.write_text(arguments.out, render(paradigms, dict(zip(paths, names, strict=True))))
+    files.write_text(arguments.out, render(paradigms, list(models), old))
     print(f"written: {arguments.out}")
 
 
