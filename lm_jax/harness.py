@@ -107,7 +107,7 @@ class Requests:
             self._warn("a masked model: pseudo-log-likelihoods; no continuation counts as greedy")
         answers = []
         for pair, item, (scored, best) in zip(pairs, items, self._each(items, disable_tqdm)):
-            is_target = scored.ends_after(item.since) & (scored.spans[:, 1] > scored.spans[:, 0])
+            is_target = scored.ends_after(item.since) & self._is_no_end(scored)
             total = float(scored.log_probs[is_target].sum())
             if not is_target.any() or math.isnan(total):
                 raise UserError(
@@ -122,23 +122,22 @@ class Requests:
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The natural log of the probability of each text, without its end; `args` of each are the text.
 
-        Tokens for unknown words are scored as such; their spelling is not, which is logged: bits per byte
-        then do not compare with those of other models.
+        For models of words with a training text it is that of the string, with the spelling of unknown words
+        and white space. Where that is not known, unknown words count as any such word, which is logged: bits
+        per byte then do not compare with those of other models.
 
         Raises:
             UserError: a masked model, or a text that cannot be scored.
         """
         require(self.model, Scores, "give whole texts a probability")
         items = [_asked(i, *request.args) for i, request in enumerate(requests)]
-        answers, num_unknown = [], 0
+        answers, num_partial = [], 0
         for item, (scored, _) in zip(items, self._each(items, disable_tqdm, whole=True)):
-            is_end = np.zeros(len(scored.spans), bool)
-            is_end[-1:] = scored.spans[-1:, 0] == scored.spans[-1:, 1]
-            answers.append(float(scored.log_probs[~is_end].sum()))
-            num_unknown += int(scored.unknown.sum())
+            answers.append(float(scored.byte_log_probs[self._is_no_end(scored)].sum()))
+            num_partial += not scored.complete
             self.cache_hook.add_partial("loglikelihood_rolling", (item.text,), answers[-1])
-        if num_unknown:
-            self._warn(f"{num_unknown} tokens stand for unknown words, whose spelling is not scored")
+        if num_partial:
+            self._warn(f"of {num_partial} texts not every byte is scored: unknown words, or white space")
         return answers
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -210,6 +209,11 @@ class Requests:
         text = Text("requests", [one.document for one in items])
         with Reporter() as report:
             yield from each(ask, items, text, (lambda *_: None) if quiet else report)
+
+    def _is_no_end(self, scored: ScoredText) -> np.ndarray:
+        """bool [T], all tokens but the end of the text, which masked models do not score."""
+        num_ends = int(isinstance(self.model, Scores))
+        return np.arange(len(scored.log_probs)) < len(scored.log_probs) - num_ends
 
     def _end_of(self, prompt: str) -> str:
         """As much of the end of a prompt as the model can read."""

@@ -32,6 +32,7 @@ from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.trained import Trained
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.models.rnn import RNNConfig
+from lm_jax.ngram import spelling
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.text import load as tokenizers
 
@@ -288,7 +289,7 @@ def test_what_cannot_be_said_is_not(lm_eval, monkeypatch, pretrained, caplog):  
     assert lm.loglikelihood(requests(("a", " zzz")))[0][1] is False, "an unknown word is no guess"
     [total] = lm.loglikelihood_rolling(requests(("a zzz",)))
     assert total == pytest.approx(words.score(["a zzz"])[0].log_probs[:2].sum())
-    assert "1 tokens stand for unknown words" in caplog.text
+    assert "of 1 texts not every byte is scored" in caplog.text
 
     masked = wrapped(monkeypatch, pretrained)
     [(total, greedy)] = masked.loglikelihood(requests(("ab", " cde")))
@@ -301,6 +302,23 @@ def test_what_cannot_be_said_is_not(lm_eval, monkeypatch, pretrained, caplog):  
         masked.loglikelihood_rolling(requests(("ab cde",)))
     with pytest.raises(UserError, match="does not continue text"):
         masked.generate_until(requests(("ab", {})))
+
+
+def test_words_of_a_model_that_spells_are_strings(lm_eval, monkeypatch, caplog):
+    texts = ["a b", "b c a", "c  zz b", "a yy"] * 3
+    tokenizer = tokenizers.train("word", texts, min_count=4)
+    words = make_model(texts, tokenizer, order=2, discount_fallback=(0.5, 1.0, 1.5))
+    words.speller = spelling.fit(tokenizer, texts)
+    lm = wrapped(monkeypatch, words)
+    for text in ("a b", "a zz  b", "a b \n"):
+        [scored] = words.score([text])
+        assert scored.complete
+        [total] = lm.loglikelihood_rolling(requests((text,)))
+        assert total == pytest.approx((scored.log_probs + scored.log_spelling)[:-1].sum())
+        before, _, word = text.strip().rpartition(" ")
+        [(last, _)] = lm.loglikelihood(requests((before, f" {word}")))
+        assert last == pytest.approx(words.score([text.strip()])[0].log_probs[-2])
+    assert not caplog.text
 
 
 def test_options_of_tasks_are_those_of_generate():
