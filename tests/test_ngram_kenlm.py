@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 from ngram_text import count, encode, perplexity
 
+import lm_jax
 from lm_jax.data import pipeline
 from lm_jax.data.pipeline import DataConfig
+from lm_jax.evaluation import base as evaluation
+from lm_jax.evaluation.texts import choose
 from lm_jax.language_models import ngram
 from lm_jax.ngram import arpa
 from lm_jax.ngram.model import NGramModel
@@ -71,6 +74,45 @@ def test_scores_of_lines_are_those_of_query(golden):
     for scores, line in zip(golden[0].score(lines), printed, strict=True):
         expected = [float(number) for number in re.findall(r"=\d+ \d (\S+)\t", line)]
         np.testing.assert_allclose(scores.log_probs / np.log(10), expected, rtol=0, atol=1e-6)
+
+
+def evaluated(golden, tmp_path):
+    """Our evaluations of the golden text: of the model that we trained, and of KenLM's file."""
+    file = tmp_path / "o3_prune012.arpa"
+    file.write_bytes(bz2.decompress((GOLDEN / f"{file.name}.bz2").read_bytes()))
+    text = choose("", str(GOLDEN / "test.txt"), "line")
+    return [evaluation.evaluate(model, text, "m").row for model in (golden[0], lm_jax.load(file))], file
+
+
+def assert_perplexities(rows, log10_probs, is_unknown):
+    """KenLM's two perplexities: of all tokens with the ends of lines, and without words that it lacks."""
+    probs, known = np.array(log10_probs), ~np.array(is_unknown)
+    for row in rows:
+        assert (row.counts["tokens"], row.counts["oov"]) == (len(probs), (~known).sum())
+        assert row.metrics["perplexity"].value == pytest.approx(10 ** -probs.mean(), rel=1e-6)
+        without = row.metrics["perplexity_without_oov"].value
+        assert without == pytest.approx(10 ** -probs[known].mean(), rel=1e-6)
+
+
+def test_perplexities_of_the_golden_text_are_those_of_query(golden, tmp_path):
+    printed = (GOLDEN / "o3_prune012.query.txt").read_text()
+    tokens = re.findall(r"=(\d+) \d (\S+)\t", printed)
+    totals = re.findall(r"Total: (\S+) OOV: (\d+)", printed)
+    rows, _ = evaluated(golden, tmp_path)
+    probs, unknown = [float(prob) for _, prob in tokens], [word == "0" for word, _ in tokens]
+    assert sum(probs) == pytest.approx(sum(float(total) for total, _ in totals), rel=1e-6)
+    assert sum(unknown) == sum(int(number) for _, number in totals) > 0
+    assert_perplexities(rows, probs, unknown)
+
+
+@pytest.mark.parity
+def test_perplexities_of_the_golden_text_are_those_of_kenlm(golden, tmp_path):
+    kenlm = pytest.importorskip("kenlm")
+    rows, file = evaluated(golden, tmp_path)
+    theirs = kenlm.Model(str(file))
+    lines = (GOLDEN / "test.txt").read_text().splitlines()
+    scores = [one for line in lines for one in theirs.full_scores(line)]
+    assert_perplexities(rows, [prob for prob, _, _ in scores], [unknown for _, _, unknown in scores])
 
 
 def program(name: str) -> str:

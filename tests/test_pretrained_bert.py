@@ -344,6 +344,43 @@ def test_both_directions_equal_transformers(tmp_path, kind, shape):
     assert tokenizer("abc de").input_ids[1:-1] == lm.tokenizer.encode("abc de").ids.tolist()
 
 
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("within_word", [False, True])
+def test_pseudo_log_likelihoods_are_those_of_transformers(tmp_path, within_word):
+    """Salazar et al. 2020, eq. 2, one row a token, by BertForMaskedLM with random weights."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=37, max_position_embeddings=24, num_hidden_layers=2, hidden_size=16,
+        num_attention_heads=2, intermediate_size=24,
+    )  # fmt: skip
+    theirs = transformers.BertForMaskedLM(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "vocab.txt").write_text("\n".join(WORDS))
+    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "model" / "vocab.txt"))
+    texts = ["ab cde", "a b c d", "p", "fed abc onm k"]
+    for text, made in zip(
+        texts, lm_jax.load(tmp_path / "model").pseudo_score(texts, within_word), strict=True
+    ):
+        encoding = tokenizer(text, return_tensors="pt")
+        words, expected = encoding.word_ids(), []
+        for i in range(1, len(words) - 1):
+            ids = encoding.input_ids.clone()
+            masked = (
+                [j for j, word in enumerate(words) if j >= i and word == words[i]] if within_word else [i]
+            )
+            ids[0, masked] = tokenizer.mask_token_id
+            with torch.no_grad():
+                logits = theirs(ids, attention_mask=encoding.attention_mask).logits[0, i]
+            expected.append(float(logits.log_softmax(-1)[encoding.input_ids[0, i]]))
+        np.testing.assert_allclose(made.log_probs, expected, atol=1e-4)
+        assert made.total == pytest.approx(sum(expected), abs=1e-4)
+
+
 def test_the_tokenizer_of_a_directory_is_read(pretrained):
     assert isinstance(pretrained.tokenizer, WordPiece)
     assert huggingface.FORMS.get("bert").prefix == "bert."
