@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lm_jax import fields, files, user_code
+from lm_jax import fields, files, recipe_files, runtime, user_code
 from lm_jax.errors import UserError
 from lm_jax.parallel.sharding import MeshConfig
 
@@ -41,7 +41,8 @@ def _one(value: Any, option: str | None) -> Any:
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors, as everywhere; its help keeps line breaks."""
 
-    def __init__(self, **options: Any):
+    def __init__(self, *, prog: str = "lm_jax", description: str | None = None, **options: Any):
+        options |= {"prog": runtime.as_called(prog), "description": runtime.as_called(description or "")}
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
         for name, action in ((None, _Once), ("store", _Once), ("append", _Append)):
             self.register("action", name, action)
@@ -65,6 +66,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print."""
         raise UserError(message, f"see {self.prog} --help")
+
+
+def recipe(default: str = recipe_files.DEFAULT) -> dict[str, Any]:
+    """The settings of the flag that names a recipe."""
+    known = f"PATH.py, or one of {', '.join(recipe_files.names())} (default: {default})"
+    return {"default": default, "metavar": "RECIPE[:VARIANT]", "help": known}
 
 
 def path(text: str) -> str:
