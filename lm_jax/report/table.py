@@ -11,7 +11,9 @@ from rich.text import Text
 
 from lm_jax import runtime, seal
 from lm_jax.evaluation.row import Row
+from lm_jax.metrics.profiles import SACREBLEU_SCALE
 from lm_jax.metrics.significance import LEAST_P
+from lm_jax.metrics.text import on_scale
 
 _UNLIMITED = 10_000  # characters in a line where the output is not a terminal
 _SAMPLE_WIDTH = 80  # of the lines around a sample
@@ -52,6 +54,7 @@ _COMMANDS = {
 _BELOW = {
     "bidirectional": ("backward_perplexity", "forward_perplexity_by_line", "backward_perplexity_by_line")
 }
+_OF_SACREBLEU = ("bleu", "chrf")  # shown from 0 to 100, as sacrebleu does
 _FORMATS = {
     **dict.fromkeys(_BELOW["bidirectional"], ".2f"),
     "forward_perplexity": ".2f",
@@ -210,6 +213,8 @@ def label(name: str) -> str:
 
 def number(name: str, x: float | None, sign: str = "") -> str:
     """A metric's value with the decimals that it is shown with, or a dash if it has none."""
+    if x is not None and name in _OF_SACREBLEU:
+        return on_scale(x, SACREBLEU_SCALE, sign)
     return "–" if x is None else format(x, sign + _FORMATS.get(name, ".4f"))
 
 
