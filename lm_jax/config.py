@@ -89,6 +89,7 @@ class TrainConfig:
     checkpoint_every: int = 250  # steps between checkpoints; also saved at a new best validation
     log_every: int = 10  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # write event files in addition to metrics.jsonl
+    loggers: tuple[str, ...] = ()  # further ones of lm_jax.loggers.LOGGERS; see examples/loggers.py
     seed: int = 0  # of parameters, order of data and dropout
     sample_tokens: int = 80  # tokens of the text shown at the end; 0: none
 
@@ -341,6 +342,7 @@ _FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.log_every",
     "train.tensorboard",
+    "train.loggers",
     "train.sample_tokens",
     "sample_tokens",
     "mesh",

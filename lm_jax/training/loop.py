@@ -11,15 +11,17 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from lm_jax import fields
 from lm_jax.batch import Sums
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.data import pipeline
 from lm_jax.data.prefetch import Prefetch
 from lm_jax.errors import UserError
+from lm_jax.loggers import LoggedRun
 from lm_jax.parallel.distributed import Rows, StopVote, is_writer
 from lm_jax.parallel.sharding import by_rows, make_mesh, replicated
-from lm_jax.progress import LiveLine, MetricWriter
+from lm_jax.progress import LiveLine, MetricWriter, open_loggers
 from lm_jax.stopping import Noted
 from lm_jax.tasks.base import Figure, Process
 from lm_jax.text.base import Tokenizer
@@ -175,6 +177,13 @@ def _rest(state: TrainState) -> tuple[Any, ...]:
     return (state.opt_state, state.carry, state.params, state.average._replace(params=None))
 
 
+def _open_writer(config: Config, workdir: pathlib.Path, first: int) -> MetricWriter:
+    """metrics.jsonl, and the loggers that the recipe names."""
+    names = [*(["tensorboard"] if config.train.tensorboard else []), *config.train.loggers]
+    run = LoggedRun(workdir, dict(fields.flatten(config)), first)
+    return MetricWriter(workdir / METRICS, first, open_loggers(names, run))
+
+
 class Monitor:
     """Writes metrics.jsonl and the live line, and stops a run whose numbers are not finite.
 
@@ -197,8 +206,7 @@ class Monitor:
         line: LiveLine,
     ):
         self._config, self._checkpoints, self._line = config, checkpoints, line
-        tensorboard = workdir / "tensorboard" if config.train.tensorboard else None
-        self._writer = MetricWriter(workdir / METRICS, first, tensorboard) if is_writer() else None
+        self._writer = _open_writer(config, workdir, first) if is_writer() else None
         self._pending: tuple[int, Mapping[str, Any], float] | None = None
         self._tokens_per_step = config.task.num_tokens(config.data, config.train.batch_size)
         self._mark = (first, time.monotonic(), 0.0)  # step, time and seconds waited at the last line
