@@ -59,11 +59,13 @@ def _parser() -> flags.Parser:
     )
     parser.add_argument(
         "--text",
+        action="append",
         type=flags.path,
         metavar="FILE",
-        help="the text to evaluate on, or a corpus as for data.corpus (default: the first run's test "
-        "part, for all models of its task)",
+        help="the text to evaluate on, a glob, or a corpus as for data.corpus; may repeat (default: the "
+        "first run's test part, for all models of its task)",
     )
+    parser.add_argument("--split", choices=("valid", "test"), help="the part of a run, without --text")
     parser.add_argument(
         "--documents", choices=DOCUMENTS, help="how to cut FILE (default: the first model's way)"
     )
@@ -109,6 +111,8 @@ def main(argv: list[str]) -> None:
     named = arguments.model
     if twice := [name for name, path in named if any(n == name and p != path for n, p in named)]:
         raise UserError(f"two models are named {twice[0]}", "give each --model=NAME=PATH another name")
+    if arguments.text and arguments.split:
+        raise UserError(f"--split={arguments.split} with --text, which has no parts", "leave one of them out")
     files.make_directory(out)  # before the work
     marks = {"bos": arguments.bos, "eos": arguments.eos}
     models = [language_model.load(path, arguments.step, mesh, **marks) for _, path in named]
@@ -120,24 +124,29 @@ def main(argv: list[str]) -> None:
         arguments.prompt_words,
     )
     with Reporter() as report:
-        for (name, path), model in zip(named, models, strict=True):
-            source = named[0][1] if _reads_as(model) == _reads_as(models[0]) else path
-            text = _choose(arguments, source, model, models[0].documents)
-            made = evaluation.evaluate(
-                model, text, name, arguments.stride, report, arguments.task or "", decoding
-            )
-            add_sizes(made.row, model, path)
-            if arguments.text is None:
-                made.row.notes.extend(texts.note_borrowed(path, source, text))
-            evaluations.append(made)
-    compare(evaluations)
+        for given in arguments.text or [None]:
+            of_text = []
+            for (name, path), model in zip(named, models, strict=True):
+                source = named[0][1] if _reads_as(model) == _reads_as(models[0]) else path
+                text = _choose(arguments, given, source, model, models[0].documents)
+                made = evaluation.evaluate(
+                    model, text, name, arguments.stride, report, arguments.task or "", decoding
+                )
+                add_sizes(made.row, model, path)
+                if given is None:
+                    made.row.notes.extend(texts.note_borrowed(path, source, text))
+                of_text.append(made)
+            compare(of_text)
+            evaluations += of_text
 
     rows = [e.row for e in evaluations]
     curves = {name: read_metrics(pathlib.Path(path) / "metrics.jsonl") for name, path in named}
     write_rows(out / "results.json", rows)
     written = _write_texts(out, evaluations)
-    predictions = {e.row.model: e.predictions for e in evaluations if e.predictions is not None}
-    generated = {e.row.model: e.texts for e in evaluations if e.texts is not None}
+    several = len(arguments.text or []) > 1
+    titled = {f"{e.row.model}, {e.row.split}" if several else e.row.model: e for e in evaluations}
+    predictions = {title: e.predictions for title, e in titled.items() if e.predictions is not None}
+    generated = {title: e.texts for title, e in titled.items() if e.texts is not None}
     report_html = html.render(rows, curves, shlex.join(["python", "eval.py", *argv]), predictions, generated)
     files.write_text(out / "report.html", report_html)
     table.print_rows(rows)
@@ -149,14 +158,14 @@ def _reads_as(model: LanguageModel) -> str:
     return "causal" if model.task == "bidirectional" else model.task
 
 
-def _choose(arguments: Any, path: str, model: LanguageModel, documents: str) -> Text:
-    """The text that a model is evaluated on."""
+def _choose(arguments: Any, given: str | None, path: str, model: LanguageModel, documents: str) -> Text:
+    """The text that a model is evaluated on: the given one, or a run's part."""
     if arguments.task in ZERO_SHOT:
         if arguments.documents:
             raise UserError(f"--documents with --task={arguments.task}, which reads records", "leave it out")
-        return texts.choose_records(arguments.text, ZERO_SHOT[arguments.task])
+        return texts.choose_records(given, ZERO_SHOT[arguments.task])
     labels = isinstance(model, Labels | Predicts)
-    return texts.choose(path, arguments.text, arguments.documents or documents, labels)
+    return texts.choose(path, given, arguments.documents or documents, labels, arguments.split)
 
 
 def _write_texts(out: pathlib.Path, evaluations: Sequence[Evaluation]) -> list[pathlib.Path]:
