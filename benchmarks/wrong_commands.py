@@ -280,8 +280,8 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
     ):
         for command in ("eval", "generate"):
             yield Case(f"{command}: no such mesh", command, (f"--model={files.trained}", f"--mesh.{axis}"))
-    for name in ("nowhere", str(files.folder), str(files.folder / "binary"), "~nouser/x", f"jsonl:{files.text}",
-                 str(files.folder / "empty.txt"), "x" * 5000):  # fmt: skip
+    for name in ("nowhere", str(files.folder), str(files.folder / "binary"), "~nouser/x", "x" * 5000,
+                 f"jsonl:{files.text}", str(files.folder / "empty.txt")):  # fmt: skip
         right = (f"--model={files.run}", f"--prompt-file={name}")
         yield Case("generate: no prompts", "generate", right)
     yield Case("generate: two sources of prompts", "generate", (*right, "--prompt=a"))
