@@ -69,7 +69,7 @@ class LiveLine:
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             left = (now - self._start) / max(1, done - self._first) * (self._total - done)
-            self.say(f"{self._description} {done}/{self._total}  {text}  {_clock(left)} left")
+            self.say(f"{self._description} {done}/{self._total}  {text}  {clock(left)} left")
 
     def say(self, line: str) -> None:
         """Prints a permanent line above the live one."""
@@ -195,7 +195,8 @@ def _metrics_of(line: str, where: str) -> dict[str, float]:
     return {name: values.take(name, float) for name in values.values}
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, with hours where there are any."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
