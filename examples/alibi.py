@@ -49,7 +49,7 @@ class AlibiGPTConfig(GPTConfig):
     """The shape of a GPT with ALiBi: that of a GPT without position embeddings."""
 
     family: ClassVar[str] = "alibi_gpt"
-    published_as: ClassVar[str] = ""  # GPT-2 has no place for it
+    published_as: ClassVar[tuple[str, ...]] = ()  # no published form has a place for it
 
     position: str = "none"  # none, since the distance is in the attention scores
 
