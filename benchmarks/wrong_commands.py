@@ -240,7 +240,7 @@ def _right(command: str, files: Files) -> tuple[str, ...]:
 
 def _wrong_flags(files: Files) -> Iterator[Case]:
     once = {
-        "train": ("workdir", "config", "coordinator"), "eval": ("out", "text", "step", "documents"),
+        "train": ("workdir", "config", "coordinator"), "eval": ("out", "split", "step", "documents"),
         "generate": ("model", "step", "forced", "draft"), "export": ("step",), "sweep": ("workdir", "config"),
         "plan": ("config", "topology"), "predict": ("model", "text", "out"), "embed": ("step", "out"),
         "noise": ("config", "text", "row", "step"), "surprisal": ("text", "out", "step"),
@@ -280,6 +280,13 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
     ):
         for command in ("eval", "generate"):
             yield Case(f"{command}: no such mesh", command, (f"--model={files.trained}", f"--mesh.{axis}"))
+    for name in ("nowhere", str(files.folder), str(files.folder / "binary"), "~nouser/x", "x" * 5000,
+                 f"jsonl:{files.text}", str(files.folder / "empty.txt")):  # fmt: skip
+        right = (f"--model={files.run}", f"--prompt-file={name}")
+        yield Case("generate: no prompts", "generate", right)
+    yield Case("generate: two sources of prompts", "generate", (*right, "--prompt=a"))
+    yield Case("generate: two sources of prompts", "generate", (*right[:1], "--interactive", "--json"))
+    yield Case("eval: a part of a text", "eval", (*_right("eval", files), "--text=x", "--split=valid"))
     for text in NOT_WHOLE:
         yield Case("eval: no number", "eval", (*_right("eval", files), f"--stride={text}"))
     yield Case("eval: unknown name", "eval", (*_right("eval", files), "--documents=chapter"))

@@ -9,7 +9,6 @@ scores, generation with a cache and reports work without any change in lm_jax.
 """
 
 import dataclasses
-import pathlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,8 +20,6 @@ from lm_jax.config import Config
 from lm_jax.models.attention import AttentionCore, Drop, full_attention
 from lm_jax.models.base import MODELS
 from lm_jax.models.gpt import GPTConfig
-
-_GPT = pathlib.Path(__file__).parents[1] / "configs" / "gpt.py"
 
 
 def alibi_attention(
@@ -52,7 +49,7 @@ class AlibiGPTConfig(GPTConfig):
     """The shape of a GPT with ALiBi: that of a GPT without position embeddings."""
 
     family: ClassVar[str] = "alibi_gpt"
-    published_as: ClassVar[str] = ""  # GPT-2 has no place for it
+    published_as: ClassVar[tuple[str, ...]] = ()  # no published form has a place for it
 
     position: str = "none"  # none, since the distance is in the attention scores
 
@@ -63,6 +60,6 @@ class AlibiGPTConfig(GPTConfig):
 
 def get_config(variant: str = "") -> Config:
     """The recipe of configs/gpt.py with ALiBi."""
-    _, gpt = config_module.load(f"{_GPT}:{variant}" if variant else str(_GPT))
+    _, gpt = config_module.load(f"gpt:{variant}")
     fields = {field.name: getattr(gpt.model, field.name) for field in dataclasses.fields(gpt.model)}
     return dataclasses.replace(gpt, model=AlibiGPTConfig(**(fields | {"position": "none"})))

@@ -8,7 +8,6 @@ that is needed: the step, the mesh, checkpoints, resume, scores and reports trea
 """
 
 import dataclasses
-import pathlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,8 +23,6 @@ from lm_jax.errors import UserError
 from lm_jax.models.base import ModelConfig
 from lm_jax.tasks.base import TASKS
 from lm_jax.tasks.causal import Causal
-
-_GPT = pathlib.Path(__file__).parents[1] / "configs" / "gpt.py"
 
 
 @TASKS.register("noisy_causal")
@@ -69,5 +66,5 @@ class _NoisySource:
 
 def get_config(variant: str = "") -> Config:
     """The recipe of configs/gpt.py with noise."""
-    _, gpt = config_module.load(f"{_GPT}:{variant}" if variant else str(_GPT))
+    _, gpt = config_module.load(f"gpt:{variant}")
     return dataclasses.replace(gpt, task=NoisyCausal())

@@ -2,15 +2,19 @@
 
 from typing import Any
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Offers `lm_jax.load(path)` without importing jax before it is used, and the installed version."""
+    """Offers `load(path)` and `train(recipe)` without importing jax before, and the installed version."""
     if name == "load":
         from lm_jax.language_models.load import load
 
         return load
+    if name == "train":
+        from lm_jax.runs import train
+
+        return train
     if name == "__version__":
         from importlib import metadata
 

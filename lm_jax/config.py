@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lm_jax import fields, files, user_code
+from lm_jax import fields, files, recipe_files, user_code
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.models.base import MODELS, ModelConfig
@@ -92,6 +92,7 @@ class TrainConfig:
     keep: str = "0"  # checkpoints kept beside the best and the latest: so many, evenly spaced, or all
     log_every: int = 10  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # write event files in addition to metrics.jsonl
+    loggers: tuple[str, ...] = ()  # further ones of lm_jax.loggers.LOGGERS; see examples/loggers.py
     seed: int = 0  # of parameters, order of data and dropout
     sample_tokens: int = 80  # tokens of the text shown at the end; 0: none
 
@@ -207,7 +208,8 @@ def load(spec: str) -> tuple[str, AnyConfig]:
     """Reads a recipe.
 
     Args:
-        spec: "PATH.py" or "PATH.py:VARIANT"; the file defines `get_config(variant="")`.
+        spec: "PATH.py" or "PATH.py:VARIANT"; the file defines `get_config(variant="")`. Or, in place of the
+            path, the name of one of this package's recipes, such as "gpt".
 
     Returns:
         The recipe's name ("gpt", or "gpt-VARIANT") and its config.
@@ -215,14 +217,8 @@ def load(spec: str) -> tuple[str, AnyConfig]:
     Raises:
         UserError: no such file or variant, or a file that is not a recipe.
     """
-    path_text, _, variant = spec.partition(":")
-    path = files.expand(path_text)
-    if not path.is_file() or path.suffix != ".py":
-        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(
-            f"{path} is not a file PATH.py" if path.exists() else f"no recipe {path}",
-            f"there are: {', '.join(near)}" if near else "give --config=PATH.py",
-        )
+    text, _, variant = spec.partition(":")
+    path = recipe_files.find(text)
     recipe = user_code.import_file(path)
     if not callable(getattr(recipe, "get_config", None)):
         raise UserError(f"{path} defines no get_config(variant)", "let it return a lm_jax.config.Config")
@@ -352,6 +348,7 @@ _FREE_ON_RESUME = (
     "train.keep",
     "train.log_every",
     "train.tensorboard",
+    "train.loggers",
     "train.sample_tokens",
     "sample_tokens",
     "mesh",

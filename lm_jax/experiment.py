@@ -27,6 +27,7 @@ from lm_jax.language_models import load as language_model
 from lm_jax.language_models import ngram, ngram_classes
 from lm_jax.language_models.base import Generates, ScoresTargets
 from lm_jax.language_models.options import Options
+from lm_jax.loggers import LOGGERS
 from lm_jax.models.base import MODELS, ModelConfig, num_parameters
 from lm_jax.ngram import spelling
 from lm_jax.parallel.distributed import check_agreement, is_writer, together
@@ -117,6 +118,8 @@ def check(config: AnyConfig) -> None:
         MODELS.check(config.model)
         TASKS.check(config.task)
         optimizers.check(config.optimizer)
+        for name in config.train.loggers:
+            LOGGERS.get(name)
         budget.check_shape(config)
 
 

@@ -9,9 +9,10 @@ GPT-2's alphabet of bytes, a character for each byte, in which Ġ is a space: th
 tokenizer/tokenizer.json in the run gives when Hugging Face's tokenizers reads it.
 
 The directory opens with from_pretrained of the class of transformers that its config.json names, and with
-lm_jax.load, with the same logits. A GPT is exported if it is a GPT-2, a BERT if it has the published
-architecture: for rope, rms, swiglu and the like the error names the field. AutoTokenizer reads the tokenizer
-if it is a BPE or a WordPiece.
+lm_jax.load, with the same logits. A GPT becomes a GPT-2, with model.position=rope a GPT-NeoX, as the recipe
+gpt trains it, and with rope, norm=rms and mlp=swiglu a LLaMA, grouped heads included; a BERT is exported if
+it has the published architecture. For other fields the error names those that differ. AutoTokenizer reads
+the tokenizer if it is a BPE or a WordPiece.
 """
 
 from lm_jax import runtime

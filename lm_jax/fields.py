@@ -1,7 +1,6 @@
 """Fields of nested frozen dataclasses by dotted name: listed, described, set from text, read from JSON."""
 
 import dataclasses
-import difflib
 import inspect
 import io
 import math
@@ -12,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lm_jax import field_names
 from lm_jax.errors import UserError
 from lm_jax.registry import Registry
 
@@ -81,18 +81,40 @@ def override(config: Any, values: Mapping[str, str]) -> Any:
         UserError: an unknown field (with the nearest name), or a text that is not of the field's type.
     """
     for name in sorted(values, key=lambda name: name.count(".")):  # a part before its fields
-        config = _set(config, name, name.split("."), values[name])
+        config = _set(config, name, name.split("."), values[name], config)
     return config
 
 
-def _set(config: Any, full_name: str, path: list[str], text: str) -> Any:
+def as_text(value: Any, separator: str = ",") -> str:
+    """A value of a field as the text that `override` reads."""
+    if isinstance(value, list | tuple):
+        return separator.join(as_text(part, ":") for part in value)
+    return str(value)
+
+
+def full_name(config: Any, name: str) -> str:
+    """The dotted name of a field, from that or from its last part where no other field has it.
+
+    Raises:
+        UserError: no such field, or several.
+    """
+    names = [known for known, _ in flatten(config)]
+    found = [known for known in names if known == name] or field_names.with_last_part(name, names)
+    if "." in name or len(found) == 1:
+        return name if "." in name else found[0]
+    if found:
+        raise UserError(f"several fields are named {name}: {', '.join(found)}", "give the whole name")
+    raise unknown_field(name, 0, config)
+
+
+def _set(config: Any, full_name: str, path: list[str], text: str, root: Any) -> Any:
     fields = {f.name: f for f in dataclasses.fields(config)}
     head, rest = path[0], path[1:]
     value = getattr(config, head) if head in fields else None
     if head not in fields or (rest and not dataclasses.is_dataclass(value)):
-        raise unknown_field(full_name, len(full_name.split(".")) - len(path), config)
+        raise unknown_field(full_name, len(full_name.split(".")) - len(path), config, root)
     if rest:
-        return dataclasses.replace(config, **{head: _set(value, full_name, rest, text)})
+        return dataclasses.replace(config, **{head: _set(value, full_name, rest, text, root)})
     if registry := fields[head].metadata.get("registry"):
         return dataclasses.replace(config, **{head: registry.get(text)()})
     if dataclasses.is_dataclass(value):
@@ -102,13 +124,12 @@ def _set(config: Any, full_name: str, path: list[str], text: str) -> Any:
     return dataclasses.replace(config, **{head: _parse(text, wanted, full_name)})
 
 
-def unknown_field(name: str, depth: int, config: Any) -> UserError:
-    """The error for a dotted name whose part at `depth` is not a field of `config`."""
+def unknown_field(name: str, depth: int, config: Any, root: Any = None) -> UserError:
+    """The error for a dotted name whose part at `depth` is not a field of `config`, a part of `root`."""
     parents = name.split(".")[:depth]
-    names = [".".join([*parents, n]) for n, _ in flatten(config)]
-    # Users often remember the last part of a name, but not its group.
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]}?" if near else f"fields here are {', '.join(names)}"
+    here = [".".join([*parents, n]) for n, _ in flatten(config)]
+    near = field_names.nearest(name, here if root is None else [n for n, _ in flatten(root)])
+    remedy = field_names.did_you_mean(near) if near else f"fields here are {', '.join(here)}"
     return UserError(f"no field {name}", remedy)
 
 

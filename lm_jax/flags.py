@@ -1,13 +1,16 @@
 """Command lines: the flags of each command, and a recipe's fields as `--config.a.b=value`."""
 
 import argparse
+import difflib
 import math
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lm_jax import fields, files, user_code
+from lm_jax import field_names, fields, files, recipe_files, runtime, user_code
+from lm_jax.config import Config, CountConfig
 from lm_jax.errors import UserError
 from lm_jax.parallel.sharding import MeshConfig
 
@@ -41,7 +44,8 @@ def _one(value: Any, option: str | None) -> Any:
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors, as everywhere; its help keeps line breaks."""
 
-    def __init__(self, **options: Any):
+    def __init__(self, *, prog: str = "lm_jax", description: str | None = None, **options: Any):
+        options |= {"prog": runtime.as_called(prog), "description": runtime.as_called(description or "")}
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
         for name, action in ((None, _Once), ("store", _Once), ("append", _Append)):
             self.register("action", name, action)
@@ -63,8 +67,27 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print."""
-        raise UserError(message, f"see {self.prog} --help")
+        """Raises what argparse would print, with the flag that an unknown one may mean."""
+        unknown = re.match(r"unrecognized arguments: --([\w.-]+)", message)
+        near = self._nearest(unknown[1]) if unknown else []
+        raise UserError(message, field_names.did_you_mean(near) if near else f"see {self.prog} --help")
+
+    def _nearest(self, name: str) -> list[str]:
+        """The flags that an unknown one may mean; of a command that reads a recipe also the fields."""
+        own = {option.lstrip("-").replace("-", "_"): option for option in self._option_string_actions}
+        if name.replace("-", "_") in own:
+            return [own[name.replace("-", "_")]]
+        if "--config" in self._option_string_actions:
+            known = dict.fromkeys(n for part in (Config(), CountConfig()) for n, _ in fields.flatten(part))
+            if found := field_names.with_last_part(name, list(known)):
+                return [f"--config.{field}" for field in found]
+        return [own[near] for near in difflib.get_close_matches(name.replace("-", "_"), own, n=1)]
+
+
+def recipe(default: str = recipe_files.DEFAULT) -> dict[str, Any]:
+    """The settings of the flag that names a recipe."""
+    known = f"PATH.py, or one of {', '.join(recipe_files.names())} (default: {default})"
+    return {"default": default, "metavar": "RECIPE[:VARIANT]", "help": known}
 
 
 def path(text: str) -> str:

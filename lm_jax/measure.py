@@ -7,9 +7,10 @@ python -m lm_jax.metrics classification --labels=FILE --predictions=FILE        
 python -m lm_jax.metrics classification --labels=FILE --probabilities=FILE.tsv  a column for each label
 
 Each line of a file is a text, and line i of each belongs to example i. Several --references are alternatives
-of each text. Scores lie in [0, 1], and intervals are of 95 %, by 10,000 bootstrap samples of the lines. With
-several --hypotheses or --predictions, each is compared with the first one by a paired bootstrap. The
-signature names the settings that a score depends on. --json prints everything as JSON.
+of each text. The table shows scores on the scale of the tool that --profile names: sacrebleu's BLEU and chrF
+from 0 to 100, all else from 0 to 1. --json prints everything as JSON, and all scores in [0, 1]. Intervals are
+of 95 %, by 10,000 bootstrap samples of the lines. With several --hypotheses or --predictions, each is
+compared with the first one by a paired bootstrap. The signature names the settings that a score depends on.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -30,11 +32,24 @@ from lm_jax.evaluation.classification import classifier_statistics
 from lm_jax.evaluation.generated import ROUGES
 from lm_jax.evaluation.row import Metric
 from lm_jax.metrics import chrf, overlap, significance, text
-from lm_jax.metrics.profiles import PROFILES, get_profile
+from lm_jax.metrics.profiles import PROFILES, SACREBLEU_SCALE, get_profile
 from lm_jax.report import table
 
 _TEXTS = ("bleu", "rouge", "chrf")
-System = tuple[dict[str, Statistics], str]  # statistics by metric, and the signature
+
+
+class System(NamedTuple):
+    """What is measured of one file.
+
+    Attributes:
+        statistics: by metric.
+        signature: the settings that a score depends on; "" if there are none.
+        scales: of metrics that their tool prints on another scale than 0 to 1, what it multiplies by.
+    """
+
+    statistics: dict[str, Statistics]
+    signature: str = ""
+    scales: Mapping[str, int] = MappingProxyType({})
 
 
 def main(argv: list[str]) -> None:
@@ -50,7 +65,7 @@ def main(argv: list[str]) -> None:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
-    _print(rows)
+    _print(rows, {name: scale for system in systems for name, scale in system.scales.items()})
 
 
 def _parser() -> flags.Parser:
@@ -99,10 +114,11 @@ def _bleu(hypotheses: list[str], references: Any, arguments: argparse.Namespace)
     signature = profile.bleu_signature(len(references[0]), "exp", effective_order=False, order=4)
     lengths = (np.asarray(found.hypothesis_length), np.asarray(found.reference_length))
     arrays = tuple(map(np.asarray, found))
-    return {
+    made = {
         "bleu": Statistics(arrays, overlap.bleu, less_is_better=False),
         "length_ratio": Statistics(lengths, significance.ratio, less_is_better=False),
-    }, signature
+    }
+    return System(made, signature, {"bleu": profile.scale})
 
 
 def _rouge(hypotheses: list[str], references: Any, arguments: argparse.Namespace) -> System:
@@ -113,16 +129,16 @@ def _rouge(hypotheses: list[str], references: Any, arguments: argparse.Namespace
         name: Statistics((np.asarray(score.f), ones), significance.ratio, less_is_better=False)
         for name, score in scores.items()
     }
-    return made, (profile.stemmed() if arguments.stem else profile).rouge_signature()
+    return System(made, (profile.stemmed() if arguments.stem else profile).rouge_signature())
 
 
 def _chrf(hypotheses: list[str], references: Any, arguments: argparse.Namespace) -> System:
     found = chrf.chrf_statistics(hypotheses, references, words=arguments.words)
     name = "chrf++" if arguments.words == 2 else "chrf"
     arrays = tuple(map(np.asarray, found))
-    return {name: Statistics(arrays, chrf.chrf, less_is_better=False)}, chrf.signature(
-        len(references[0]), words=arguments.words
-    )
+    made = {name: Statistics(arrays, chrf.chrf, less_is_better=False)}
+    settings = chrf.signature(len(references[0]), words=arguments.words)
+    return System(made, settings, {name: SACREBLEU_SCALE})
 
 
 def _of_labels(arguments: argparse.Namespace) -> list[System]:
@@ -138,7 +154,7 @@ def _of_labels(arguments: argparse.Namespace) -> list[System]:
         numbers = {name: i for i, name in enumerate(names)}
         of_each = np.eye(len(names))[[numbers[name] for name in predicted]]
         made = classifier_statistics(np.array([numbers[name] for name in labels]), of_each)
-        systems.append(({name: made[name] for name in ("accuracy", "macro_f1", "mcc")}, ""))
+        systems.append(System({name: made[name] for name in ("accuracy", "macro_f1", "mcc")}))
     for path in arguments.probabilities:
         names, probabilities = _read_probabilities(path)
         _check_length(path, len(probabilities), arguments.labels, len(labels))
@@ -147,7 +163,8 @@ def _of_labels(arguments: argparse.Namespace) -> list[System]:
                 f"{arguments.labels} has the label {unknown[0]!r}, which is no column of {path}",
                 f"its columns are {', '.join(names)}",
             )
-        systems.append((classifier_statistics(np.array([names.index(x) for x in labels]), probabilities), ""))
+        numbered = np.array([names.index(label) for label in labels])
+        systems.append(System(classifier_statistics(numbered, probabilities)))
     return systems
 
 
@@ -191,7 +208,7 @@ def _check_length(path: str, count: int, other: str, wanted: int) -> None:
 
 def _row(name: str, system: System, first: System | None) -> dict[str, Any]:
     """What is known of one file: values, intervals, and the difference to the first file."""
-    statistics, signature = system
+    statistics, signature, _ = system
     metrics: Mapping[str, Metric] = measure(statistics, {})
     row: dict[str, Any] = {"file": name, "examples": len(next(iter(statistics.values())).arrays[0])}
     row["metrics"] = {
@@ -199,9 +216,9 @@ def _row(name: str, system: System, first: System | None) -> dict[str, Any]:
     }
     row |= {"signature": signature} if signature else {}
     for key, one in statistics.items():
-        if first is None or key not in first[0]:
+        if first is None or key not in first.statistics:
             continue
-        other = first[0][key]
+        other = first.statistics[key]
         if not all(a.shape == b.shape for a, b in zip(one.arrays, other.arrays, strict=True)):
             continue  # of other classes
         test = significance.paired_bootstrap(one.arrays, other.arrays, metric=one.metric, of_rows=one.of_rows)
@@ -210,7 +227,8 @@ def _row(name: str, system: System, first: System | None) -> dict[str, Any]:
     return row
 
 
-def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+def _print(rows: Sequence[Mapping[str, Any]], scales: Mapping[str, int]) -> None:
+    """Prints a table; metrics of `scales` on the scale of their tool."""
     console = table.make_console()
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     shown.add_column("file", overflow="fold", min_width=12)
@@ -219,14 +237,15 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
         shown.add_column(head, justify="left" if head == "metric" else "right", no_wrap=True)
     for row in rows:
         for number, (key, metric) in enumerate(row["metrics"].items()):
-            ends, value = metric["interval"], metric["value"]
+            ends, value, scale = metric["interval"], metric["value"], scales.get(key, 1)
             cells = [
                 table.label(key),
-                "–" if value is None else f"{value:.4f}",
-                "–" if ends is None else f"{ends[0]:.4f}–{ends[1]:.4f}",
+                "–" if value is None else text.on_scale(value, scale),
+                "–" if ends is None else "–".join(text.on_scale(end, scale) for end in ends),
             ]
             if len(rows) > 1:
-                cells.append(f"{metric['difference']:+.4f}" if "difference" in metric else "")
+                less = metric.get("difference")
+                cells.append("" if less is None else text.on_scale(less, scale, "+"))
                 cells.append(f"{metric['p_value']:.4f}" if metric.get("p_value") is not None else "")
             shown.add_row(
                 row["file"] if not number else "", f"{row['examples']:,}" if not number else "", *cells

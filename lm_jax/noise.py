@@ -51,9 +51,7 @@ def main(argv: list[str]) -> None:
     """Parses the flags, and prints the text before and after each noise."""
     argv, values = flags.split_fields(argv)
     parser = flags.Parser(prog="python -m lm_jax.noise", description=__doc__)
-    parser.add_argument(
-        "--config", default="configs/bart.py", metavar="PATH.py[:VARIANT]", help="a recipe of denoising"
-    )
+    parser.add_argument("--config", **flags.recipe("bart"))
     parser.add_argument(
         "--text", required=True, type=flags.path, metavar="FILE", help="a text, or a corpus; -: the input"
     )
@@ -69,7 +67,7 @@ def main(argv: list[str]) -> None:
     fields.check(config)
     task: Any = getattr(config, "task", None)
     if not isinstance(task, Noise):
-        raise UserError(f"{arguments.config} is no recipe of denoising", "type --config=configs/bart.py")
+        raise UserError(f"{arguments.config} is no recipe of denoising", "type --config=bart")
     noising.check(task, "task.")
     text = _read(arguments.text)
     with Reporter() as report:

@@ -1,18 +1,21 @@
 """Progress of a run: a live line on a terminal, lines in a log, and metrics.jsonl."""
 
+import contextlib
 import json
 import pathlib
 import sys
 import time
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lm_jax import files, seal
-from lm_jax.errors import UserError
 from lm_jax.files import JsonObject
+from lm_jax.loggers import LOGGERS, LoggedRun, Logger
+from lm_jax.user_code import blamed
 
 _SECONDS_BETWEEN_LINES = 10.0  # in a log, where a live line would print too much
 
@@ -66,7 +69,7 @@ class LiveLine:
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             left = (now - self._start) / max(1, done - self._first) * (self._total - done)
-            self.say(f"{self._description} {done}/{self._total}  {text}  {_clock(left)} left")
+            self.say(f"{self._description} {done}/{self._total}  {text}  {clock(left)} left")
 
     def say(self, line: str) -> None:
         """Prints a permanent line above the live one."""
@@ -126,28 +129,25 @@ class MetricWriter:
         path: the file; its directory is created if it does not exist.
         step: the step that the run continues from. Later lines and an incomplete last line are deleted, so
             that the file of an interrupted run equals that of an uninterrupted one.
-        tensorboard: a directory for TensorBoard's event files; None: none are written.
-
-    Raises:
-        UserError: TensorBoard's writer is not installed.
+        loggers: what receives the same numbers; they are closed here.
     """
 
-    def __init__(self, path: pathlib.Path, step: int, tensorboard: pathlib.Path | None = None):
+    def __init__(self, path: pathlib.Path, step: int, loggers: Mapping[str, Logger] = MappingProxyType({})):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
         with seal.staged(path.parent, grows=[path.name]) as stage:
             files.write_text(stage / path.name, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        self._events = None if tensorboard is None else _open_events(tensorboard, step)
+        self._loggers = loggers
 
     def write(self, step: int, **values: float) -> None:
         """Appends one line and flushes it."""
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        for name, logger in self._loggers.items():
+            with blamed(f"the logger {name} fails at step {step}"):
+                logger.log(step, values)
 
     def seal(self) -> None:
         """Seals what has been written: a checkpoint of the last step may follow."""
@@ -155,21 +155,25 @@ class MetricWriter:
         seal.update(self._path, grows=True)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the file and the loggers."""
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        with contextlib.ExitStack() as stack:  # all of them, also after an error
+            for name, logger in self._loggers.items():
+                stack.enter_context(blamed(f"the logger {name} cannot be closed"))
+                stack.callback(logger.close)
 
 
-def _open_events(directory: pathlib.Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "train.tensorboard=true needs tensorboardX", "type pip install 'lm_jax[tensorboard]'"
-        ) from None
-    # purge_step makes TensorBoard ignore later steps that an interrupted run wrote.
-    return SummaryWriter(str(directory), purge_step=step + 1)
+def open_loggers(names: Iterable[str], run: LoggedRun) -> dict[str, Logger]:
+    """The loggers of these names, opened for a run.
+
+    Raises:
+        UserError: no such logger, or one that cannot be opened.
+    """
+    opened = {}
+    for name in dict.fromkeys(names):
+        with blamed(f"the logger {name} cannot be opened"):
+            opened[name] = LOGGERS.get(name)(run)
+    return opened
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
@@ -191,7 +195,8 @@ def _metrics_of(line: str, where: str) -> dict[str, float]:
     return {name: values.take(name, float) for name in values.values}
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, with hours where there are any."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -6,16 +6,32 @@ import gc
 import io
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from lm_jax import stopping
 
+CONSOLE = "lm-jax"  # the command that pip installs, in place of `python -m lm_jax`
+
 
 def cache_dir() -> pathlib.Path:
     """Where token stores and compiled programs are kept: $LM_JAX_CACHE, else ~/.cache/lm_jax."""
     return pathlib.Path(os.path.expanduser(os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax"))
+
+
+def as_called(text: str) -> str:
+    """A text with the commands in it as a user of `lm-jax` types them, if this process is one of those.
+
+    `python train.py` and `python -m lm_jax.NAME` become `lm-jax train` and `lm-jax NAME`, and a recipe's path
+    in this repository, where there need not be one, its name.
+    """
+    if not any(os.path.basename(argument) == CONSOLE for argument in sys.orig_argv[1:2]):
+        return text
+    text = re.sub(r"(?:python )?\b(train|eval)\.py", rf"{CONSOLE} \1", text)
+    text = re.sub(r"python -m lm_jax\.", f"{CONSOLE} ", text)
+    return re.sub(r"--config=configs/(\w+)\.py", r"--config=\1", text)
 
 
 def prepare() -> None:

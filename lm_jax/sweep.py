@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
     """Parses the flags, runs the sweep and shows its results."""
     argv, values = flags.split_fields(argv)
     parser = flags.Parser(prog="python -m lm_jax.sweep", description=__doc__)
-    parser.add_argument("--config", default="configs/gpt.py", metavar="PATH.py[:VARIANT]", help="the recipe")
+    parser.add_argument("--config", **flags.recipe())
     parser.add_argument(
         "--grid", action="append", default=[], metavar="FIELD=VALUE,VALUE", help="what varies; may repeat"
     )

@@ -175,7 +175,7 @@ def test_a_path_without_a_model(tmp_path, capsys, name, message):
             "no recipe configs/gtp.py; there are: configs/",
         ),
         (["train.py", "--config.model.num_layer=2"], "did you mean model.num_layers?"),
-        (["train.py", "--wrkdir=x"], "unrecognized arguments: --wrkdir=x; see train.py --help"),
+        (["train.py", "--wrkdir=x"], "unrecognized arguments: --wrkdir=x; did you mean --workdir?"),
         (["train.py", "--workdir=/dev/null/x"], "/dev/null/x: Not a directory"),
         (["eval.py"], "--model"),
         (["eval.py", "--model=runs/nowhere"], "there is no directory runs/nowhere"),

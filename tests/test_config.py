@@ -7,7 +7,8 @@ import pathlib
 import pytest
 
 from lm_jax import config as config_module
-from lm_jax import experiment, fields
+from lm_jax import experiment, field_names, fields
+from lm_jax.commands.train import main as train
 from lm_jax.config import Config, CountConfig
 from lm_jax.errors import UserError
 from lm_jax.ngram.smoothing import NGramConfig
@@ -178,3 +179,44 @@ def test_an_unknown_recipe_or_variant_lists_the_known_ones(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(UserError, match=r"defines no get_config\(variant\)"):
         config_module.load(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lr", "optimizer.learning_rate"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("train.learning_rate", "optimizer.learning_rate"),
+        ("batch_size", "train.batch_size"),
+        ("batch-size", "train.batch_size"),
+        ("max_steps", "train.num_steps"),
+        ("n_layer", "model.num_layers"),
+        ("block_size", "data.sequence_length"),
+        ("learning_rat", "optimizer.learning_rate"),
+    ],
+)
+def test_a_hint_matches_the_last_part_and_usual_aliases(name, meant):
+    with pytest.raises(UserError, match=rf"no field {name}; did you mean {meant}\?"):
+        fields.override(Config(), {name: "1"})
+
+
+def test_every_alias_is_a_field():
+    names = {n.rpartition(".")[2] for c in (Config(), CountConfig()) for n, _ in fields.flatten(c)}
+    assert set(field_names.ALIASES.values()) <= names
+    assert not names & field_names.ALIASES.keys(), "a field keeps its own name"
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--lr=1", "--config.optimizer.learning_rate"),
+        ("--num-steps=3", "--config.train.num_steps"),
+        ("--wrkdir=x", "--workdir"),
+        ("--num-processes=3", "--num_processes"),
+        ("--seed=1", "--config.train.seed or --config.seed"),
+    ],
+)
+def test_an_unknown_flag_names_the_field_that_it_may_mean(flag, meant):
+    with pytest.raises(UserError) as error:
+        train([flag])
+    assert str(error.value) == f"unrecognized arguments: {flag}; did you mean {meant}?"

@@ -19,6 +19,7 @@ import lm_jax
 from lm_jax import experiment, flags
 from lm_jax.config import CountConfig
 from lm_jax.data.documents import Document
+from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
 from lm_jax.evaluation import texts as texts_module
@@ -543,3 +544,27 @@ def test_held_out_documents_keep_their_fields_and_ignore_unknown_keys(runs, tmp_
             texts_module.read_held_out(tmp_path, "test")
     with pytest.raises(UserError, match=r"no held-out text .*valid.jsonl; give a text with --text=FILE"):
         texts_module.read_held_out(tmp_path, "valid")
+
+
+def test_several_texts_a_glob_and_a_part_of_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = tiny.write_text(tmp_path / "text.txt")
+    data = DataConfig(corpus=f"text:{text}", documents="line", split="hash:0.1,0.1", tokenizer="word")
+    model = NGramConfig(order=2, smoothing="witten_bell")
+    experiment.run(CountConfig(data=data, model=model, sample_tokens=0), tmp_path / "run")
+    for name in ("a", "b"):
+        tiny.write_text(tmp_path / f"{name}.txt", num_lines=5, seed=ord(name))
+    flags = ["--model=one=run", "--model=two=run", "--text=a.txt", "--text=[ab].txt"]
+    eval_command.main([*flags, "--out=out"])
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    names = [(row["model"], row["split"], row["documents"]) for row in rows]
+    assert names == [("one", "a.txt", 5), ("two", "a.txt", 5), ("one", "text:[ab].txt", 10),
+                     ("two", "text:[ab].txt", 10)]  # fmt: skip
+    assert all(row["difference"]["to"] == "one" for row in rows[1::2]), "compared on each text"
+    assert "another text" not in capsys.readouterr().out
+    for part in ("valid", "test"):
+        eval_command.main(["--model=run", f"--split={part}", "--out=out"])
+        [row] = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert row["split"] == part
+    with pytest.raises(UserError, match="--split=test with --text, which has no parts"):
+        eval_command.main(["--model=run", "--split=test", "--text=a.txt", "--out=out"])

@@ -12,6 +12,7 @@ from rouge_score import rouge_scorer
 
 from lm_jax import measure
 from lm_jax.errors import UserError
+from lm_jax.metrics.chrf import corpus_chrf
 from lm_jax.metrics.text import corpus_bleu
 
 REFERENCES = [f"the cat number {i} sat on the mat , near house {i * 7 % 5}" for i in range(30)]
@@ -88,7 +89,11 @@ def test_labels_are_scored_as_by_scikit_learn(files, capsys):
 def test_the_table_shows_values_and_signature(files, capsys):
     measure.main(["bleu", f"--hypotheses={files / 'a'}", f"--references={files / 'r'}"])
     out = capsys.readouterr().out
-    assert re.search(r"BLEU +0\.\d{4} 0\.\d{4}–0\.\d{4}", out)
+    wanted = sacrebleu.corpus_bleu((files / "a").read_text().splitlines(), [REFERENCES]).score
+    shown = re.search(r"BLEU +(\d+\.\d\d) +\d+\.\d\d–\d+\.\d\d\n", out)
+    assert float(shown[1]) == pytest.approx(wanted, abs=0.006), "on sacrebleu's scale"
+    measure.main(["bleu", "--profile=nltk", f"--hypotheses={files / 'a'}", f"--references={files / 'r'}"])
+    assert re.search(r"BLEU +0\.\d{4} +0\.\d{4}–0\.\d{4}", capsys.readouterr().out)
     assert "profile:sacrebleu-13a" in out
 
 
@@ -128,3 +133,16 @@ def test_the_sample_of_wmt15_scores_as_by_mteval(shared):
     made = corpus_bleu(hypotheses, references, "mteval-13a")
     assert round(made, 4) == 0.2318
     assert "case:lc|" in made.signature
+
+
+def test_a_score_prints_on_the_scale_of_its_tool():
+    """Numbers lie in [0, 1]; what is shown, on the scale of the tool."""
+    hypotheses = [*GOOD[:-1], "nothing alike"]
+    for made, wanted in (
+        (corpus_bleu(hypotheses, REFERENCES), sacrebleu.corpus_bleu(hypotheses, [REFERENCES]).score),
+        (corpus_chrf(hypotheses, REFERENCES), sacrebleu.corpus_chrf(hypotheses, [REFERENCES]).score),
+    ):
+        assert 100 * made == pytest.approx(wanted, abs=1e-4)
+        assert str(made).startswith(f"{wanted:.2f} (nrefs:1|")
+    of_nltk = corpus_bleu(hypotheses, REFERENCES, "nltk")
+    assert str(of_nltk).startswith(f"{float(of_nltk):.4f} (nrefs:1|")

@@ -92,7 +92,6 @@ def test_export_adds_biases_and_drops_rows_that_pad_the_vocabulary(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"position": "rope"}, "position=rope"),
         ({"norm": "rms"}, "norm=rms"),
         ({"mlp": "swiglu"}, "mlp=swiglu"),
         ({"parallel_block": True}, "parallel_block=True"),
@@ -159,7 +158,7 @@ def lacking_a_shard(directory):
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [
-        (lambda d: other(d, model_type="llama"), r"describes a model of type 'llama'; give one of"),
+        (lambda d: other(d, model_type="mamba"), r"describes a model of type 'mamba'; give one of"),
         (lambda d: other(d, activation_function="relu"), "activation_function='relu' in .*; only 'gelu_new'"),
         (lambda d: other(d, scale_attn_by_inverse_layer_idx=True), "layer_idx=True in .*; only False"),
         (lambda d: other(d, n_embd="wide"), r"config.json: n_embd='wide' is not a whole number"),

@@ -20,9 +20,10 @@ from lm_jax.config import TrainConfig
 from lm_jax.data import pipeline
 from lm_jax.data.pipeline import DataConfig
 from lm_jax.errors import UserError
+from lm_jax.loggers import LoggedRun
 from lm_jax.metrics.chunked import chunked_cross_entropy
 from lm_jax.metrics.likelihood import cross_entropy
-from lm_jax.progress import MetricWriter, read_metrics
+from lm_jax.progress import MetricWriter, open_loggers, read_metrics
 from lm_jax.tasks.causal import Causal
 from lm_jax.training import averaging
 from lm_jax.training import loop as training
@@ -252,7 +253,7 @@ def test_event_files_are_optional_and_name_their_missing_package(averaged, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "seal.json"]
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"pip install 'lm_jax\[tensorboard\]'"):
-        MetricWriter(tmp_path / "metrics.jsonl", 0, tmp_path / "events")
+        open_loggers(["tensorboard"], LoggedRun(tmp_path, {}, 0))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def find(
 
 def _frequencies(names: Sequence[str], paths: Mapping[str, str], report: Progress) -> Frequencies | None:
     """How often words occur in the first training text that is on record."""
-    name = next((name for name in names if is_run(paths[name])), None)
+    name = next((name for name in names if name in paths and is_run(paths[name])), None)
     if name is None:
         return None
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,19 +49,24 @@ def _bytes(document: Document) -> bytes:
     return document.text.encode(errors="surrogatepass")
 
 
-def choose(path: str, text: str | None, documents: str, keeps_empty: bool = False) -> Text:
+def choose(
+    path: str, text: str | None, documents: str, keeps_empty: bool = False, split: str | None = None
+) -> Text:
     """The text that a model is evaluated on.
 
     Args:
         path: the model's run directory. Its test part is the default, or its validation part without one.
-        text: a UTF-8 file to score instead, or a corpus such as tsv:FILE#COLUMN, whose documents have fields.
+        text: a UTF-8 file to score instead, or a glob of such files, or a corpus such as tsv:FILE#COLUMN,
+            whose documents have fields.
         documents: how `text` is cut into documents: file, line or paragraph.
         keeps_empty: whether a document of a corpus without text is given, too.
+        split: the part of the run instead of its default, "valid" or "test".
 
     Raises:
         UserError: no such file, one of records (.jsonl, .tsv, .csv), a directory, one that is not UTF-8, or a
             run without a held-out part.
     """
+    text = None if text is None else _as_corpus(text)
     if text is not None and corpora.is_spec(text):
         corpus = dataclasses.replace(corpora.read(text, documents), keeps_empty=keeps_empty)
         return Text(text, list(corpus), {"corpus": text, "documents": documents, **corpus.facts})
@@ -69,8 +75,8 @@ def choose(path: str, text: str | None, documents: str, keeps_empty: bool = Fals
         parts = cut(read_text(pathlib.Path(text)), documents)
         named = [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
         return Text(text, named, {"corpus": f"text:{text}", "documents": documents})
-    split = "test" if seal.exists(pathlib.Path(path) / "test.jsonl") else "valid"
-    return read_held_out(pathlib.Path(path), split)
+    default = "test" if seal.exists(pathlib.Path(path) / "test.jsonl") else "valid"
+    return read_held_out(pathlib.Path(path), split or default)
 
 
 def choose_records(text: str | None, field: str) -> Text:
@@ -95,7 +101,9 @@ def note_borrowed(path: str, of: str, text: Text) -> list[str]:
     """What to say of a model that is scored on the held-out text of another run, if it held out another."""
     workdir = pathlib.Path(path)
     own = [part for part in ("test", "valid") if seal.exists(workdir / f"{part}.jsonl")]
-    if path == of or not own or read_held_out(workdir, own[0]).sha256() == text.sha256():
+    if path == of or not own:
+        return []
+    if text.sha256() in (read_held_out(workdir, part).sha256() for part in own):
         return []
     return [f"scored on the held-out text of {of}; it held out another and may have learned from this one"]
 
@@ -108,6 +116,7 @@ def lines_or_corpus(text: str) -> list[Document]:
     Raises:
         UserError: no such file, one of records (.jsonl, .tsv, .csv), a directory, or one without text.
     """
+    text = _as_corpus(text)
     if corpora.is_spec(text):
         documents = list(dataclasses.replace(corpora.read(text), keeps_empty=True))
     else:
@@ -117,6 +126,14 @@ def lines_or_corpus(text: str) -> list[Document]:
     if not documents:
         raise UserError(f"no text in {text}", "give a file with at least one")
     return documents
+
+
+def _as_corpus(text: str) -> str:
+    """A glob of text files as the corpus that it means; anything else as it is."""
+    is_glob = bool(re.search(r"[*?[]", text)) and not pathlib.Path(text).exists()
+    return (
+        f"text:{text}" if is_glob and not corpora.is_spec(text) and not corpora.records_kind(text) else text
+    )
 
 
 def _check_plain(path: str) -> None:

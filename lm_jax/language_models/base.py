@@ -15,7 +15,7 @@ from lm_jax.decoding.text import Generated, bucket
 from lm_jax.errors import UserError, with_article
 from lm_jax.language_models import next_tokens
 from lm_jax.language_models.described import Described
-from lm_jax.language_models.options import Options, Request
+from lm_jax.language_models.options import Options, Request, lists_options
 from lm_jax.ngram.spelling import Speller
 from lm_jax.text.base import Encoding, Spelled, Tokenizer
 from lm_jax.text.simple import CharacterTokenizer, WordTokenizer
@@ -501,6 +501,7 @@ class LeftToRight(Described, abc.ABC):
         nats = -sum(float(one.log_probs.sum()) for one in scored)
         return float(np.exp(nats / sum(len(one.log_probs) for one in scored)))
 
+    @lists_options
     def generate(
         self, prompts: Sequence[str], max_tokens: int = 100, **options: Unpack[Options]
     ) -> list[Generation]:
@@ -511,13 +512,14 @@ class LeftToRight(Described, abc.ABC):
         Args:
             prompts: the texts to continue; the empty one starts a new text.
             max_tokens: the maximum number of tokens to add.
-            options: see `Options`.
+            options: those listed below, as in `Options`.
 
         Raises:
             UserError: an option that is unknown or out of range, or a prompt longer than the context.
         """
         return run_many(self._decoder(), Request(self.tokenizer, prompts, max_tokens, options))
 
+    @lists_options
     def stream(self, prompt: str, max_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
         """The text of `generate([prompt], ...)`, a few tokens at a time, in whole characters.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.language_models.base import ExpectedText, LeftToRight, ScoredText
+from lm_jax.language_models.logits import Logits, log_sum_exp, one_text
 from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.language_models.rolling import without_end
 from lm_jax.language_models.trained import Trained, shared
@@ -42,7 +43,7 @@ class CausalLanguageModel(LeftToRight):
         task = Causal if trained.task is None else trained.task
         self.task, self.evaluator = task.name, task.evaluator
         # The same objects at each call: decoders compile a program for each function.
-        self._scorer, self._expecter, self._prefill, self._step, self._extend = shared(
+        self._scorer, self._expecter, self._reader, self._prefill, self._step, self._extend = shared(
             _functions, self.module
         )
 
@@ -117,6 +118,22 @@ class CausalLanguageModel(LeftToRight):
             best_T, *log_T = np.where(asked_T, values_T4[:, 1:].T, np.nan)
             made.append(ExpectedText(scored, best_T > 0, *log_T))
         return made
+
+    def logits(self, text: str, stride: int | None = None) -> Logits:
+        """What the model expects at each place of a text: logits over the tokenizer's tokens.
+
+        Args:
+            text: the text, which is read as by `score`.
+            stride: as for `score`.
+
+        Raises:
+            UserError: no text, a stride out of range, or a text that the tokenizer cannot encode.
+        """
+        encoding, rows = self.tokenizer.encode(one_text(text)), self.config.vocab_size
+        [logits_TV] = self._per_token([encoding], stride, self._reader, (rows,))
+        logits_TV = logits_TV[:, : self.tokenizer.vocab_size].astype(np.float32)  # other rows are padding
+        ids = np.append(encoding.ids, np.int32(self.tokenizer.end_id))
+        return Logits(logits_TV, log_sum_exp(logits_TV), ids, self.tokenizer)
 
     def _per_token(
         self, encodings: Sequence[Encoding], stride: int | None, scorer: Any, shape: tuple[int, ...] = ()
@@ -237,10 +254,10 @@ def _bucket(length: int) -> int:
     return max(16, 1 << (length - 1).bit_length())
 
 
-def _functions(module: nn.Module) -> tuple[Any, Any, Any, Any, Any]:
+def _functions(module: nn.Module) -> tuple[Any, Any, Any, Any, Any, Any]:
     prefill, step, extend = (partial(module.apply, method=name) for name in ("prefill", "step", "extend"))
-    scorer, expecter = (jax.jit(partial(f, module)) for f in (log_probs, _expected))
-    return scorer, expecter, prefill, step, extend
+    scorer, expecter, reader = (jax.jit(partial(f, module)) for f in (log_probs, _expected, _logits))
+    return scorer, expecter, reader, prefill, step, extend
 
 
 def log_probs(
@@ -282,6 +299,14 @@ def _expected(
 
     hidden_BTD, state = module.apply(params, inputs_BT, state, method="hidden")
     return chunked(measure, partial(_head, module), params, hidden_BTD, targets_BT), state
+
+
+def _logits(
+    module: nn.Module, params: Any, inputs_BT: jax.Array, targets_BT: jax.Array, state: Any
+) -> tuple[jax.Array, Any]:
+    """The logits after each token, float32 [B, T, V], and the state."""
+    hidden_BTD, state = module.apply(params, inputs_BT, state, method="hidden")
+    return _head(module, params, hidden_BTD).astype(jnp.float32), state
 
 
 def _head(module: nn.Module, params: Any, hidden_BTD: jax.Array) -> Any:

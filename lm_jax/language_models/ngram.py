@@ -13,6 +13,7 @@ from lm_jax.data.pipeline import Data
 from lm_jax.decoding.decoder import Decoder
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import ExpectedText, LeftToRight, ScoredText
+from lm_jax.language_models.logits import Logits, one_text
 from lm_jax.language_models.options import as_texts, check_stride
 from lm_jax.ngram import counts, smoothing
 from lm_jax.ngram.model import LN_10, NGramModel
@@ -182,6 +183,19 @@ class NGramLanguageModel(LeftToRight):
                     log_shares_T[t] = np.log(np.exp(log_probs_V[among_V]).sum())
             made.append(ExpectedText(scored, best_T, log_shares_T, log_best_T))
         return made
+
+    def logits(self, text: str, stride: int | None = None) -> Logits:
+        """What the model expects at each place of a text: log-probabilities of the tokenizer's tokens.
+
+        Arguments and errors are those of `score`.
+        """
+        check_stride(stride, None)
+        stream = np.insert(self.tokenizer.encode(one_text(text)).ids, 0, self.tokenizer.end_id)
+        length = max(1, self.model.order - 1)
+        places = range(1, len(stream) + 1)
+        rows = [self._after(stream[max(0, t - length) : t])[self._word_of] for t in places]
+        ids = np.append(stream[1:], np.int32(self.tokenizer.end_id))
+        return Logits(np.array(rows, np.float32), np.zeros(len(rows)), ids, self.tokenizer)
 
     def _is_scored(self, tokens: np.ndarray) -> np.ndarray:
         """bool [T], of the tokens of a text and its end: without `eos` the ends of sentences are not."""

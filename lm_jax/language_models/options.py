@@ -2,8 +2,9 @@
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, Literal, TypedDict
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 
@@ -13,54 +14,71 @@ from lm_jax.decoding.settings import Sampling, check_number
 from lm_jax.errors import UserError
 from lm_jax.text.base import Tokenizer, utf8
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
 
 class Options(TypedDict, total=False):
-    """The options of `generate`; defaults in brackets. NumPy and JAX numbers are accepted."""
+    """The options of `generate`; defaults in brackets. NumPy and JAX numbers are accepted.
 
-    # Divides the logits; 0 takes the most probable token [1]
+    Attributes:
+        temperature: divides the logits; 0 takes the most probable token [1].
+        top_k: sample among the k most probable tokens; 0: all [0].
+        top_p: sample among the fewest tokens whose total probability reaches p [1].
+        min_p: sample among tokens with at least this share of the best one's probability [0].
+        repetition_penalty: above 1: tokens of the prompt and the text so far become less likely [1].
+        frequency_penalty: subtracted from a token's logit for each time that it was generated [0].
+        presence_penalty: subtracted once from the logits of generated tokens [0].
+        no_repeat_ngram: no sequence of this many tokens occurs twice; 0: off [0].
+        banned: never generated: a list of texts, as the tokens that each has by itself, or of token ids [()].
+        forced: the continuation begins with this text or these token ids [""].
+        stop: the text ends before the first occurrence of one of these [()].
+        min_tokens: the model does not end the text before this many tokens [0].
+        forced_end: the last of `max_tokens` tokens is the end token [False].
+        seed: of the random draws: one for all prompts, or one for each [0].
+        num_samples: continuations of each prompt, which are adjacent in the result [1].
+        num_beams: above 1: beam search with this many beams, which draws nothing; returns the num_samples
+            best texts [1].
+        length_penalty: beam search: the exponent of the length that divides a sum of log-probabilities [1].
+        early_stopping: beam search: stop when as many texts have ended as there are beams (True), when no
+            other text can beat them at its present length (False), or at any length ("never") [False].
+        draft: a model with the same tokenizer that drafts for this one: faster, with the same distribution
+            [None].
+        num_drafted: tokens drafted at a time [4].
+        fusion: a model with the same tokenizer, such as n-grams, whose opinion counts too (shallow fusion)
+            [None].
+        fusion_weight: what its log-probabilities are multiplied by before they are added [0.3].
+    """
+
     temperature: float
-    # Sample among the k most probable tokens; 0: all [0]
     top_k: int
-    # Sample among the fewest tokens whose total probability reaches p [1]
     top_p: float
-    # Sample among tokens with at least this share of the best one's probability [0]
     min_p: float
-    # Above 1: tokens of the prompt and the text so far become less likely [1]
     repetition_penalty: float
-    # Subtracted from a token's logit for each time that it was generated [0]
     frequency_penalty: float
-    # Subtracted once from the logits of generated tokens [0]
     presence_penalty: float
-    # No sequence of this many tokens occurs twice; 0: off [0]
     no_repeat_ngram: int
-    # Never generated: a list of texts, as the tokens that each has by itself, or of token ids [()]
     banned: Sequence[str | int]
-    # The continuation begins with this text or these token ids [""]
     forced: str | Sequence[int]
-    # The text ends before the first occurrence of one of these [()]
     stop: Sequence[str]
-    # The model does not end the text before this many tokens [0]
     min_tokens: int
-    # The last of `max_tokens` tokens is the end token [False]
     forced_end: bool
-    # Of the random draws: one for all prompts, or one for each [0]
     seed: int | Sequence[int]
-    # Continuations of each prompt, which are adjacent in the result [1]
     num_samples: int
-    # Above 1: beam search with this many beams, which draws nothing; returns the num_samples best texts [1]
     num_beams: int
-    # Beam search: the exponent of the length that divides a sum of log-probabilities [1]
     length_penalty: float
-    # Beam search: see `decoding.beam.BeamSettings` [False]
     early_stopping: bool | Literal["never"]
-    # A model with the same tokenizer that drafts for this one: faster, with the same distribution [None]
     draft: Any
-    # Tokens drafted at a time [4]
     num_drafted: int
-    # A model with the same tokenizer, such as n-grams, whose opinion counts too (shallow fusion) [None]
     fusion: Any
-    # What its log-probabilities are multiplied by before they are added [0.3]
     fusion_weight: float
+
+
+def lists_options(method: _Method) -> _Method:
+    """Puts the list of the options into the docstring of a method that takes them, for `help`."""
+    text = inspect.cleandoc(method.__doc__ or "")
+    _, _, options = inspect.cleandoc(Options.__doc__ or "").partition("Attributes:\n")
+    method.__doc__ = f"{text}\n\nOptions (defaults in brackets):\n{options}"
+    return method
 
 
 _SAMPLING = (

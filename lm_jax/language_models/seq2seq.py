@@ -18,7 +18,7 @@ from lm_jax.decoding.text import bucket
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import Generation, ScoredText, run
 from lm_jax.language_models.encoder import EncoderLanguageModel
-from lm_jax.language_models.options import Options, Request, as_texts
+from lm_jax.language_models.options import Options, Request, as_texts, lists_options
 from lm_jax.language_models.trained import Trained, shared
 from lm_jax.metrics.likelihood import token_log_probs
 from lm_jax.models.base import EncodesDecodes
@@ -84,6 +84,7 @@ class _WritesTargets(abc.ABC):
     def _beginnings(self, sources: list[np.ndarray]) -> list[np.ndarray]:
         """The tokens that each target follows."""
 
+    @lists_options
     def generate(
         self, prompts: Sequence[str], max_tokens: int | None = None, **options: Unpack[Options]
     ) -> list[Generation]:
@@ -95,8 +96,8 @@ class _WritesTargets(abc.ABC):
         Args:
             prompts: the sources.
             max_tokens: the maximum number of tokens; None: as the published model asks for, or what fits.
-            options: see `Options`; those left out are the published model's. Without any, the most probable
-                token is taken (temperature 0).
+            options: those listed below, as in `Options`; those left out are the published model's. Without
+                any, the most probable token is taken (temperature 0).
 
         Raises:
             UserError: an option that is unknown or out of range, or more tokens than the model reads.
@@ -143,6 +144,7 @@ class _WritesTargets(abc.ABC):
             raise UserError("max_tokens twice", "give it once")
         return defaults | dict(options)
 
+    @lists_options
     def stream(self, prompt: str, max_tokens: int | None = None, **options: Unpack[Options]) -> Iterator[str]:
         """The text of `generate([prompt], ...)`, in one piece.
 

@@ -20,7 +20,7 @@ from lm_jax.errors import UserError
 from lm_jax.metrics import overlap, text
 from lm_jax.metrics.host import library, whole
 from lm_jax.metrics.matching import are_ngrams
-from lm_jax.metrics.profiles import Profile, get_profile
+from lm_jax.metrics.profiles import SACREBLEU_SCALE, Profile, get_profile
 from lm_jax.metrics.ragged import bucketed
 
 _PUNCTUATION = set(string.punctuation)
@@ -104,7 +104,8 @@ def corpus_chrf(
     made = chrf_statistics(hypotheses, references, characters=characters, words=words, beta=beta)
     value = float(chrf(*(np.asarray(x).sum(axis=0, dtype=float) for x in made), beta=beta))
     counts = {1 if isinstance(r, str) else len(r) for r in references}
-    return text.Score(value, signature(counts.pop() if len(counts) == 1 else "var", characters, words, beta))
+    settings = signature(counts.pop() if len(counts) == 1 else "var", characters, words, beta)
+    return text.Score(value, settings, SACREBLEU_SCALE)
 
 
 def signature(

@@ -1,7 +1,8 @@
 """Metrics of predicted classes; the metrics of scores in `curves.py` can be imported from here, too.
 
-Labels come first, then predictions; both are array-likes [N] of class ids 0 to C − 1 (or booleans). All
-metrics are functions of the confusion matrix, the sum over examples that adds up over batches and hosts:
+Labels come first, then predictions; both are array-likes [N] of class ids 0 to C − 1 (or booleans), or of
+names: their ids are then their places among `classes`, by default all names that occur, sorted. All metrics
+are functions of the confusion matrix, the sum over examples that adds up over batches and hosts:
 
     confusion = sum(confusion_matrix(labels, predictions, num_classes=C) for labels, predictions in batches)
     precision_recall_f(confusion, average="macro").f
@@ -14,6 +15,7 @@ everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.metrics.curves import average_precision, precision_recall_curve, roc_auc, roc_curve
 from lm_jax.metrics.host import array, example_weights, f_weights, floating, is_traced, library, real, whole
+from lm_jax.metrics.names import are_names, checked, numbered, place_of
 
 _AVERAGES = ("binary", "micro", "macro", "weighted")
 _NOT_ONE = 0.01  # how far a sum of probabilities may be from 1, so that bfloat16 passes
@@ -46,14 +49,21 @@ __all__ = [
 
 
 def confusion_matrix(
-    labels: Any, predictions: Any, *, num_classes: int | None = None, weights: Any = None
+    labels: Any,
+    predictions: Any,
+    *,
+    num_classes: int | None = None,
+    weights: Any = None,
+    classes: Sequence[str] | None = None,
 ) -> Any:
     """[C, C]: how many examples of each label (row) were given each prediction (column).
 
     Counts are integers, or sums of `weights` [N] where these are given. An id outside [0, C) is an error, and
     under `jax.jit`, where none can be raised, is not counted.
     """
-    labels, predictions = _class_ids(labels, predictions)
+    if classes is not None and num_classes is None:
+        num_classes = len(checked(classes))
+    labels, predictions = _class_ids(labels, predictions, classes=classes)
     C = _num_classes(labels, predictions) if num_classes is None else whole(num_classes, "num_classes", 1)
     if C**2 > _MAX_CELLS:
         raise UserError(f"a confusion matrix of {C} classes has {C**2} cells", "number the classes from 0")
@@ -147,7 +157,7 @@ def macro_f1_of_sums(hits: Any, labels: Any, predictions: Any) -> Any:
 def precision(labels: Any, predictions: Any, **options: Any) -> Any:
     """TP / (TP + FP), the share of the predictions of a class that are right.
 
-    Options are those of `confusion_matrix` and `precision_recall_f`.
+    Options are those of `confusion_matrix` and `precision_recall_f`; `positive` may be the name of a class.
     """
     return _from_predictions(labels, predictions, **options).precision
 
@@ -213,7 +223,9 @@ def matthews_correlation_of_sums(hits: Any, labels: Any, predictions: Any) -> An
     return xp.where(unknown, xp.nan, xp.where(is_constant, 0.0, covariance / deviations))[()]
 
 
-def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> Any:
+def log_loss(
+    labels: Any, probabilities: Any, *, weights: Any = None, classes: Sequence[str] | None = None
+) -> Any:
     """−Σ w_i ln p_i(label_i) / Σ w_i, in nats, at least 0.
 
     Args:
@@ -221,8 +233,11 @@ def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> Any:
         probabilities: [N, C] summing to 1 within 0.01, or [N] of class 1. They are clipped to [ε, 1 − ε]
             with the epsilon of their type, as in scikit-learn; `likelihood.cross_entropy` is exact.
         weights: [N]; None: ones.
+        classes: where labels are names, the names of the columns, or of (0, 1).
     """
-    (labels,) = _class_ids(labels)
+    if classes is None and are_names(labels):
+        raise UserError("names of classes without an order", "give classes, the names of the columns")
+    (labels,) = _class_ids(labels, classes=classes)
     xp, p = library(labels, probabilities), real(probabilities, "probabilities")
     p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
     if p.ndim == 1:
@@ -249,15 +264,31 @@ def log_loss(labels: Any, probabilities: Any, *, weights: Any = None) -> Any:
 
 
 def _from_predictions(
-    labels: Any, predictions: Any, *, num_classes: int | None = None, weights: Any = None, **options: Any
+    labels: Any,
+    predictions: Any,
+    *,
+    num_classes: int | None = None,
+    weights: Any = None,
+    classes: Sequence[str] | None = None,
+    **options: Any,
 ) -> PrecisionRecallF:
-    confusion = confusion_matrix(labels, predictions, num_classes=num_classes, weights=weights)
+    if isinstance(positive := options.get("positive"), str):
+        options["positive"] = place_of(positive, labels, predictions, classes)
+    elif positive is None and are_names(labels) and _is_binary(**options):
+        raise UserError("which name is the positive class?", "give positive=NAME, or average='macro'")
+    confusion = confusion_matrix(
+        labels, predictions, num_classes=num_classes, weights=weights, classes=classes
+    )
     return precision_recall_f(confusion, **options)
 
 
-def _class_ids(*arrays: Any) -> list[Any]:
-    """Arrays [N] of integers, of one length, as integers that no product of theirs leaves."""
-    ids = [array(x) for x in arrays]
+def _is_binary(average: str | None = "binary", **options: Any) -> bool:
+    return isinstance(average, str) and average == "binary"
+
+
+def _class_ids(*arrays: Any, classes: Sequence[str] | None = None) -> list[Any]:
+    """Arrays [N] of integers or names, of one length, as integers that no product of theirs leaves."""
+    ids = [array(x) for x in numbered(arrays, classes)]
     shapes = [x.shape for x in ids]
     if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) != 1 or not shapes[0][0]:
         raise UserError(
@@ -266,7 +297,8 @@ def _class_ids(*arrays: Any) -> list[Any]:
         )
     for x in ids:
         if x.dtype != bool and not jnp.issubdtype(x.dtype, jnp.integer):
-            raise UserError(f"{x.dtype} are not class ids", "give integers; of scores take the argmax first")
+            remedy = "give integers or texts; of scores take the argmax first"
+            raise UserError(f"{x.dtype} are not class ids", remedy)
     # Sums and products of small or unsigned integers would wrap around.
     return [x.astype(int) for x in ids]
 

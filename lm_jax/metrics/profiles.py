@@ -38,6 +38,7 @@ class Profile:
         min_total: least count of a sentence's n-grams, 1 in NLTK.
         distinct: ROUGE counts sets of n-grams, and ROUGE-L is that of several sentences, as in `rouge`.
         epsilon: added to the denominator of ROUGE's F.
+        scale: what its tool multiplies BLEU by before it prints it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Profile:
     min_total: int = 0
     distinct: bool = False
     epsilon: float = 0.0
+    scale: int = 1
 
     def stemmed(self) -> Profile:
         """The same with Porter's stems of all tokens longer than three characters, as in ROUGE 1.5.5."""
@@ -158,15 +160,16 @@ def _sentences_rouge(text: str) -> list[str]:
     return [sentence for sentence in text.split(".") if sentence]
 
 
+SACREBLEU_SCALE = 100  # sacrebleu prints BLEU and chrF from 0 to 100
 _CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("sacrebleu-13a", "13a", _words_13a, _tokens_13a),
+        Profile("sacrebleu-13a", "13a", _words_13a, _tokens_13a, scale=SACREBLEU_SCALE),
         Profile("mteval-13a", "13a", _words_mteval, _tokens_13a, lowercase=True),
-        Profile("sacrebleu-zh", "zh", _words_zh, _tokens_zh),
-        Profile("sacrebleu-char", "char", _characters),
+        Profile("sacrebleu-zh", "zh", _words_zh, _tokens_zh, scale=SACREBLEU_SCALE),
+        Profile("sacrebleu-char", "char", _characters, scale=SACREBLEU_SCALE),
         Profile("nltk", "space", str.split, smoothing="method0", effective_order=False, min_total=1),
         Profile("rouge_score", "a-z0-9", _lowercase_words, re.compile("[a-z0-9]+").findall, lowercase=True),
         Profile("rouge", "space", _words_rouge, sentences=_sentences_rouge, distinct=True, epsilon=1e-8),

@@ -5,7 +5,9 @@
     rouge(hypotheses, references)["rougeL"].f                    # rouge_score, one number for each pair
 
 `references` has one entry for each hypothesis: a string, or a list of strings where there are several.
-Scores lie in [0, 1] under every profile; sacrebleu prints 100 times that. `profiles.py` lists the profiles.
+The numbers lie in [0, 1] under every profile, in Python and in files. Where they are shown, in tables and by
+`print`, they are on the scale of the profile's tool: 0 to 100 for sacrebleu's BLEU and chrF, else 0 to 1.
+`profiles.py` lists the profiles.
 A profile that drops all characters of a text, such as "rouge_score" for Chinese, causes a warning.
 """
 
@@ -32,17 +34,28 @@ References = Sequence[str] | Sequence[Sequence[str]]
 
 
 class Score(float):
-    """A number that prints with the signature of its settings."""
+    """A number in [0, 1] that prints on its tool's scale, with the signature of its settings.
+
+    Attributes:
+        signature: the settings.
+        scale: what the tool multiplies it by before it prints it.
+    """
 
     signature: str
+    scale: int
 
-    def __new__(cls, value: float, signature: str = "") -> Score:
+    def __new__(cls, value: float, signature: str = "", scale: int = 1) -> Score:
         score = super().__new__(cls, value)
-        score.signature = signature
+        score.signature, score.scale = signature, scale
         return score
 
     def __str__(self) -> str:
-        return f"{float(self):.4f} ({self.signature})"
+        return f"{on_scale(self, self.scale)} ({self.signature})"
+
+
+def on_scale(value: float, scale: int, sign: str = "") -> str:
+    """A share as it is shown on a tool's scale: two decimals from 0 to 100, four from 0 to 1."""
+    return format(float(value) * scale, f"{sign}.{4 if scale == 1 else 2}f")
 
 
 def corpus_bleu(
@@ -81,7 +94,8 @@ def corpus_bleu(
     )
     counts = {1 if isinstance(r, str) else len(r) for r in references}
     num_references = counts.pop() if len(counts) == 1 else "var"
-    return Score(float(score), profile.bleu_signature(num_references, smoothing, effective_order, max_order))
+    signature = profile.bleu_signature(num_references, smoothing, effective_order, max_order)
+    return Score(float(score), signature, profile.scale)
 
 
 def sentence_bleu(
@@ -116,7 +130,7 @@ def sentence_bleu(
         return np.asarray(scores)
     num_references = 1 if isinstance(references, str) else len(references)
     signature = profile.bleu_signature(num_references, smoothing, effective_order, max_order)
-    return Score(float(scores[0]), signature)
+    return Score(float(scores[0]), signature, profile.scale)
 
 
 def bleu_statistics(

@@ -33,7 +33,7 @@ class BARTConfig(TransformerConfig):
     """
 
     family: ClassVar[str] = "bart"
-    published_as: ClassVar[str] = "bart"
+    published_as: ClassVar[tuple[str, ...]] = ("bart",)
     pooling: ClassVar[str] = "last"
     reads: ClassVar[str] = "source and target"
     adapter: ClassVar[str] = "seq2seq"

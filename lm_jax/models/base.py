@@ -58,7 +58,8 @@ class ModelConfig(abc.ABC):
             another run may set them; see `free`.
         sows_output: whether `hidden` sows the last layer's output before dropout, [B, T, D], as "output" into
             the collection "intermediates".
-        published_as: the `model_type` under which transformers reads an exported model; "": none does.
+        published_as: the `model_type`s under which transformers reads an exported model, of which the first
+            that fits its fields is taken; empty: none does.
         pooling: the positions whose vectors stand for a whole text where a task leaves it open: "first",
             "last" or "mean".
         reads: which tokens a position sees: "left to right"; "both sides"; "each side": those on the left
@@ -73,7 +74,7 @@ class ModelConfig(abc.ABC):
     family: ClassVar[str]
     free_fields: ClassVar[frozenset[str]] = frozenset({"dtype"})
     sows_output: ClassVar[bool] = False
-    published_as: ClassVar[str] = ""
+    published_as: ClassVar[tuple[str, ...]] = ()
     pooling: ClassVar[str] = "last"
     reads: ClassVar[str] = "left to right"
     adapter: ClassVar[str] = "causal"

@@ -28,7 +28,7 @@ class BERTConfig(TransformerConfig):
     """
 
     family: ClassVar[str] = "bert"
-    published_as: ClassVar[str] = "bert"
+    published_as: ClassVar[tuple[str, ...]] = ("bert",)
     pooling: ClassVar[str] = "first"
     reads: ClassVar[str] = "both sides"
     adapter: ClassVar[str] = "encoder"

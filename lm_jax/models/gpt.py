@@ -36,7 +36,7 @@ class GPTConfig(TransformerConfig):
     """The shape of a GPT. GPT-2 "124M" is 12 layers, 12 heads, 768 wide, 1024 long, 50257 tokens."""
 
     family: ClassVar[str] = "gpt"
-    published_as: ClassVar[str] = "gpt2"
+    published_as: ClassVar[tuple[str, ...]] = ("gpt2", "gpt_neox", "llama")
     free_fields: ClassVar[frozenset[str]] = frozenset(
         {"dropout", "dtype", "attention", "scan_layers", "remat"}
     )

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     """Parses the flags and prints the plan."""
     argv, values = flags.split_fields(argv)
     parser = flags.Parser(prog="python -m lm_jax.plan", description=__doc__, add_help=False)
-    parser.add_argument("--config", default="configs/gpt.py", metavar="PATH.py[:VARIANT]", help="the recipe")
+    parser.add_argument("--config", **flags.recipe())
     parser.add_argument("--topology", default="v5e:16x16", help="the devices (default: v5e:16x16)")
     parser.add_argument("-h", "--help", action="store_true", help="this text, with the recipe's fields")
     arguments = parser.parse_args(argv)

@@ -12,7 +12,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.models.bart import BARTConfig
 from lm_jax.pretrained import products
-from lm_jax.pretrained.base import Form, Shape, check_published
+from lm_jax.pretrained.base import Form, Shape
 from lm_jax.pretrained.bert import class_names, label_config
 from lm_jax.pretrained.products import weight_and_bias
 from lm_jax.pretrained.values import Values
@@ -156,7 +156,6 @@ def write_config(config: BARTConfig, task: Task | None, tokenizer: Tokenizer) ->
     Raises:
         UserError: a field that published BARTs do not have, or a vocabulary without a token for padding.
     """
-    check_published(config, _FIXED)
     activation = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}.get(config.mlp)
     if activation is None:
         raise UserError(
@@ -210,6 +209,8 @@ def template(config: BARTConfig, task: Task | None) -> BARTConfig:
 
 
 FORM = Form(
+    title="BART",
+    fixed=lambda _: _FIXED,
     prefix=PREFIX,
     unprefixed=("final_logits_bias", "lm_head.", "classification_head."),
     read_config=read_config,

@@ -9,7 +9,7 @@ from typing import Any
 from lm_jax.errors import UserError
 from lm_jax.models.bert import BERTConfig
 from lm_jax.pretrained import products
-from lm_jax.pretrained.base import Form, check_published
+from lm_jax.pretrained.base import Form
 from lm_jax.pretrained.products import weight_and_bias
 from lm_jax.pretrained.values import Values
 from lm_jax.tasks.base import TASKS, Task
@@ -164,7 +164,6 @@ def write_config(config: BERTConfig, task: Task | None, tokenizer: Tokenizer) ->
     Raises:
         UserError: a field that published BERTs do not have.
     """
-    check_published(config, _FIXED)
     activation = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}.get(config.mlp)
     if activation is None:
         raise UserError(
@@ -221,6 +220,8 @@ def label_config(task: Task | None) -> dict[str, Any]:
 
 
 FORM = Form(
+    title="BERT",
+    fixed=lambda _: _FIXED,
     prefix=PREFIX,
     unprefixed=("cls.", "classifier."),
     read_config=read_config,

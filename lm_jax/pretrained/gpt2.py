@@ -8,7 +8,7 @@ from lm_jax.errors import UserError
 from lm_jax.files import JsonObject
 from lm_jax.models.gpt import GPTConfig
 from lm_jax.pretrained import marks
-from lm_jax.pretrained.base import Form, check_published
+from lm_jax.pretrained.base import Form
 from lm_jax.pretrained.values import Values
 from lm_jax.tasks.base import Task
 from lm_jax.tasks.causal import Causal
@@ -58,6 +58,13 @@ _ALIASES = {
 }
 _UNUSED_NUMBERS = ("embd_pdrop", "attn_pdrop", "initializer_range")
 _UNUSED_FLAGS = ("reorder_and_upcast_attn", "use_cache")
+
+
+def fixed(config: GPTConfig) -> dict[str, Any]:
+    """The fields that all GPT-2s have alike."""
+    gpt2 = GPTConfig()
+    alike = {name: getattr(gpt2, name) for name in ("position", "norm", "mlp", "parallel_block")}
+    return alike | {"num_kv_heads": config.num_heads if config.num_kv_heads == config.num_heads else 0}
 
 
 def rules(config: GPTConfig, task: Task | None = None) -> dict[str, tuple[str, ...]]:
@@ -131,15 +138,7 @@ def _size(read: Values, values: dict[str, Any], name: str) -> int:
 
 
 def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The config.json of a GPT that equals a GPT-2.
-
-    Raises:
-        UserError: a field that GPT-2 does not have.
-    """
-    gpt2 = GPTConfig()
-    wanted = {name: getattr(gpt2, name) for name in ("position", "norm", "mlp", "parallel_block")}
-    kv_heads = config.num_heads if config.num_kv_heads else 0
-    check_published(config, wanted | {"num_kv_heads": kv_heads})
+    """The config.json of a GPT that equals a GPT-2."""
     end_ids = [tokenizer.end_id, *tokenizer.other_end_ids]
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -161,6 +160,8 @@ def write_config(config: GPTConfig, task: Task | None, tokenizer: Tokenizer) -> 
 
 
 FORM = Form(
+    title="GPT-2",
+    fixed=fixed,
     prefix=PREFIX,
     unprefixed=tuple(HEAD.values()),
     read_config=read_config,
@@ -169,7 +170,7 @@ FORM = Form(
     ignored=ignored,
     copies=copies,
     their_shapes=their_shapes,
-    join=lambda name, arrays: arrays[0],
+    join=lambda name, arrays, _: arrays[0],
     split=lambda name, array: [array.reshape(*their_shapes(name, array.shape))],
     template=lambda config, _: dataclasses.replace(config, use_bias=True),
     by_token=frozenset({"token_embedding/embedding", "head/embedding"}),

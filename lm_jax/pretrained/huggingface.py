@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import files
-from lm_jax.errors import UserError, with_article
+from lm_jax.errors import UserError
 from lm_jax.models.base import check_sizes
 from lm_jax.pretrained import generation, gpt2, marks, weights
-from lm_jax.pretrained.base import FORMS, Form
+from lm_jax.pretrained.base import FORMS, Form, form_of
 from lm_jax.tasks.base import Task
 from lm_jax.text import load as tokenizers
 from lm_jax.text.base import Tokenizer
@@ -128,7 +128,8 @@ def read_params(directory: pathlib.Path) -> Any:
         form.copies(config, task),
         form.bare_name,
     )
-    flat = {name: form.join(name, parts).reshape(shapes[name]) for name, parts in arrays.items()}
+    joined = {name: form.join(name, parts, shapes[name]) for name, parts in arrays.items()}
+    flat = {name: array.reshape(shapes[name]) for name, array in joined.items()}
     return {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
 
 
@@ -174,12 +175,7 @@ def write(directory: pathlib.Path, pretrained: Pretrained, max_shard_bytes: int 
         UserError: a model without a published form, or a directory that is not empty.
     """
     tokenizer = pretrained.tokenizer
-    if not pretrained.config.published_as:
-        raise UserError(
-            f"{with_article(pretrained.config.family)} model has no published form",
-            "export a model of another family",
-        )
-    form = FORMS.get(pretrained.config.published_as)
+    form = form_of(pretrained.config)
     config = dataclasses.replace(pretrained.config, vocab_size=tokenizer.vocab_size)
     values = form.write_config(config, pretrained.task, tokenizer)
     with files.new_directory(directory) as made:

@@ -25,7 +25,7 @@ def their_shapes(name: str, shape: Shape) -> list[Shape]:
     return [shape[::-1] if name.endswith("/kernel") else shape]
 
 
-def join(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+def join(name: str, arrays: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
     """Our parameter from theirs, up to its shape: q, k and v, for instance, are one kernel, [D, 3, G, K]."""
     if _has_heads(name):
         return np.stack([array.T for array in arrays], axis=-2)

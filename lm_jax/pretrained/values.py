@@ -67,9 +67,16 @@ class Values:
             raise UserError(f"{self.source}: {name} is not a list of texts", "restore the file")
         return value
 
-    def require(self, name: str, wanted: Any) -> None:
-        """Raises UserError for a field that changes what is computed, unless it has the supported value."""
-        value = self._given.values.get(name, wanted)
+    def text(self, name: str, default: str = _REQUIRED) -> str:
+        """A text."""
+        return self._typed(name, str, default)
+
+    def require(self, name: str, wanted: Any, default: Any = _REQUIRED) -> None:
+        """Raises UserError for a field that changes what is computed, unless it has the supported value.
+
+        Where the field is absent it has the default value; without one, the supported value.
+        """
+        value = self._given.values.get(name, wanted if default is _REQUIRED else default)
         if type(value) is not type(wanted) or value != wanted:
             raise UserError(f"{name}={repr(value)[:80]} in {self.source}", f"only {wanted!r} is supported")
 

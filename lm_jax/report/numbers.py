@@ -1,7 +1,9 @@
 """How results are written: names of metrics, decimals, differences and p-values."""
 
 from lm_jax.evaluation.row import Difference, Row
+from lm_jax.metrics.profiles import SACREBLEU_SCALE
 from lm_jax.metrics.resampling import LEAST_P
+from lm_jax.metrics.text import on_scale
 
 _ROUNDING = 1e-6  # of p-values
 # Shorter names of metrics and counts, and formats other than four decimals.
@@ -23,6 +25,7 @@ _LABELS = {
     "rougeLsum": "ROUGE-Lsum",
     "distinct_2": "distinct-2",
 }
+_OF_SACREBLEU = ("bleu", "chrf")  # shown from 0 to 100, as sacrebleu does
 _FORMATS = {
     "backward_perplexity": ".2f",
     "backward_perplexity_by_line": ".2f",
@@ -42,6 +45,8 @@ def label(name: str) -> str:
 
 def number(name: str, x: float | None, sign: str = "") -> str:
     """A metric's value with the decimals that it is shown with, or a dash if it has none."""
+    if x is not None and name in _OF_SACREBLEU:
+        return on_scale(x, SACREBLEU_SCALE, sign)
     return "–" if x is None else format(x, sign + _FORMATS.get(name, ".4f"))
 
 

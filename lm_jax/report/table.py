@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm_jax import seal
+from lm_jax import runtime, seal
 from lm_jax.evaluation.protocol import differing
 from lm_jax.evaluation.row import DOCUMENTS, Row
 from lm_jax.report import numbers
@@ -193,7 +193,7 @@ def print_run(workdir: pathlib.Path, rows: Sequence[Row], imports: Sequence[str]
         f"next: {command}",
         f"      python eval.py --model={workdir}{told} --text=FILE",
     ):
-        print_line(line, console)
+        print_line(runtime.as_called(line), console)
 
 
 def print_line(line: str, console: Console, style: str | None = None) -> None:

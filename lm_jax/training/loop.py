@@ -11,15 +11,17 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from lm_jax import fields
 from lm_jax.batch import Sums
 from lm_jax.checkpoint import Checkpoints, Spaced
 from lm_jax.config import Config, TrainConfig
 from lm_jax.data import pipeline
 from lm_jax.data.prefetch import Prefetch
 from lm_jax.errors import UserError
+from lm_jax.loggers import LoggedRun
 from lm_jax.parallel.distributed import Rows, StopVote, is_writer
 from lm_jax.parallel.sharding import by_rows, make_mesh, replicated
-from lm_jax.progress import LiveLine, MetricWriter
+from lm_jax.progress import LiveLine, MetricWriter, clock, open_loggers
 from lm_jax.stopping import Noted
 from lm_jax.tasks.base import Figure, Process
 from lm_jax.text.base import Tokenizer
@@ -27,6 +29,8 @@ from lm_jax.training.program import Program
 from lm_jax.training.step import TrainState
 
 METRICS = "metrics.jsonl"  # in a run directory
+_STEPS_MEASURED, _SECONDS_MEASURED = 10, 2.0  # at least, before the time left is estimated
+_WORTH_SAYING = 30.0  # seconds
 
 
 class Trainer:
@@ -181,6 +185,13 @@ def _rest(state: TrainState) -> tuple[Any, ...]:
     return (state.opt_state, state.carry, state.params, state.average._replace(params=None))
 
 
+def _open_writer(config: Config, workdir: pathlib.Path, first: int) -> MetricWriter:
+    """metrics.jsonl, and the loggers that the recipe names."""
+    names = [*(["tensorboard"] if config.train.tensorboard else []), *config.train.loggers]
+    run = LoggedRun(workdir, dict(fields.flatten(config)), first)
+    return MetricWriter(workdir / METRICS, first, open_loggers(names, run))
+
+
 class Monitor:
     """Writes metrics.jsonl and the live line, and stops a run whose numbers are not finite.
 
@@ -203,11 +214,12 @@ class Monitor:
         line: LiveLine,
     ):
         self._config, self._checkpoints, self._line = config, checkpoints, line
-        tensorboard = workdir / "tensorboard" if config.train.tensorboard else None
-        self._writer = MetricWriter(workdir / METRICS, first, tensorboard) if is_writer() else None
+        self._writer = _open_writer(config, workdir, first) if is_writer() else None
         self._pending: tuple[int, Mapping[str, Any], float] | None = None
         self._tokens_per_step = config.task.num_tokens(config.data, config.train.batch_size)
         self._mark = (first, time.monotonic(), 0.0)  # step, time and seconds waited at the last line
+        # Step and time at the first line, since when nothing is compiled; None: the time left has been said.
+        self._compiled: tuple[int, float] | None = (first, math.inf)
 
     def __enter__(self) -> Self:
         return self
@@ -259,8 +271,25 @@ class Monitor:
         seconds = max(now - mark_time, 1e-9)
         speed, wait = (step - mark_step) * self._tokens_per_step / seconds, (waited - mark_waited) / seconds
         self._mark = (step, now, waited)
+        self._estimate(step, now)
         self._write(step, **values, tokens_per_second=round(speed), input_wait=round(wait, 4))
         self._line.update(step, f"loss {values['loss']:.3f}  {speed:,.0f} tokens/s  input wait {wait:.1%}")
+
+    def _estimate(self, step: int, now: float) -> None:
+        """Says once how long the steps that are left take, measured after the first ones were compiled."""
+        if self._compiled is None:
+            return
+        first, start = self._compiled
+        if start == math.inf:
+            self._compiled = (step, now)
+            return
+        done, seconds, left = step - first, now - start, self._config.train.num_steps - step
+        if done < _STEPS_MEASURED or seconds < _SECONDS_MEASURED:
+            return
+        self._compiled = None
+        if (estimate := seconds / done * left) >= _WORTH_SAYING:
+            each = f"{left:,} steps of {seconds / done:.3g} s"
+            self._line.say(f"about {clock(estimate)} of training left: {each}; validations take more")
 
     def _not_finite(self, what: str, value: float, step: int) -> UserError:
         good = self._checkpoints.latest_step()

@@ -88,7 +88,7 @@ class DynamicEvaluation(Component):
         for text, encoding in zip(texts, self.tokenizer.encode_batch(texts), strict=True):
             ids = np.concatenate([[self.tokenizer.begin_id], encoding.ids, [self.tokenizer.end_id]])
             values_T2, *_ = self._follow(ids, len(ids) - 1)
-            scored = self.model._scores(text, encoding, values_T2[:, 0])
+            [scored] = self.model._scores([text], [encoding], [values_T2[:, 0]])
             made.append(Reading(scored, values_T2[:, 1].astype(np.int64)))
         return made
 

@@ -90,7 +90,7 @@ class NeuralCache(Component):
         for text, encoding, hidden_TD in self._vectors(texts, stride):
             ids = np.append(encoding.ids, self.tokenizer.end_id)
             log_probs = self._log_probs(hidden_TD, ids)
-            scored = self.model._scores(text, encoding, log_probs)
+            [scored] = self.model._scores([text], [encoding], [log_probs])
             made.append(Reading(scored, np.zeros(len(ids), np.int64)))
         return made
 
