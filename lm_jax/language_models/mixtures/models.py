@@ -128,7 +128,7 @@ class CausalComponent(ModelComponent):
     def _read(self, texts: Sequence[str], stride: int | None) -> list[Reading]:
         made = []
         for text, encoding, values_T2 in read_tokens(self.model, texts, stride, _confident, 2):
-            scored = self.model._scores(text, encoding, values_T2[:, 0])
+            [scored] = self.model._scores([text], [encoding], [values_T2[:, 0]])
             made.append(Reading(scored, values_T2[:, 1].astype(np.int64)))
         return made
 
