@@ -125,6 +125,12 @@ def test_without_contaminated_documents_there_is_a_note_alone():
     found = Contamination("T", 13, ["0", "1"], [SharedRun(2), SharedRun()])
     assert with_parts(made, found).statistics == made.statistics
     assert made.row.notes == ["0 of 2 documents share 13 words or more with T"]
+    blocks = {
+        name: one._replace(arrays=tuple(np.repeat(x, 2, axis=0) for x in one.arrays))
+        for name, one in made.statistics.items()
+    }
+    some = Contamination("T", 2, ["0", "1"], found.runs)
+    assert with_parts(made._replace(statistics=blocks), some).statistics == blocks, "of four blocks"
     evaluations, _ = contamination.apply([made], [text], {"other": Source("T", list)})
     assert evaluations[0].row.notes[-1].startswith("contamination is not known")
 

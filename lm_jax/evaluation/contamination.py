@@ -146,7 +146,8 @@ def find(text: Text, source: Source, words: int = WORDS, report: Progress | None
 def with_parts(evaluation: Evaluation, found: Contamination) -> Evaluation:
     """The evaluation with metrics without the contaminated documents, NAME/clean, and of these alone.
 
-    A note in its row says how many they are. Where all documents or none are, there are no such metrics.
+    A note in its row says how many they are. There are no such metrics where all documents or none are, nor
+    where the statistics are of other parts of the text than documents.
 
     Args:
         evaluation: of a model on the documents that `found` is about; metrics are written into its row.
@@ -154,7 +155,8 @@ def with_parts(evaluation: Evaluation, found: Contamination) -> Evaluation:
     """
     row, is_contaminated = evaluation.row, found.is_contaminated
     num, parts = int(is_contaminated.sum()), {"clean": ~is_contaminated, "contaminated": is_contaminated}
-    if num in (0, len(is_contaminated)):
+    rows = {len(x) for one in evaluation.statistics.values() for x in one.arrays}
+    if num in (0, len(is_contaminated)) or rows != {len(is_contaminated)}:
         parts = {}
     statistics = {
         f"{name}/{part}": one._replace(arrays=tuple(np.asarray(x)[is_part] for x in one.arrays))

@@ -159,7 +159,8 @@ def by_vocabulary(model: int) -> Division:
     """By whether a model's vocabulary has a word."""
     return Division(
         "vocabulary",
-        "that are unknown have a token that stands for any text outside the vocabulary, and its probability",
+        "of which a token stands for any text outside the vocabulary are unknown. Unless their spelling is "
+        "scored, they have the bits of all such words together",
         ("known", "unknown"),
         lambda one: one.unknown_MW[model].astype(int),
         ordered=False,
