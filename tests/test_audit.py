@@ -36,6 +36,7 @@ from lm_jax.language_models.next_tokens import NextTokens
 from lm_jax.language_models.trained import Trained
 from lm_jax.models import attention, gpt
 from lm_jax.models.elmo import ELMoConfig
+from lm_jax.ngram import spelling
 from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.tasks.bidirectional import Bidirectional
 from lm_jax.text import load as tokenizers
@@ -100,6 +101,12 @@ def test_ngrams_pass(ngrams, text, kind, samples):
 
 def _passages(text, samples):
     return draw(text.documents, samples, None, np.random.default_rng(0))
+
+
+def test_words_that_are_spelled_pass(ngrams, lines, text):
+    """With a probability of unknown words and white space every byte is paid for."""
+    model = dataclasses.replace(ngrams["word"], speller=spelling.fit(ngrams["word"].tokenizer, lines))
+    assert passes(audit(model, text))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -110,12 +110,13 @@ def _continue(model: NextTokens, one: History) -> list[Continuation]:
 def tokens_of(model: NextTokens, text: str, scored: ScoredText) -> tuple[np.ndarray, np.ndarray]:
     """The ids of a text and of its end, and the place of each among the scored tokens, -1 where it has none.
 
-    n-grams may leave out the ends of sentences.
+    n-grams may leave out the ends of sentences. White space before a word may be part of the scored token, so
+    that only the ends of spans are those of the encoding.
     """
     ids, spans = model.tokenizer.encode(text)
-    places, t = np.full(len(spans) + 1, -1), 0
-    for place, span in enumerate([*spans.tolist(), [len(scored.text)] * 2]):
-        if t < len(scored.spans) and scored.spans[t].tolist() == span:
+    places, ends, t = np.full(len(spans) + 1, -1), scored.spans[:, 1].tolist(), 0
+    for place, end in enumerate([*spans[:, 1].tolist(), len(scored.text)]):
+        if t < len(ends) and ends[t] == end:
             places[place], t = t, t + 1
     return _with_end(model, ids), places
 

@@ -99,11 +99,13 @@ def cut(passages: Sequence[Passage], random: np.random.Generator) -> list[Cut]:
 def num_shared(a: ScoredText, b: ScoredText, end: int) -> int:
     """How many tokens from the first on are the same in two texts that share their bytes up to one.
 
+    The last token of a text is not counted, which says that the text ends.
+
     Args:
         a: the scored tokens of the one.
         b: those of the other.
         end: the number of bytes that the texts share; a token that ends behind it is not counted.
     """
-    size = min(len(a.spans), len(b.spans))
+    size = max(0, min(len(a.spans), len(b.spans)) - 1)
     same = (a.spans[:size] == b.spans[:size]).all(axis=1) & (a.spans[:size, 1] <= end)
     return int(np.append(same, False).argmin())
