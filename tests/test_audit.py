@@ -287,7 +287,7 @@ def test_generation_by_another_distribution_fails(ngrams, text, temperature, fac
         assert passes(found)
         return
     assert failed(found) == ["one_distribution"]
-    assert ("standard errors" in found.failed[0].what) == (factor == 1)
+    assert ("another distribution" in found.failed[0].what) == (factor == 1)
 
 
 class Cache(Wrapped):

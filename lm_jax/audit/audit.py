@@ -9,6 +9,7 @@ from lm_jax import runtime
 from lm_jax.audit import checks, distributions, generation, strings
 from lm_jax.audit.distributions import Told, ask
 from lm_jax.audit.samples import Passage, cut, draw
+from lm_jax.errors import UserError
 from lm_jax.evaluation.audited import FAILED, Audit, Check
 from lm_jax.evaluation.base import Evaluation
 from lm_jax.evaluation.texts import Text
@@ -116,11 +117,16 @@ def _describe(passages: Sequence[Passage], scored: Sequence[ScoredText], told: T
 def add(evaluation: Evaluation, model: Any, text: Text, stride: int | None = None) -> None:
     """Audits the scores of an evaluation by few samples, into its row, with a note for each failed check.
 
-    Rows of models that do not score whole texts are left as they are.
+    Rows of models that do not score whole texts are left as they are. What the model cannot read of the
+    variants of passages is noted, and the row has no audit.
     """
     if not isinstance(model, Scores):
         return
-    evaluation.row.audit = audit(model, text, FEW, stride, evaluation.scored)
+    try:
+        evaluation.row.audit = audit(model, text, FEW, stride, evaluation.scored)
+    except UserError as error:
+        evaluation.row.notes.append(f"no audit: {error.cause}")
+        return
     evaluation.row.notes.extend(f"audit: {check.line()}" for check in evaluation.row.audit.failed)
 
 

@@ -1,6 +1,5 @@
 """The check that what a model writes comes from the distribution by which it scores."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ from lm_jax.language_models.next_tokens import NextTokens
 
 _NAME = "one_distribution"
 _PROMPT, _LONGEST = 72, 32  # tokens of a prompt, and tokens that are generated after it
-_STANDARD_ERRORS = 5.0  # that a mean may be off: of honest models one in two million is further off
-_LEAST = 1e-3  # nats, for a standard error: rounding is no other distribution
+_SIMULATIONS = 10_000  # of the drawn tokens: an honest model is further off than all of them once in so many
+_ROUNDING = 1e-3  # nats
 
 
 class Written(NamedTuple):
@@ -98,11 +97,17 @@ class _Told(NamedTuple):
 
 
 class _Claim:
-    """That generation is the distribution of scores, or that without the tokens that it leaves out."""
+    """That generation is the distribution of scores, or that without the tokens that it leaves out.
+
+    Attributes:
+        largest: the errors of log-probabilities.
+        off: the log-probability of all drawn tokens less the expected one, nats.
+    """
 
     def __init__(self, leaves_out: bool):
         self._leaves_out = leaves_out
-        self.largest, self._off, self._variance = Largest(), 0.0, 0.0
+        self.largest, self.off = Largest(), 0.0
+        self._random, self._simulated = np.random.default_rng(0), np.zeros(_SIMULATIONS)
 
     def compare(self, one: Written, tokens: np.ndarray, log_probs: np.ndarray, told: _Told | None) -> None:
         """Takes the log-probabilities of some generated tokens, those with the given numbers, as scored."""
@@ -112,22 +117,24 @@ class _Claim:
         self.largest.add(errors, lambda n: one.place(int(tokens[n])))
 
     def add_draws(self, one: Written, told: _Told) -> None:
-        """Takes drawn tokens: their log-probabilities less those expected, and the variance of these."""
+        """Takes drawn tokens, and simulates drawing them."""
         log_probs_NW = told.log_probs_NW
         if self._leaves_out:
             kept_NW = np.where(told.excluded_W[None], -np.inf, log_probs_NW)
             log_probs_NW = kept_NW - np.log1p(-np.exp(told.log_excluded_N))[:, None]
-        probs_NW = np.exp(log_probs_NW)
-        finite_NW = np.where(probs_NW > 0, log_probs_NW, 0.0)
-        mean_N = (probs_NW * finite_NW).sum(axis=1)
-        tokens = one.generation.tokens
-        self._variance += float((probs_NW * (finite_NW - mean_N[:, None]) ** 2).sum())
-        self._off += float((log_probs_NW[np.arange(len(tokens)), tokens] - mean_N).sum())
+        for log_probs_W, token in zip(log_probs_NW, one.generation.tokens):
+            probs_W = np.exp(log_probs_W)
+            cumulative_W = np.cumsum(probs_W)
+            places = self._random.random(_SIMULATIONS) * cumulative_W[-1]
+            drawn = np.searchsorted(cumulative_W, places, side="right")
+            mean = probs_W @ np.where(probs_W > 0, log_probs_W, 0.0)
+            self.off += float(log_probs_W[token] - mean)
+            self._simulated += log_probs_W[np.minimum(drawn, len(probs_W) - 1)] - mean
 
     @property
-    def standard_errors(self) -> float:
-        """How far the mean log-probability of the drawn tokens is from the expected one."""
-        return abs(self._off) / max(math.sqrt(self._variance), _LEAST)
+    def most_off(self) -> float:
+        """The largest distance of all simulations, nats."""
+        return max(float(np.abs(self._simulated).max()), _ROUNDING)
 
 
 def _ask(model: Any, one: Written) -> _Told:
@@ -147,8 +154,8 @@ def one_distribution(
 
     Where a text is read back as other tokens, those before the first other one are compared. Where the model
     tells its next tokens, all generated tokens are compared with these distributions too, and the drawn ones
-    must be as probable as draws from them: their mean log-probability at most five standard errors off the
-    expected one.
+    must be as probable as draws from them: their log-probability together at most as far from the expected
+    one as the furthest of 10,000 simulations.
 
     n-grams never generate the unknown token, whose probability the others share. Then generation must be the
     distribution of scores without it: that is stated.
@@ -180,7 +187,7 @@ def one_distribution(
     what = f"{num_read_back} of {num_tokens} tokens of {len(written)} generated texts with {against}, in nats"
     what += ", but for unknown tokens, which are never generated" if leaves_out else ""
     check = claim.largest.check(_NAME, tolerance, what)
-    return _with_draws(check, claim.standard_errors) if tells and check.status != FAILED else check
+    return _with_draws(check, abs(claim.off), claim.most_off) if tells and check.status != FAILED else check
 
 
 def _read_back(model: Any, one: Written, scored: ScoredText) -> tuple[np.ndarray, np.ndarray]:
@@ -192,15 +199,10 @@ def _read_back(model: Any, one: Written, scored: ScoredText) -> tuple[np.ndarray
     return numbers, scored.log_probs[places[start + numbers]]
 
 
-def _with_draws(check: Check, standard_errors: float) -> Check:
+def _with_draws(check: Check, off: float, most: float) -> Check:
     """The check with that of the drawn tokens."""
-    said = f"the drawn ones are {standard_errors:.1f} standard errors from what is expected"
-    if standard_errors <= _STANDARD_ERRORS:
+    said = f"the drawn ones together are {off:.1f} nats from what is expected (at most {most:.1f} by chance)"
+    if off <= most:
         return check._replace(what=f"{check.what}; {said}")
-    return check._replace(
-        status=FAILED,
-        what=f"{said}: they come from another distribution",
-        error=standard_errors,
-        tolerance=_STANDARD_ERRORS,
-        where="the mean log-probability",
-    )
+    what, where = f"{said}: they come from another distribution", "the drawn tokens together"
+    return check._replace(status=FAILED, what=what, error=off, tolerance=most, where=where)
