@@ -52,6 +52,7 @@ COMMANDS = {
     "embed": "lm_jax.embed",
     "noise": "lm_jax.noise",
     "surprisal": "lm_jax.surprisal",
+    "audit": "lm_jax.audit.__main__",
 }
 
 
@@ -235,6 +236,7 @@ def _right(command: str, files: Files) -> tuple[str, ...]:
         "embed": (f"--model={files.run}", f"--text={files.text}", "--out=x.npy"),
         "noise": (f"--config={files.bart}", f"--text={files.text}"),
         "surprisal": (f"--model={files.run}", f"--text={files.text}", f"--out={files.folder / 's.tsv'}"),
+        "audit": (f"--model={files.run}", "--samples=1"),
     }[command]
 
 
@@ -244,6 +246,7 @@ def _wrong_flags(files: Files) -> Iterator[Case]:
         "generate": ("model", "step", "forced", "draft"), "export": ("step",), "sweep": ("workdir", "config"),
         "plan": ("config", "topology"), "predict": ("model", "text", "out"), "embed": ("step", "out"),
         "noise": ("config", "text", "row", "step"), "surprisal": ("text", "out", "step"),
+        "audit": ("text", "out", "step", "documents"),
     }  # fmt: skip
     for command in COMMANDS:
         right = _right(command, files)
