@@ -53,6 +53,11 @@ def test_a_mixture_is_a_row_and_a_file(runs, tmp_path, capsys):
         nats = -sum(one.log_probs.sum() for one in opened.score(documents))
         assert nats == pytest.approx(row["nats"], rel=1e-9)
         assert row["bits_per_byte"] == pytest.approx(nats / np.log(2) / row["bytes"])
+    path = tmp_path / "mixture-1.json"
+    changed = path.read_text().replace('"decay": 0.995', '"decay": 0.5')
+    path.write_text(changed)
+    cache = lm_jax.load(path).components[2]
+    assert (cache.order, cache.decay, cache.concentration) == (1, 0.5, 0.3)
 
 
 def test_weights_are_those_of_the_validation_part(runs, tmp_path):

@@ -22,12 +22,21 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.language_models.base import ScoredText
-from lm_jax.language_models.mixtures.base import Component, Functions, Next, Reading, appended, buffer_of
+from lm_jax.language_models.mixtures.base import (
+    Component,
+    Functions,
+    Next,
+    Reading,
+    Recent,
+    appended,
+    buffer_of,
+)  # fmt: skip
 from lm_jax.language_models.options import as_texts
 from lm_jax.text.base import Tokenizer
 
 _DECAYS = (0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0)
 _CONCENTRATIONS = (0.1, 0.3, 1.0)
+_KEPT = len(_DECAYS) + len(_CONCENTRATIONS)  # readings, so that mixtures share them
 MOST_ORDER = 12
 
 
@@ -49,6 +58,7 @@ class DocumentCache(Component):
     order: int = 1
     decay: float = 0.995
     concentration: float = 0.3
+    _recent: Recent = dataclasses.field(default_factory=lambda: Recent(_KEPT), compare=False, repr=False)
 
     kind = "cache"
 
@@ -86,6 +96,10 @@ class DocumentCache(Component):
 
     def read(self, texts: Sequence[str], stride: int | None = None) -> list[Reading]:
         """See `Component`; `stride` has no effect."""
+        key = (tuple(texts), self.decay, self.concentration)
+        return self._recent.get(key, lambda: self._read(texts))
+
+    def _read(self, texts: Sequence[str]) -> list[Reading]:
         made = []
         for text, encoding in zip(texts, self.tokenizer.encode_batch(as_texts(texts, "texts")), strict=True):
             ids = np.append(encoding.ids, self.tokenizer.end_id)

@@ -22,6 +22,7 @@ from lm_jax.language_models.mixtures.mixture import TokenMixture
 from lm_jax.language_models.mixtures.models import as_component, is_causal
 from lm_jax.language_models.mixtures.neural_cache import NeuralCache
 from lm_jax.language_models.mixtures.weights import Weights
+from lm_jax.text.base import Tokenizer
 
 _FORMAT = "lm_jax mixture 1"
 _SUFFIX = ".json"
@@ -99,13 +100,19 @@ def open_parts(
     if tokenizer is None:
         raise UserError(f"the {first.family} model {parts[0].name} in a mixture", "give one that reads text")
     opened = {} if opened is None else opened
+    made = []
     for part in parts:
-        if part.kind != CACHE and part not in opened:  # a cache has the tokens of its mixture
-            opened[part] = _open(part, models[part.path])
-    return [DocumentCache(tokenizer, p.order) if p.kind == CACHE else opened[p] for p in parts]
+        # A cache has the tokens of its mixture.
+        key = part._replace(name=tokenizer.fingerprint()) if part.kind == CACHE else part
+        if key not in opened:
+            opened[key] = _open(part, models.get(part.path), tokenizer)
+        made.append(opened[key])
+    return made
 
 
-def _open(part: Part, model: Any) -> Component:
+def _open(part: Part, model: Any, tokenizer: Tokenizer) -> Component:
+    if part.kind == CACHE:
+        return DocumentCache(tokenizer, part.order)
     if part.kind == MODEL:
         return as_component(model, part.name)
     if not is_causal(model):
