@@ -135,7 +135,7 @@ def test_two_classifiers_are_compared_by_mcnemars_test_too(tmp_path):
     assert difference.metric == "accuracy"
     assert difference.mcnemar_p_value == pytest.approx(scipy.stats.binomtest(wins, wins + losses).pvalue)
     assert difference.p_value < 0.01
-    assert f"McNemar's test, p = {difference.mcnemar_p_value:.3g})" in shown_difference(evaluations[1].row)
+    assert f"McNemar's test, p = {difference.mcnemar_p_value:.2g})" in shown_difference(evaluations[1].row)
     write_rows(tmp_path / "results.json", [evaluations[1].row])
     assert read_rows(tmp_path / "results.json")[0].difference == difference
     shares = {"accuracy": Statistics((np.array([2.0, 1.0]), np.array([3.0, 1.0])), significance.ratio, False)}
