@@ -28,6 +28,7 @@ _FLAGS = (
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",
     "--no-first-run",
     "--remote-debugging-pipe",
     "--hide-scrollbars",

@@ -213,8 +213,8 @@ def _text(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         "</div>"
         '<div class="steps"><button type="button" id="previous" '
         'aria-label="Previous word">← <span>Previous</span></button>'
-        '<button type="button" id="next" aria-label="Next word"><span>Next</span> →</button></div>'
-        "</div></div></div>"
+        '<button type="button" id="next" aria-label="Next word"><span>Next</span> →</button>'
+        "</div></div></div></div>"
     )
     yield data(view.data, "surprisals")
 
