@@ -198,7 +198,7 @@ def test_models_with_unknown_words_or_without_complete_scores_are_marked():
     )
     joined = joined._replace(unknown=np.zeros(3, bool), log_spelling=np.array([-1.0, 0.0, 0.0]))
     no_bits = {"bits_per_byte": Metric(None, None, "no bits per byte: <why>")}
-    rows = [row("odd", [text], metrics=no_bits, counts={"oov": 1}), row("joined", [text])]
+    rows = [row("odd", [text], metrics=no_bits, counts={"oov": 1}), row("joined", [text], counts={"oov": 2})]
     evaluations = [
         Evaluation(rows[0], {}, scored=[odd]),
         Evaluation(rows[1], {}, scored=[joined]),
@@ -207,8 +207,8 @@ def test_models_with_unknown_words_or_without_complete_scores_are_marked():
     ]
     view = surprisal_view.view(evaluations)
     first, second = view.data["models"]
-    assert first["mark"].startswith("no bits per byte: <why>; 1 tokens stand for text outside")
-    assert second["mark"] == ""
+    assert first["mark"] == "no bits per byte: <why>; tokens outside the vocabulary: 1"
+    assert second["mark"] == "tokens outside the vocabulary: 2, with their bytes scored"
     bits, counts = decoded(first, view.data)
     assert bits[2] == np.inf
     assert counts.tolist() == [1, 1 | 128, 1, 1]

@@ -56,7 +56,8 @@ def _page(rows: Sequence[Row], sections: Sequence[str]) -> str:
     """The whole file: its policy lets no other script run, and nothing be fetched."""
     package = resources.files("lm_jax.report")
     style, *scripts = (
-        (package / file).read_text(encoding="utf-8") for file in ("page.css", "page.js", "surprisal_view.js")
+        (package / file).read_text(encoding="utf-8")
+        for file in ("page.css", "page.js", "surprisals.js", "surprisal_view.js")
     )
     script = "".join(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -40,18 +40,20 @@ const addCopying = (command) => {
   command.append(button);
 };
 
-// Rows by a column: by `data-order` where its cells have numbers, with the others last, else by their letters.
+// Rows by a column: by `data-order` where its cells have it, with the others last, else by their letters.
 const sort = (table, column, descending) => {
   const body = table.tBodies[0];
   const rows = [...body.rows];
+  const text = (row) => row.cells[column].textContent;
   const order = (row) => parseFloat(row.cells[column].dataset.order);
   const byNumber = rows.some((row) => !Number.isNaN(order(row)));
   const compare = (a, b) => {
-    if (!byNumber) return a.cells[column].textContent.localeCompare(b.cells[column].textContent, "en", { numeric: true });
-    return order(a) - order(b);
+    if (byNumber) return order(a) - order(b);
+    return text(a).localeCompare(text(b), "en", { numeric: true });
   };
   const missing = (row) => byNumber && Number.isNaN(order(row));
-  const present = rows.filter((row) => !missing(row)).sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
+  const present = rows.filter((row) => !missing(row));
+  present.sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
   body.append(...present, ...rows.filter(missing));
 };
 

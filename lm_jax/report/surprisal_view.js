@@ -1,80 +1,28 @@
-// The text coloured by the surprisal of its words. A unit is a word, or what follows the last word of a document:
-// its trailing white space and its end. Units are numbered over all documents. Text stands on the page from the
-// start; its words become elements, and are coloured, only when they come near the part that is seen.
+// The text coloured by the surprisal of its words, of one model or less that of another. Text stands on the
+// page from the start; its words become elements, and are coloured, when they come near the part that is seen.
 
-const WORD = /[^ \t\n\r\0]+/g; // as in lm_jax/text/words.py
-const MOST_WORDS = 200; // of a piece, which becomes elements at once
 const SCALES = {
-  word: { unit: "bits per word", edges: [2, 4, 6, 8, 11, 14, 18, 24, 32], differences: [0.5, 1, 2, 4, 8] },
-  byte: { unit: "bits per byte", edges: [0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7], differences: [0.1, 0.25, 0.5, 1, 2] },
+  word: {
+    unit: "bits per word",
+    edges: [2, 4, 6, 8, 11, 14, 18, 24, 32],
+    differences: [0.5, 1, 2, 4, 8],
+  },
+  byte: {
+    unit: "bits per byte",
+    edges: [0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7],
+    differences: [0.1, 0.25, 0.5, 1, 2],
+  },
 };
-const MINUS = "−";
-
-const decode = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-
-const byteLength = (text, start, end) => {
-  let length = 0;
-  for (let i = start; i < end; i++) {
-    const code = text.charCodeAt(i);
-    length += code < 0x80 ? 1 : code < 0x800 || (code >= 0xd800 && code < 0xe000) ? 2 : 3; // a half: 2 of 4
-  }
-  return length;
-};
-
-const number = (value, digits = 2) => {
-  if (value === null) return "–";
-  if (!Number.isFinite(value)) return value < 0 ? `${MINUS}∞` : "∞";
-  return value.toFixed(digits).replace("-", MINUS);
-};
-const signed = (value, digits = 2) => (value > 0 ? "+" : "") + number(value, digits);
-
-// The units of a document: where each begins and ends, in characters and, with the white space before it, bytes.
-const unitsOf = (text, whole) => {
-  const units = [];
-  let place = 0, bytes = 0;
-  const add = (start, end) => {
-    const space = byteLength(text, place, start);
-    const length = byteLength(text, start, end);
-    units.push({ start, end, first: bytes + space, bytes: space + length });
-    bytes += space + length;
-    place = end;
-  };
-  for (const found of text.matchAll(WORD)) add(found.index, found.index + found[0].length);
-  if (whole) add(text.length, text.length);
-  return units;
-};
-
-// The end of the piece that begins with a unit: after a line, if one ends soon.
-const pieceEnd = (text, units, first) => {
-  const most = Math.min(first + MOST_WORDS, units.length);
-  for (let next = first + MOST_WORDS / 2; next < most; next++) {
-    if (text.slice(units[next - 1].end, units[next].start).includes("\n")) return next;
-  }
-  return most;
-};
-
-class Model {
-  constructor(stored, bits, steps) {
-    Object.assign(this, { name: stored.name, place: stored.place, mark: stored.mark });
-    const bytes = decode(stored.surprisals);
-    this.tokens = decode(stored.tokens);
-    this.bits = Float64Array.from(this.tokens, (_, unit) => {
-      const code = bytes[2 * unit] | (bytes[2 * unit + 1] << 8);
-      return code === 65535 ? Infinity : bits * Math.expm1(code / steps);
-    });
-  }
-  value(unit) { return this.count(unit) ? this.bits[unit] : null; } // without a token: no value of its own
-  count(unit) { return this.tokens[unit] & 127; }
-  isUnknown(unit) { return this.tokens[unit] >= 128; }
-}
 
 class Reader {
   constructor(stored) {
     this.models = stored.models.map((model) => new Model(model, stored.bits, stored.steps));
     this.box = document.getElementById("words");
     this.details = document.getElementById("details");
-    this.select = Object.fromEntries(
-      ["model", "minus", "per", "document"].map((name) => [name, document.getElementById(`select-${name}`)]));
+    this.select = {};
+    for (const name of ["model", "minus", "per", "document"]) {
+      this.select[name] = document.getElementById(`select-${name}`);
+    }
     this.units = [];
     this.documents = [];
     this.pieces = new Map();
@@ -130,7 +78,9 @@ class Reader {
   }
 
   listen() {
-    for (const name of ["model", "minus", "per"]) this.select[name].addEventListener("change", () => this.choose());
+    for (const name of ["model", "minus", "per"]) {
+      this.select[name].addEventListener("change", () => this.choose());
+    }
     this.select.document.addEventListener("change", () => {
       const one = this.documents[this.select.document.value];
       this.box.scrollTop = one.head.offsetTop - this.box.clientTop;
@@ -178,31 +128,37 @@ class Reader {
   describe(one) {
     const { model, minus } = this.chosen;
     const [a, b] = [model, minus].map((chosen) => chosen ? one.rates[this.models.indexOf(chosen)] : 0);
-    const rate = a === null || b === null ? "no bits/byte" : `${minus ? signed(a - b, 3) : number(a, 3)} bits/byte`;
+    const shown = minus ? signed(a - b, 3) : number(a, 3);
+    const rate = a === null || b === null ? "no bits/byte" : `${shown} bits/byte`;
     one.head.lastChild.textContent = rate + (one.whole ? "" : ", whole; its end is not shown");
   }
 
   level(value) {
     const { minus, scale } = this.chosen;
     if (value === null) return "";
-    if (!minus) return Reader.hot(scale.edges.filter((edge) => value >= edge).length);
-    const size = scale.differences.filter((edge) => Math.abs(value) >= edge).length;
-    return size ? `${value < 0 ? "cold" : "hot"}-${2 * size - 1}` : "";
+    const edges = minus ? scale.differences : scale.edges;
+    const level = edges.filter((edge) => Math.abs(value) >= edge).length;
+    if (!level) return "";
+    return minus ? `${value < 0 ? "cold" : "hot"}-${2 * level - 1}` : `hot-${level}`;
   }
-
-  static hot(level) { return level ? `hot-${level}` : ""; }
 
   addLegend() {
     const { model, minus, scale } = this.chosen;
     const edges = minus ? scale.differences : scale.edges;
-    const up = edges.map((edge, i) => [i + 1 < edges.length ? `${edge}–${edges[i + 1]}` : `≥ ${edge}`, edge]);
-    const down = edges.map((edge, i) => [i + 1 < edges.length ? `${MINUS}${edge}` : `≤ ${MINUS}${edge}`, -edge]).reverse();
-    const zero = [minus ? `± ${edges[0]}` : `< ${edges[0]}`, 0];
-    const shown = minus ? [...down, zero, ...edges.map((edge, i) => [i + 1 < edges.length ? `+${edge}` : `≥ +${edge}`, edge])] : [zero, ...up];
-    document.getElementById("legend").replaceChildren(
-      ...shown.map(([label, value]) => element("li", label, this.level(value))));
+    const last = edges.length - 1;
+    const above = edges.map((edge, i) => {
+      const sign = minus ? "+" : "";
+      const range = minus ? `+${edge}` : `${edge}–${edges[i + 1]}`;
+      return [i < last ? range : `≥ ${sign}${edge}`, edge];
+    });
+    const below = edges.map((edge, i) => [`${i < last ? "" : "≤ "}${MINUS}${edge}`, -edge]).reverse();
+    const middle = [`${minus ? "±" : "<"} ${edges[0]}`, 0];
+    const shown = [...(minus ? below : []), middle, ...above];
+    const items = shown.map(([label, value]) => element("li", label, this.level(value)));
+    document.getElementById("legend").replaceChildren(...items);
+    const blue = minus && `Blue: ${model.name} expected the word more; orange: ${minus.name} did.`;
     document.getElementById("meaning").textContent = minus
-      ? `${scale.unit[0].toUpperCase()}${scale.unit.slice(1)} of ${model.name} less those of ${minus.name}. Blue: ${model.name} expected the word more; orange: ${minus.name} did.`
+      ? `${model.name} less ${minus.name}, ${scale.unit}. ${blue}`
       : `Surprisal under ${model.name}, ${scale.unit}.`;
     document.getElementById("marks").textContent =
       [model, minus].filter((one) => one?.mark).map((one) => `* ${one.name}: ${one.mark}.`).join(" ");
@@ -224,7 +180,8 @@ class Reader {
       place = end;
     }
     piece.node.className = "";
-    piece.node.replaceChildren(...nodes, piece.to > place ? this.units[piece.first].text.slice(place, piece.to) : "");
+    nodes.push(this.units[piece.first].text.slice(place, piece.to)); // where a document is cut: nothing
+    piece.node.replaceChildren(...nodes);
     this.watch.unobserve(piece.node);
     this.colour(piece);
   }
@@ -277,7 +234,8 @@ class Reader {
       if (Math.abs(there.top - here.top) < here.height / 2) continue;
       if (line !== null && Math.abs(there.top - line) > here.height / 2) break;
       line = there.top;
-      if (Math.abs(there.left - here.left) < distance) [best, distance] = [unit, Math.abs(there.left - here.left)];
+      const aside = Math.abs(there.left - here.left);
+      if (aside < distance) [best, distance] = [unit, aside];
     }
     return best;
   }
@@ -292,7 +250,8 @@ class Reader {
     const length = byteLength(text, start, end);
     const where = isEnd ? `what follows the last word of ${this.documents[at].name}`
       : `${this.documents[at].name}, bytes ${first}–${first + length}`;
-    this.details.replaceChildren(title, element("p", where, "muted"), this.tableOf(unit, bytes), this.summary(unit));
+    const place = element("p", where, "muted");
+    this.details.replaceChildren(title, place, this.tableOf(unit, bytes), this.summary(unit));
   }
 
   tableOf(unit, bytes) {
@@ -312,9 +271,8 @@ class Reader {
       head.append(meter);
       row.append(head);
       const rate = value === null || !bytes ? null : value / bytes;
-      for (const cell of [number(value), number(rate), `${model.count(unit)}${model.isUnknown(unit) ? " unknown" : ""}`]) {
-        row.append(element("td", cell));
-      }
+      const tokens = `${model.count(unit)}${model.isUnknown(unit) ? " unknown" : ""}`;
+      row.append(...[number(value), number(rate), tokens].map((cell) => element("td", cell)));
       if (model === this.chosen.model || model === this.chosen.minus) row.className = "chosen";
     }
     return table;

@@ -28,7 +28,7 @@ _MOST_NUMBERS = 300_000  # words times models, at four characters each
 
 
 class View(NamedTuple):
-    """What surprisal_view.js shows, and what is said about it.
+    """What the script surprisal_view.js shows, and what is said about it.
 
     Attributes:
         data: a JSON object: `models`, `documents`, and the constants of the code of surprisals.
@@ -125,18 +125,22 @@ def _model(one: _Scored, parts: Sequence[_Part]) -> dict[str, Any]:
     return {
         "name": one.row.model,
         "place": one.place,
-        "mark": _mark(one.row),
+        "mark": _mark(one),
         "surprisals": _base64(encode(nats / np.log(2)).astype("<u2")),
         "tokens": _base64(counts.astype(np.uint8)),
     }
 
 
-def _mark(row: Row) -> str:
+def _mark(one: _Scored) -> str:
     """What to know of a model's surprisals; "" for nothing."""
-    why, unknown = row.metrics[row.headline].why, row.counts.get("oov", 0)
-    incomplete = why if row.metrics[row.headline].value is None else ""
-    counted = f"{unknown:,} tokens stand for text outside the vocabulary" if unknown else ""
-    return "; ".join(filter(None, (incomplete, counted)))
+    headline, unknown = one.row.metrics[one.row.headline], one.row.counts.get("oov", 0)
+    counted = ""
+    if unknown:
+        spelled = any(text.log_spelling is not None for text in one.texts)
+        counted = (
+            f"tokens outside the vocabulary: {unknown:,}{', with their bytes scored' if spelled else ''}"
+        )
+    return "; ".join(filter(None, (headline.why if headline.value is None else "", counted)))
 
 
 def _surprisals(scored: ScoredText, part: _Part) -> Surprisals:
