@@ -134,9 +134,10 @@ def _score_group(
 def _try(score: Score, texts: list[str]) -> list[ScoredText | str]:
     """The score of each text, or why it has none: halves of a list that fails are tried on their own."""
     try:
+        data = [utf8(text) for text in texts]
         made = score(texts)
-        for one, text in zip(made, texts, strict=True):
-            if one.text != utf8(text):
+        for one, given in zip(made, data, strict=True):
+            if one.text != given:
                 raise UserError("the model scored other bytes than the document's", "correct its `score`")
         return list(made)
     except Exception as error:
