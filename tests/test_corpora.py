@@ -13,13 +13,15 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from unittest import mock
 
 import plain
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_jax.data import corpora, python_docs, records, splits
+from lm_jax.data import corpora, python_docs, records, splits, text_files
+from lm_jax.data import documents as documents_module
 from lm_jax.data.documents import Document, cut
 from lm_jax.errors import UserError
 from lm_jax.text import words
@@ -38,6 +40,41 @@ def test_a_cut_text_loses_nothing(text, documents):
     pieces = cut(text, documents)
     assert "".join(pieces) == text
     assert all(pieces)
+
+
+@given(text=LINES, documents=st.sampled_from(corpora.DOCUMENTS), part=st.integers(0, 20))
+def test_a_text_is_cut_in_parts_as_a_whole(text, documents, part):
+    with mock.patch.object(documents_module, "_PART", part):
+        assert list(documents_module.cut_lines(text.split("\n"), documents)) == cut(text, documents)
+
+
+@pytest.mark.parametrize("sample", [64, 4096])
+def test_lines_of_a_file_are_those_of_its_text(tmp_path, monkeypatch, sample):
+    monkeypatch.setattr(text_files, "_SAMPLE", sample)
+    path = tmp_path / "a"
+    for text in ("", "a", "a\n", "\n\na\r\nb\rc\x85\u2028\n", "é\n" * 5000):
+        for data in (
+            text.encode(),
+            gzip.compress(text.encode()),
+            text.encode("utf-16"),
+            text.encode("utf-8-sig"),
+        ):
+            path.write_bytes(data)
+            assert list(text_files.read_lines(path)) == text_files.read_text(path).split("\n")
+    good = "é\n".encode() * 4000
+    for data in (
+        good + b"\xff\n",
+        b"\xff" + good,
+        b"PK\x03\x04\xff" + good,
+        b"a\0" * 100,
+        gzip.compress(good)[:-9],
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError) as expected:
+            text_files.read_text(path)
+        with pytest.raises(UserError) as raised:
+            list(text_files.read_lines(path))
+        assert str(raised.value) == str(expected.value)
 
 
 @given(text=LINES)

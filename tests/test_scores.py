@@ -1,5 +1,6 @@
 """Kept scores: found again, never for another model, whole after a kill, and noticed when damaged."""
 
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,8 @@ import eval as eval_command
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
-from lm_jax.evaluation import score_files, scoring
+from lm_jax.evaluation import score_files, scoring, spool
+from lm_jax.evaluation import texts as texts_module
 from lm_jax.evaluation.row import read_rows
 from lm_jax.evaluation.score_cache import ScoreCache
 from lm_jax.evaluation.texts import Text
@@ -217,6 +219,25 @@ def test_scores_of_a_large_text_are_on_disk_and_removed(monkeypatch):
         made.scored[len(made.scored)]
     del made
     assert not list(scores.glob(".*/*.scores"))
+
+
+def test_documents_of_a_large_text_are_on_disk(tmp_path, monkeypatch):
+    some = [Document(str(i), text, {"tags": [1, "é"], "half": "\ud800"}) for i, text in enumerate(texts())]
+    assert spool.spooled(some) == some
+    monkeypatch.setattr(spool, "_MOST_IN_MEMORY", 300)
+    made = spool.spooled(iter(some))
+    assert isinstance(made, spool.SpooledDocuments)
+    assert (len(made), list(made), made[3:5], made[-1]) == (len(some), some, some[3:5], some[-1])
+    with pytest.raises(IndexError):
+        made[len(some)]
+    path = tmp_path / "text.txt"
+    path.write_text("".join(texts()))
+    text = texts_module.choose("", str(path), "line")
+    assert isinstance(text.documents, spool.SpooledDocuments)
+    whole = Text("t", [Document(d.name, d.text) for d in text.documents])
+    assert (text.sha256(), text.documents_sha256()) == (whole.sha256(), whole.documents_sha256())
+    assert whole.documents_sha256() != Text("t", [Document("a", "".join(texts()))]).documents_sha256()
+    assert text.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def gpt(**fields):

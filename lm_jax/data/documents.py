@@ -13,6 +13,7 @@ from lm_jax.errors import UserError
 from lm_jax.text.words import WHITE_SPACE, count_words, is_blank
 
 DOCUMENTS = ("file", "line", "paragraph")
+_PART = 1 << 22  # characters of a text that are cut at a time
 _BLANKS = f"[{WHITE_SPACE.replace(chr(10), '')}]*"
 _BLANK_LINES = re.compile(rf"\n(?:{_BLANKS}\n)+(?:{_BLANKS}\Z)?")
 
@@ -247,6 +248,25 @@ def pieces(document: Document, documents: str) -> Iterator[Document]:
         own = {name: values[first:last] for name, values in lists.items()}
         yield Document(f"{document.name}:{number}", text, {**document.fields, **own})
         first = last
+
+
+def cut_lines(lines: Iterable[str], documents: str) -> Iterator[str]:
+    """What `cut` makes of a text whose lines are given without newlines; holds a part of the text at a time.
+
+    Raises:
+        UserError: an unknown kind of document.
+    """
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        if size > _PART and documents != "file":
+            # The last document may go on in the next line.
+            *whole, last = cut("\n".join([*held, ""]), documents)
+            yield from whole
+            held, size = last.split("\n")[:-1], 0
+        held.append(line)
+        size += len(line) + 1
+    yield from cut("\n".join(held), documents)
 
 
 def cut(text: str, documents: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.data.documents import Document
-from lm_jax.data.text_files import read_text
+from lm_jax.data.text_files import read_lines, read_text
 from lm_jax.errors import UserError
 from lm_jax.text.words import WHITE_SPACE, WORD, is_blank
 
@@ -26,7 +26,7 @@ def parse_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
     Raises:
         UserError: a line that is not a JSON object or has no text in the field, or a word with white space.
     """
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not is_blank(line):
             where = f"{path}, line {number},"
             record = _object(line, where)

@@ -1,7 +1,10 @@
 """Text files, compressed or not, read as str."""
 
 import codecs
+import io
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from lm_jax import compression, memory
@@ -44,6 +47,34 @@ def read_text(path: Path) -> str:
         return data[len(mark) :].decode(codec)
     except UnicodeDecodeError as error:
         raise _not_text(path, data, codec, error.start + len(mark), packed) from None
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of `read_text`, without their newlines: read_text(path).split("\\n").
+
+    A file in UTF-8 is read line by line, in memory that does not grow with it.
+
+    Raises:
+        UserError: as `read_text`, at the latest in place of the line with the error.
+    """
+    file, packed = compression.open_binary(path)
+    with file, compression.reading(path, packed):
+        head = file.read(_SAMPLE) + file.readline()
+        if not any(head.startswith(mark) for mark, _ in _MARKS):
+            _check_is_text(path, head)
+            ended = True
+            for data in itertools.chain(io.BytesIO(head), file):
+                try:
+                    line = data.decode()
+                except UnicodeDecodeError:
+                    read_text(path)  # its error says where in the file
+                    raise
+                ended = line.endswith("\n")
+                yield line.removesuffix("\n")
+            if ended:
+                yield ""
+            return
+    yield from read_text(path).split("\n")
 
 
 def uncompressed_name(name: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from lm_jax import files, seal
 from lm_jax.data import corpora, provenance
-from lm_jax.data.documents import Document, cut
-from lm_jax.data.text_files import read_text
+from lm_jax.data.documents import Document, cut_lines
+from lm_jax.data.text_files import read_lines, read_text
 from lm_jax.errors import UserError
+from lm_jax.evaluation.spool import spooled
 from lm_jax.files import JsonObject
 from lm_jax.text.base import utf8
 
@@ -69,12 +70,12 @@ def choose(
     text = None if text is None else _as_corpus(text)
     if text is not None and corpora.is_spec(text):
         corpus = dataclasses.replace(corpora.read(text, documents), keeps_empty=keeps_empty)
-        return Text(text, list(corpus), {"corpus": text, "documents": documents, **corpus.facts})
+        return Text(text, spooled(corpus), {"corpus": text, "documents": documents, **corpus.facts})
     if text is not None:
         _check_plain(text)
-        parts = cut(read_text(pathlib.Path(text)), documents)
-        named = [Document(f"{text}:{i}", part) for i, part in enumerate(parts)]
-        return Text(text, named, {"corpus": f"text:{text}", "documents": documents})
+        parts = cut_lines(read_lines(pathlib.Path(text)), documents)
+        named = (Document(f"{text}:{i}", part) for i, part in enumerate(parts))
+        return Text(text, spooled(named), {"corpus": f"text:{text}", "documents": documents})
     default = "test" if seal.exists(pathlib.Path(path) / "test.jsonl") else "valid"
     return read_held_out(pathlib.Path(path), split or default)
 
