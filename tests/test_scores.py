@@ -1,5 +1,6 @@
 """Kept scores: found again, never for another model, whole after a kill, and noticed when damaged."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,6 +20,9 @@ import tiny_gpt
 from killed import killed_at
 
 import eval as eval_command
+import lm_jax
+from lm_jax import experiment
+from lm_jax.config import CountConfig
 from lm_jax.data.documents import Document
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
@@ -30,7 +34,10 @@ from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import ScoredText
 from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.fingerprint import fingerprint
+from lm_jax.language_models.ngram import NGramLanguageModel
+from lm_jax.language_models.rolling import score_rolling
 from lm_jax.language_models.trained import Trained
+from lm_jax.ngram.smoothing import NGramConfig
 from lm_jax.text.simple import ByteTokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -272,6 +279,41 @@ def test_a_model_is_known_by_all_that_decides_its_scores(monkeypatch):
     assert fingerprint(Model(3)) == "tests 3"
 
 
+def test_a_part_that_a_model_gets_has_to_be_thought_of():
+    """A new part of a model may decide its scores: then `fingerprint` covers it before it is added here."""
+    assert set(Trained._fields) == {
+        "config", "module", "params", "tokenizer", "task", "documents", "step", "mesh", "length",
+        "generation", "speller",
+    }  # fmt: skip
+    assert {field.name for field in dataclasses.fields(NGramLanguageModel)} == {
+        "model", "tokenizer", "documents", "bos", "eos", "speller",
+    }  # fmt: skip
+
+
+def test_an_ngram_model_is_known_by_its_numbers_and_its_spelling(tmp_path):
+    data = tiny.config(tiny.write_text(tmp_path / "text.txt")).data
+    words = dataclasses.replace(data, tokenizer="word", vocab_size=12)
+    config = CountConfig(data=words, model=NGramConfig(order=2, smoothing="witten_bell"), sample_tokens=0)
+    experiment.run(config, tmp_path / "run")
+    one, digests = lm_jax.load(tmp_path / "run"), set()
+    assert fingerprint(one) == fingerprint(lm_jax.load(tmp_path / "run"))
+    for arrays in (one.model.log10_probs, one.model.log10_backoffs, one.speller.words.log10_probs):
+        digests.add(fingerprint(one))
+        arrays[0] = arrays[0] * np.float32(1.5)
+    digests.add(fingerprint(one))
+    one.bos = False
+    digests.add(fingerprint(one))
+    one.speller = None
+    digests.add(fingerprint(one))
+    assert len(digests) == 6
+
+    harness = lm_jax.load(tmp_path / "run")
+    text = "the model  writes and strange things \n\n"
+    [usual], [scored] = harness.score([text]), score_rolling(harness, [text])
+    assert scored.complete
+    assert scored.byte_log_probs.sum() == pytest.approx(usual.byte_log_probs.sum() - usual.log_probs[-1])
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -322,8 +364,6 @@ def test_documents_of_probability_zero_are_counted():
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A GPT on bytes with all its checkpoints, and a text."""
-    from lm_jax import experiment
-
     directory = tmp_path_factory.mktemp("curve")
     text = tiny.write_text(directory / "text.txt")
     config = tiny.config(text, num_steps=12, eval_every=6, checkpoint_every=3, sample_tokens=0, keep="all")

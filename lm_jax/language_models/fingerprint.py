@@ -15,6 +15,8 @@ from lm_jax import fast
 from lm_jax.language_models.bilm import BidirectionalLanguageModel
 from lm_jax.language_models.causal import CausalLanguageModel
 from lm_jax.language_models.ngram import NGramLanguageModel
+from lm_jax.ngram.model import NGramModel
+from lm_jax.ngram.spelling import Speller
 
 _PACKAGE = pathlib.Path(fast.__file__).parent
 # The sources that scores depend on: a changed line gives other digests, so no score of older code is found.
@@ -44,7 +46,7 @@ def fingerprint(model: Any) -> str | None:
             return None
         parts = _of_trained(model, sources)
     elif kind is NGramLanguageModel:
-        parts = _of_ngrams(model)
+        parts = _of_ngram_model(model)
     else:
         return None
     digest = hashlib.sha256(f"{kind.__qualname__} {_code()} {model.tokenizer.fingerprint()}".encode())
@@ -59,15 +61,26 @@ def _of_trained(model: CausalLanguageModel, sources: list[str]) -> Iterator[Any]
         [model.config, model.trained.task, None if mesh is None else sorted(mesh.shape.items())]
     ).encode()
     yield repr([sources, _numerics()]).encode()
+    yield from _of_speller(model.speller)
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         yield jax.tree_util.keystr(path).encode()
         yield from _of_array(np.asarray(leaf))
 
 
-def _of_ngrams(model: NGramLanguageModel) -> Iterator[Any]:
-    ngrams = model.model
-    yield repr([model.bos, model.eos, ngrams.log10_unseen, np.__version__]).encode()
-    yield repr(ngrams.vocabulary.words).encode()
+def _of_ngram_model(model: NGramLanguageModel) -> Iterator[Any]:
+    yield repr([model.bos, model.eos, np.__version__]).encode()
+    yield from _of_speller(model.speller)
+    yield from _of_ngrams(model.model)
+
+
+def _of_speller(speller: Speller | None) -> Iterator[Any]:
+    if speller is not None:
+        yield repr([speller.known, speller.gaps.as_json()]).encode()
+        yield from _of_ngrams(speller.words)
+
+
+def _of_ngrams(ngrams: NGramModel) -> Iterator[Any]:
+    yield repr([ngrams.log10_unseen, ngrams.vocabulary.words]).encode()
     for arrays in (*ngrams.trie, ngrams.log10_probs, ngrams.log10_backoffs):
         yield f"{len(arrays)} arrays".encode()
         for array in arrays:

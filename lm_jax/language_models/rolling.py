@@ -46,13 +46,12 @@ def score_rolling(model: LanguageModel, texts: Sequence[str]) -> list[ScoredText
 def without_end(scored: ScoredText) -> ScoredText:
     """A score without the token at the end of the text, if it has one.
 
-    Where that token pays for the last bytes, as white space behind words, the score is then not complete.
+    Where the end stands for white space before it, that is still paid for.
     """
     length = len(scored.text)
-    pays = scored.log_spelling is not None and scored.spans[-1, 0] < length
-    if not len(scored.spans) or not (pays or scored.spans[-1].tolist() == [length, length]):
-        return scored
-    cut: dict[str, Any] = {
-        name: value[:-1] for name, value in scored._asdict().items() if isinstance(value, np.ndarray)
-    }
-    return scored._replace(**cut, complete=scored.complete and not pays)
+    if not len(scored.spans) or scored.spans[-1].tolist() != [length, length]:
+        if scored.log_spelling is None:
+            return scored
+        return scored._replace(log_probs=np.append(scored.log_probs[:-1], 0.0))
+    cut: dict[str, Any] = {name: value[:-1] for name, value in scored._asdict().items() if isinstance(value, np.ndarray)}
+    return scored._replace(**cut)
