@@ -53,5 +53,7 @@ def without_end(scored: ScoredText) -> ScoredText:
         if scored.log_spelling is None:
             return scored
         return scored._replace(log_probs=np.append(scored.log_probs[:-1], 0.0))
-    cut: dict[str, Any] = {name: value[:-1] for name, value in scored._asdict().items() if isinstance(value, np.ndarray)}
+    cut: dict[str, Any] = {
+        name: value[:-1] for name, value in scored._asdict().items() if isinstance(value, np.ndarray)
+    }
     return scored._replace(**cut)
