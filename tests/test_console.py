@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import setuptools
@@ -57,6 +58,11 @@ def test_a_wheel_has_every_package_and_every_file_of_the_recipes(monkeypatch):
     others = {path for path in (ROOT / "configs").rglob("*.*") if path.suffix not in (".py", ".pyc")}
     named = given["package_data"]["lm_jax.configs"]
     assert {path for pattern in named for path in (ROOT / "configs").glob(pattern)} == others != set()
+
+
+def test_the_citation_has_the_version_of_the_package():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text().splitlines()
 
 
 def test_each_command_is_a_module_and_in_the_help(capsys, monkeypatch):
