@@ -85,10 +85,10 @@ def crop(prompt: str, tokenizer: Tokenizer, context: int | None) -> tuple[str, s
         # Cut before a token: its text alone may be other tokens, and more of them.
         start = int(tokenizer.encode(prompt).spans[-kept][0]) if kept else len(data)
         end = data[start:].decode(errors="ignore")
-        if len(tokenizer.encode_prompts([end])[0]) < context:
+        if (num_read := len(tokenizer.encode_prompts([end])[0])) < context:
             break
         kept -= 1
-    said = f"the prompt has {len(ids)} tokens and the model reads {context}: it continues the last {kept}"
+    said = f"the prompt has {len(ids)} tokens and the model reads {context}: it continues the last {num_read}"
     return end, said
 
 

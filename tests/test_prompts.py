@@ -122,6 +122,14 @@ def test_a_cropped_prompt_fits_the_context_and_ends_the_same(tokenizer, context)
     assert prompts.crop(text, tokenizer, None) == (text, "")
 
 
+def test_a_prompt_that_just_fits_is_read_whole():
+    """The token that texts begin with takes a place, too."""
+    assert prompts.crop("abcd", ByteTokenizer(), 5) == ("abcd", "")
+    assert prompts.crop("abcd", ByteTokenizer(), 4) == (
+        "bcd", "the prompt has 4 tokens and the model reads 4: it continues the last 3",
+    )  # fmt: skip
+
+
 def test_a_long_prompt_is_continued_from_its_end_with_a_note(tiny_run, capsys):
     prompt, options = "the new data of it " * 3, ["--max-tokens=4", "--temperature=0"]
     generate.main([f"--model={tiny_run[1]}", f"--prompt={prompt}", *options])
