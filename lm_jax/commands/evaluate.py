@@ -165,7 +165,9 @@ def _write(
     write_rows(out / "results.json", [one.row for one in evaluations])
     read = {name: runs.read(pathlib.Path(path)) for name, path in named}
     parts_of_texts = [one for result in results for one in result.found.breakdowns]
-    files.write_text(out / "report.html", html.render(evaluations, read, command, parts_of_texts))
+    words = [one for result in results for one in result.found.differing]
+    page = html.render(evaluations, read, command, parts_of_texts, words)
+    files.write_text(out / "report.html", page)
     chosen = [text for result in results for text in result.texts]
     written = [out / "results.json", out / "report.html", *exports.write(out, evaluations, chosen, command)]
     written += _write_texts(out, evaluations)

@@ -8,6 +8,7 @@ from importlib import metadata, resources
 
 from lm_jax.evaluation.base import Evaluation, Predictions, Texts
 from lm_jax.evaluation.breakdown import Breakdown
+from lm_jax.evaluation.differing import DifferingWords
 from lm_jax.evaluation.protocol import differing
 from lm_jax.evaluation.row import Row
 from lm_jax.report import charts, surprisal_view, tables
@@ -18,6 +19,7 @@ from lm_jax.report.runs import Run
 from lm_jax.report.table import blocks, grouped, interval
 
 _DIFFERENCES = "Differences to the first row with 95 % intervals, and p-values by Holm's correction."
+_PARTS = "Where the models differ"
 _SHOWN, _LONGEST = 50, 600  # generated texts, and characters of each
 
 
@@ -26,6 +28,7 @@ def render(
     runs: Mapping[str, Run],
     command: str,
     breakdowns: Sequence[Breakdown] = (),
+    differing_words: Sequence[DifferingWords] = (),
 ) -> str:
     """The report's HTML.
 
@@ -34,6 +37,7 @@ def render(
         runs: by the model's name; models may be missing.
         command: the command line.
         breakdowns: of models of these rows.
+        differing_words: of pairs of these models.
     """
     rows = [one.row for one in evaluations]
     places = {row.model: place for place, row in reversed(list(enumerate(rows)))}
@@ -41,7 +45,7 @@ def render(
     sections = [
         section("results", "Results", *_results(rows)),
         section("text", "Surprisal in the text", *_text(evaluations)),
-        section("parts", "Where the models differ", *_breakdowns(breakdowns, places)),
+        section("parts", _PARTS, *_breakdowns(breakdowns, places), *_words(differing_words)),
         section("training", "Training", *_training(runs, places)),
         section("labels", "Labels", *_classifiers(predictions)),
         section("generated", "Generated texts", *_generated(evaluations)),
@@ -139,6 +143,14 @@ def _breakdowns(breakdowns: Sequence[Breakdown], places: Mapping[str, int]) -> I
     )
     cells = "\n".join(f"<div>{one}</div>" for one in shown)
     yield f'<div class="figures">{cells}</div>'
+
+
+def _words(differing_words: Sequence[DifferingWords]) -> Iterator[str]:
+    for one in differing_words:
+        if one.words:
+            first, second = map(escape, one.models)
+            summary = f"The {len(one.words)} words on which {first} and {second} differ most"
+            yield f"<details><summary>{summary}</summary>{tables.differing_words(one)}</details>"
 
 
 def _training(runs: Mapping[str, Run], places: Mapping[str, int]) -> Iterator[str]:

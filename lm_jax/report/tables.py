@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_jax.evaluation.breakdown import Breakdown
+from lm_jax.evaluation.differing import DifferingWords, Occurrence, WordDifference
 from lm_jax.evaluation.row import Difference, Row
 from lm_jax.files import dump_json
 from lm_jax.report.figures import NUM_COLOURS
@@ -126,6 +127,36 @@ def breakdown(one: Breakdown) -> str:
         columns.append(Column(model, [_measured(x) for x in values_P.tolist()]))
         columns.append(Column("95 % interval", [_ends(*ends) for ends in one.intervals[model].tolist()]))
     return table(columns, f"{one.title}, {one.unit}", "sortable")
+
+
+def differing_words(one: DifferingWords) -> str:
+    """The words on which two models differ most, and single occurrences with what precedes them."""
+    first, second = one.models
+    words = [
+        Column("word", [Cell(item.word) for item in one.words]),
+        Column("times", [_count(item.times) for item in one.words]),
+        *_bits(one.models, one.words),
+    ]
+    places = [f"{item.document}, byte {item.start:,}" for item in one.occurrences]
+    occurrences = [
+        Column("word", [Cell(item.word) for item in one.occurrences]),
+        Column("before it", [Cell(" ".join(item.before.split())) for item in one.occurrences], is_text=True),
+        *_bits(one.models, one.occurrences),
+        Column("where", [Cell(place) for place in places], is_text=True),
+    ]
+    return table(
+        words, f"Words on which {first} and {second} differ most: bits of all occurrences", "sortable"
+    ) + table(occurrences, "Single occurrences, in bits", "sortable")
+
+
+def _bits(models: Sequence[str], items: Sequence[WordDifference] | Sequence[Occurrence]) -> list[Column]:
+    """The bits of each model, and the difference."""
+    of_models = [
+        Column(name, [Cell(f"{item.bits[i]:.1f}", item.bits[i]) for item in items])
+        for i, name in enumerate(models)
+    ]
+    less = [Cell(f"{item.difference:+.1f}".replace("-", "−"), item.difference) for item in items]
+    return [*of_models, Column("difference", less)]
 
 
 def _measured(x: float) -> Cell:
