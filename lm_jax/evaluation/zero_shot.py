@@ -107,7 +107,10 @@ def target(scored: ScoredText, since: int = 0) -> np.ndarray:
 
     A token that crosses the byte is part of it.
     """
-    return scored.ends_after(since) & (scored.spans[:, 1] > scored.spans[:, 0])
+    is_target = scored.ends_after(since) & (scored.spans[:, 1] > scored.spans[:, 0])
+    if scored.log_spelling is not None:  # the end stands for white space before it, too
+        is_target[-1] = False
+    return is_target
 
 
 def log_prob(scored: ScoredText, one: Asked) -> float:
