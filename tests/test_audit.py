@@ -233,6 +233,14 @@ class Neighbours(Wrapped):
         ]
 
 
+class LastOfBatch(Wrapped):
+    """The last of several texts is cheaper."""
+
+    def score(self, texts, stride=None):
+        *others, last = self.model.score(texts, stride)
+        return [*others, last._replace(log_probs=last.log_probs - 0.01) if others else last]
+
+
 class LooksAhead(Wrapped):
     """A token is cheaper where a text is long."""
 
@@ -247,6 +255,7 @@ class LooksAhead(Wrapped):
         (PaysTwice, "bpe", "complete", []),
         (PromisesTooMuch, "word", "complete", []),
         (Neighbours, "bpe", "independent", ["normalised", "causal"]),
+        (LastOfBatch, "bpe", "independent", ["normalised", "causal"]),
         (LooksAhead, "bpe", "causal", ["normalised"]),
     ],
 )
