@@ -111,7 +111,9 @@ def segments(
     situations = [np.zeros(len(one.scored.log_probs), np.int64) for one in expected]
     if situated:
         situations = [reading.situations for reading in component.read(texts, stride)]
-    return [_of_text(component.name, *parts) for parts in zip(expected, situations, strict=True)]
+    all_words = bool(boundary_V.all())
+    rows = zip(expected, situations, strict=True)
+    return [_of_text(component.name, all_words, *row) for row in rows]
 
 
 def word_boundaries(tokenizer: Tokenizer) -> np.ndarray:
@@ -122,7 +124,7 @@ def word_boundaries(tokenizer: Tokenizer) -> np.ndarray:
     return tokens_V
 
 
-def _of_text(name: str, expected: ExpectedText, situations_T: np.ndarray) -> Reading:
+def _of_text(name: str, all_words: bool, expected: ExpectedText, situations_T: np.ndarray) -> Reading:
     scored = check_complete(name, expected.scored)
     size, words_W2 = len(scored.text), word_spans(scored.text)
     ends_W = words_W2[:, 1]
@@ -133,6 +135,10 @@ def _of_text(name: str, expected: ExpectedText, situations_T: np.ndarray) -> Rea
         raise UserError(
             f"{name} has a token that goes on behind a word, at byte {odd}: {near!r}",
             "mix models whose tokens end with words, or models with equal tokens",
+        )
+    if scored.unknown[first_W].any() and not all_words:
+        raise UserError(
+            f"{name} has no token for white space that the text has", "mix models of bytes or byte pairs"
         )
     of_bytes = scored._replace(log_probs=scored.byte_log_probs, log_spelling=None)
     nats = of_words(of_bytes, words_W2, expected.log_shares).nats

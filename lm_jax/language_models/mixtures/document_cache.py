@@ -11,17 +11,16 @@ place, the first included.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.language_models.base import ScoredText
+from lm_jax.language_models.base import LeftToRight
 from lm_jax.language_models.mixtures.base import (
     Component,
     Functions,
@@ -52,12 +51,15 @@ class DocumentCache(Component):
         order: tokens in the longest n-grams.
         decay: what an occurrence counts for after each further token, in (0, 1].
         concentration: how many occurrences a shorter context counts for; above 0.
+        model: one with the same tokens, whose spelling of them the cache takes; None: tokens stand for their
+            own bytes, or for none.
     """
 
     tokenizer: Tokenizer
     order: int = 1
     decay: float = 0.995
     concentration: float = 0.3
+    model: LeftToRight | None = None
     _recent: Recent = dataclasses.field(default_factory=lambda: Recent(_KEPT), compare=False, repr=False)
 
     kind = "cache"
@@ -100,22 +102,18 @@ class DocumentCache(Component):
         return self._recent.get(key, lambda: self._read(texts))
 
     def _read(self, texts: Sequence[str]) -> list[Reading]:
-        made = []
-        for text, encoding in zip(texts, self.tokenizer.encode_batch(as_texts(texts, "texts")), strict=True):
-            ids = np.append(encoding.ids, self.tokenizer.end_id)
-            counts = _Counts(self)
-            log_probs, situations = np.empty(len(ids)), np.empty(len(ids), np.int64)
-            for t, token in enumerate(ids.tolist()):
-                probability, situations[t] = counts.probability(token)
-                log_probs[t] = math.log(probability) if probability else -math.inf
+        texts = as_texts(texts, "texts")
+        log_probs, situations, encodings = [], [], self.tokenizer.encode_batch(texts)
+        for encoding in encodings:
+            counts, told = _Counts(self), []
+            for token in (*encoding.ids.tolist(), self.tokenizer.end_id):
+                told.append(counts.probability(token))
                 counts.add(token)
-            data = text.encode()
-            spans = np.concatenate([encoding.spans, [[len(data), len(data)]]])
-            unknown = np.isin(ids, [] if self.tokenizer.unknown_id is None else [self.tokenizer.unknown_id])
-            complete = self.tokenizer.lossless and not unknown.any()
-            before = self.tokenizer.begin_text
-            made.append(Reading(ScoredText(data, spans, log_probs, unknown, before, complete), situations))
-        return made
+            with np.errstate(divide="ignore"):
+                log_probs.append(np.log([probability for probability, _ in told]))
+            situations.append(np.array([situation for _, situation in told], np.int64))
+        scored = (self.model or _Plain(self.tokenizer))._scores(texts, encodings, log_probs)
+        return [Reading(*parts) for parts in zip(scored, situations, strict=True)]
 
     def next(self, history: np.ndarray) -> tuple[np.ndarray, int]:
         """See `Component`."""
@@ -129,6 +127,16 @@ class DocumentCache(Component):
     def functions(self) -> Functions:
         """The state is the tokens so far; the counts are made of them on the host."""
         return Functions(*_functions(self), params=None)
+
+
+class _Plain(LeftToRight):
+    """What scores texts without a model."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+
+    def _decoder(self) -> NoReturn:
+        raise NotImplementedError
 
 
 class _Counts:

@@ -84,13 +84,12 @@ class DynamicEvaluation(Component):
 
     def _follow_all(self, texts: Sequence[str]) -> list[Reading]:
         texts = as_texts(texts, "texts")
-        made = []
-        for text, encoding in zip(texts, self.tokenizer.encode_batch(texts), strict=True):
+        values, encodings = [], self.tokenizer.encode_batch(texts)
+        for encoding in encodings:
             ids = np.concatenate([[self.tokenizer.begin_id], encoding.ids, [self.tokenizer.end_id]])
-            values_T2, *_ = self._follow(ids, len(ids) - 1)
-            [scored] = self.model._scores([text], [encoding], [values_T2[:, 0]])
-            made.append(Reading(scored, values_T2[:, 1].astype(np.int64)))
-        return made
+            values.append(self._follow(ids, len(ids) - 1)[0])
+        scored = self.model._scores(texts, encodings, [values_T2[:, 0] for values_T2 in values])
+        return [Reading(one, x[:, 1].astype(np.int64)) for one, x in zip(scored, values, strict=True)]
 
     def next(self, history: np.ndarray) -> tuple[np.ndarray, int]:
         """See `Component`."""

@@ -126,11 +126,9 @@ class CausalComponent(ModelComponent):
         return self._recent.get((tuple(texts), stride), lambda: self._read(texts, stride))
 
     def _read(self, texts: Sequence[str], stride: int | None) -> list[Reading]:
-        made = []
-        for text, encoding, values_T2 in read_tokens(self.model, texts, stride, _confident, 2):
-            [scored] = self.model._scores([text], [encoding], [values_T2[:, 0]])
-            made.append(Reading(scored, values_T2[:, 1].astype(np.int64)))
-        return made
+        texts, encodings, values = read_tokens(self.model, texts, stride, _confident, 2)
+        scored = self.model._scores(texts, encodings, [values_T2[:, 0] for values_T2 in values])
+        return [Reading(one, x[:, 1].astype(np.int64)) for one, x in zip(scored, values, strict=True)]
 
     _situate = staticmethod(lambda log_probs_BV: confidence(log_probs_BV))
 
@@ -194,8 +192,8 @@ def read_tokens(
     stride: int | None,
     function: Callable[[nn.Module], Any],
     width: int,
-) -> Iterator[tuple[str, Encoding, np.ndarray]]:
-    """Each text, its tokens, and what a function of the module gives for each, float [T, width].
+) -> tuple[list[str], list[Encoding], list[np.ndarray]]:
+    """The texts, their tokens, and what a function of the module gives for each token, float [T, width].
 
     Args:
         model: the model.
@@ -208,7 +206,7 @@ def read_tokens(
     texts = as_texts(texts, "texts")
     encodings = model.tokenizer.encode_batch(texts)
     values = model._per_token(encodings, stride, shared(function, model.module), (width,))
-    return zip(texts, encodings, values, strict=True)
+    return texts, encodings, values
 
 
 def logits(module: nn.Module, params: Any, hidden_BTD: jax.Array) -> Any:

@@ -86,19 +86,22 @@ class NeuralCache(Component):
 
     def read(self, texts: Sequence[str], stride: int | None = None) -> list[Reading]:
         """See `Component`."""
-        made = []
-        for text, encoding, hidden_TD in self._vectors(texts, stride):
-            ids = np.append(encoding.ids, self.tokenizer.end_id)
-            log_probs = self._log_probs(hidden_TD, ids)
-            [scored] = self.model._scores([text], [encoding], [log_probs])
-            made.append(Reading(scored, np.zeros(len(ids), np.int64)))
-        return made
+        texts, encodings, vectors = self._vectors(texts, stride)
+        end = self.tokenizer.end_id
+        log_probs = [
+            self._log_probs(hidden_TD, np.append(encoding.ids, end))
+            for encoding, hidden_TD in zip(encodings, vectors, strict=True)
+        ]
+        scored = self.model._scores(texts, encodings, log_probs)
+        return [Reading(one, np.zeros(len(one.log_probs), np.int64)) for one in scored]
 
-    def _vectors(self, texts: Sequence[str], stride: int | None) -> list[tuple[str, Encoding, np.ndarray]]:
-        """Each text, its tokens, and what the head reads to predict each."""
+    def _vectors(
+        self, texts: Sequence[str], stride: int | None
+    ) -> tuple[list[str], list[Encoding], list[np.ndarray]]:
+        """The texts, their tokens, and what the head reads to predict each, [T, D]."""
         width = _width(self.model)
         return self._recent.get(
-            (tuple(texts), stride), lambda: list(read_tokens(self.model, texts, stride, _hidden, width))
+            (tuple(texts), stride), lambda: read_tokens(self.model, texts, stride, _hidden, width)
         )
 
     def next(self, history: np.ndarray) -> tuple[np.ndarray, int]:

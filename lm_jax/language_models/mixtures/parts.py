@@ -13,6 +13,7 @@ import numpy as np
 from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.files import JsonObject
+from lm_jax.language_models.base import LeftToRight
 from lm_jax.language_models.mixtures.base import Component
 from lm_jax.language_models.mixtures.by_word import WordMixture
 from lm_jax.language_models.mixtures.document_cache import DocumentCache
@@ -22,7 +23,6 @@ from lm_jax.language_models.mixtures.mixture import TokenMixture
 from lm_jax.language_models.mixtures.models import as_component, is_causal
 from lm_jax.language_models.mixtures.neural_cache import NeuralCache
 from lm_jax.language_models.mixtures.weights import Weights
-from lm_jax.text.base import Tokenizer
 
 _FORMAT = "lm_jax mixture 1"
 _SUFFIX = ".json"
@@ -96,23 +96,24 @@ def open_parts(
     if not models:
         raise UserError("a mixture of caches alone", "add a model, whose tokens they count")
     first = next(iter(models.values()))
-    tokenizer = getattr(first, "tokenizer", None)
-    if tokenizer is None:
-        raise UserError(f"the {first.family} model {parts[0].name} in a mixture", "give one that reads text")
+    if not isinstance(first, LeftToRight):
+        raise UserError(
+            f"the {first.family} model {parts[0].name} in a mixture", "give one that reads left to right"
+        )
     opened = {} if opened is None else opened
     made = []
     for part in parts:
         # A cache has the tokens of its mixture.
-        key = part._replace(name=tokenizer.fingerprint()) if part.kind == CACHE else part
+        key = part._replace(name=first.tokenizer.fingerprint()) if part.kind == CACHE else part
         if key not in opened:
-            opened[key] = _open(part, models.get(part.path), tokenizer)
+            opened[key] = _open(part, models.get(part.path, first))
         made.append(opened[key])
     return made
 
 
-def _open(part: Part, model: Any, tokenizer: Tokenizer) -> Component:
+def _open(part: Part, model: Any) -> Component:
     if part.kind == CACHE:
-        return DocumentCache(tokenizer, part.order)
+        return DocumentCache(model.tokenizer, part.order, model=model)
     if part.kind == MODEL:
         return as_component(model, part.name)
     if not is_causal(model):
