@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_expected import neural
 from test_ngram_language_model import make_model
+from test_spelling import _model as spelled_words
 
 from lm_jax.errors import UserError
 from lm_jax.language_models.mixtures import fitting
@@ -157,3 +158,22 @@ def test_a_token_behind_a_word_is_refused(components, monkeypatch):
     monkeypatch.setattr(bpe.model, "expect", lambda *_: [joined], raising=False)
     with pytest.raises(UserError, match="bpe has a token that goes on behind a word, at byte 2: 'ab a'"):
         WordMixture([bpe], Weights(np.ones(1))).score(["ab a"])
+
+
+def test_a_model_of_spelled_words_mixes_with_one_of_bytes():
+    """Its unknown words and its white space are paid for; the whole is a distribution over strings."""
+    texts = ["ab a", "ba ab ab", "aab", "b ab"]
+    words = as_component(spelled_words(texts), "words")
+    characters = as_component(
+        make_model(texts, tokenizers.train("char", texts), order=2, smoothing="maximum_likelihood"), "char"
+    )
+    mixture = fitting.make([characters, words], Weights(np.array([0.5, 0.5])))
+    assert isinstance(mixture, WordMixture)
+    strings = ["".join(s) for n in range(6) for s in itertools.product("ab ", repeat=n)]
+    scored = mixture.score(strings)
+    assert all(one.complete and b"".join(one.tokens) == one.text for one in scored)
+    assert 0.3 < sum(np.exp(one.log_probs.sum()) for one in scored) < 1
+    [alone] = WordMixture([words], Weights(np.ones(1))).score(["ab  bbb a"])
+    [of_model] = words.model.score(["ab  bbb a"])
+    assert of_model.unknown.any()
+    assert alone.log_probs.sum() == pytest.approx(of_model.byte_log_probs.sum())
