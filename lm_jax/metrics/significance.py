@@ -96,8 +96,8 @@ def bootstrap_interval(
     """Bootstrap interval of a metric made of sums, between percentiles of its values on resampled documents.
 
     Documents are drawn with replacement, with all their statistics. With one document the interval has no
-    width. By simulation (benchmarks/coverage.py), those of 95 % hold the true value 93 to 97 times of 100
-    from 10 documents on, and about 91 times with 5.
+    width. By simulation (benchmarks/coverage.py), those of 95 % hold the true value 92 to 97 times of 100
+    from 10 documents on, and about 90 times with 5.
 
     Args:
         *statistics: arrays [D, ...]; for the default metric numerators [D] and denominators [D], or scores
