@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scored_texts import HOSTILE, evaluation, words
 
+from lm_jax.evaluation.row import Difference
 from lm_jax.evaluation.surprisals import of_words
 from lm_jax.report import html, runs
 from lm_jax.text.words import word_spans
@@ -22,6 +23,8 @@ TEXTS = [words(4_000, 1), HOSTILE, words(60_000, 2)]
 MODELS = [
     evaluation(name, TEXTS, i, value) for i, (name, value) in enumerate([("b", 10.5), ("c", 9.5), ("a", 1)])
 ]
+MODELS[1].row.difference = Difference("b", "bits_per_byte", -0.5, 0.01)
+MODELS[2].row.difference = Difference("b", "bits_per_byte", 0.25, 0.02)
 ITEMS = "[...document.querySelectorAll('#legend li')].map(item => [item.textContent, item.className])"
 
 
@@ -109,6 +112,9 @@ def test_rows_sort_by_click_and_by_keyboard(page):
     page.press("Enter")
     assert names(page) == ["a", "b", "c"], "by name"
     assert page.run("document.querySelectorAll('[aria-sort]').length") == 1
+    for expected in (["c", "a", "b"], ["a", "c", "b"]):
+        page.point("table.rows thead th:nth-child(4) button", click=True)
+        assert names(page) == expected, "−0.5 before +0.25, and what has no difference last"
 
 
 def test_words_have_the_colour_of_their_bits_in_the_legend(page):

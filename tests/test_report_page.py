@@ -130,7 +130,7 @@ def test_hostile_texts_and_names_stay_text():
     [
         [words(200_000)],
         [words(9_000, seed) for seed in range(30)],
-        ["< " * 100_000],
+        ["< " * 128_000],
         ["<" * 300_000, "b"],
         ["a " + "\x01" * 200_000],
         ["词" * 90_000],
