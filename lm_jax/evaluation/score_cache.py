@@ -39,7 +39,7 @@ class Place(NamedTuple):
     """Where the score of a document is: the number of its file, and its place there."""
 
     file: int
-    row: int
+    number: int
 
 
 class Store(Protocol):
@@ -75,7 +75,7 @@ class MemoryStore:
 
     def read(self, place: Place) -> Fields:
         """See `Store`."""
-        return self._fields[place.row]
+        return self._fields[place.number]
 
     def add(self, keys: Sequence[str], scored: Sequence[ScoredText]) -> None:
         """See `Store`."""
@@ -110,8 +110,8 @@ class FileStore:
 
     def _enter(self, path: pathlib.Path, keys: Sequence[str]) -> None:
         self._paths.append(path)
-        for index, key in enumerate(keys):
-            self._places[key] = Place(len(self._paths) - 1, index)
+        for number, key in enumerate(keys):
+            self._places[key] = Place(len(self._paths) - 1, number)
 
     @property
     def paths(self) -> Sequence[pathlib.Path]:
@@ -136,7 +136,7 @@ class FileStore:
             while len(self._decoded) >= _DECODED:
                 del self._decoded[next(iter(self._decoded))]
             self._decoded[place.file] = fields
-        return self._decoded[place.file][place.row]
+        return self._decoded[place.file][place.number]
 
     def add(self, keys: Sequence[str], scored: Sequence[ScoredText]) -> None:
         """Writes scores into a new file, which is on the disk when this returns.
