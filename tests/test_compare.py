@@ -10,7 +10,7 @@ from test_evaluation import Uniform, text
 
 from lm_jax.errors import UserError
 from lm_jax.evaluation import base as evaluation
-from lm_jax.evaluation import blocks
+from lm_jax.evaluation import bidirectional, blocks
 from lm_jax.evaluation.base import Evaluation, Statistics, measure
 from lm_jax.evaluation.compare import compare, difference
 from lm_jax.evaluation.row import Row, read_rows, write_rows
@@ -292,6 +292,15 @@ class Noisy(Uniform):
             s._replace(log_probs=s.log_probs * rng.gamma(50, 1 / 50, len(s.log_probs)))
             for s in super().score(texts)
         ]
+
+
+def test_lines_that_were_scored_one_by_one_are_put_at_their_bytes():
+    content = lines(4000).removesuffix("\n") + "\n"
+    parts = [_tokens(line.encode(), 3) for line in content.removesuffix("\n").split("\n")]
+    joined = bidirectional._join(content, parts)
+    assert joined.tokens == [token for part in parts for token in part.tokens]
+    assert joined.log_probs.sum() == pytest.approx(sum(part.log_probs.sum() for part in parts))
+    assert len(blocks.units([joined]).parts) == 30
 
 
 def test_neighbouring_blocks_that_are_alike_are_noted():

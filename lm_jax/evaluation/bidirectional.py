@@ -61,6 +61,7 @@ def _join(text: str, lines: Sequence[ScoredText]) -> ScoredText:
         spans=np.concatenate([line.spans + start for line, start in zip(lines, starts, strict=True)]),
         log_probs=np.concatenate([line.log_probs for line in lines]),
         unknown=np.concatenate([line.unknown for line in lines]),
+        log_spelling=None,  # perplexity is that of tokens
     )
 
 
