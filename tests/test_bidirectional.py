@@ -140,7 +140,7 @@ def test_scores_of_both_directions_equal_an_independent_computation(lm):
     [ahead], [back] = lm.score([text]), lm.score_back([text])
     assert_allclose(ahead.log_probs, expected_log_probs(lm, text, "forward"), atol=1e-5)
     assert_allclose(back.log_probs[::-1], expected_log_probs(lm, text, "backward"), atol=1e-5)
-    assert [ahead.text[a:b] for a, b in ahead.spans] == [*(w.encode() for w in text.split()), b""]
+    assert [ahead.text[a:b].strip() for a, b in ahead.spans] == [*(w.encode() for w in text.split()), b""]
     assert [back.text[a:b] for a, b in back.spans] == [b"", *(w.encode() for w in text.split())]
     unknown = [w not in lm.tokenizer.words for w in text.split()]
     assert unknown[2]
@@ -149,6 +149,7 @@ def test_scores_of_both_directions_equal_an_independent_computation(lm):
     assert back.unknown.tolist() == [False, *unknown]
     [both] = lm.pseudo_score([text])
     assert_allclose(both.log_probs, ahead.log_probs[:-1] + back.log_probs[1:])
+    assert [both.text[a:b] for a, b in both.spans] == [w.encode() for w in text.split()]
     assert "compares with no left-to-right probability" in both.method
 
 

@@ -254,7 +254,7 @@ class BidirectionalLanguageModel(BiLM, CausalLanguageModel):
         """For each word the sum of its forward and its backward log-probability; the marks are left out."""
         label = "forward + backward log-probability, which compares with no left-to-right probability"
         return [
-            PseudoScored(a.text, a.spans[:-1], a.log_probs[:-1] + b.log_probs[1:], label)
+            PseudoScored(a.text, b.spans[1:], a.log_probs[:-1] + b.log_probs[1:], label)
             for a, b in zip(self.score(texts), self.score_back(texts), strict=True)
         ]
 
