@@ -14,7 +14,8 @@ first order; it is cut into 30 blocks. Its rows give the tokens over which the d
 Intervals, of the same resamples: percentile; BCa (Efron 1987); studentized, the bootstrap t by the delta
 method; expanded, percentiles by Student's t with D − 1 degrees of freedom (Hesterberg 2015); and ours, the
 same with the effective number of documents less 1, `lm_jax.metrics.resampling.SmallSample`. A share of 95 %
-of 1,000 simulations has a standard error of 0.7 %. Fifty simulations share their resamples.
+of 1,000 simulations has a standard error of 0.7 %. Fifty simulations share their resamples, and rows with one
+number of documents share their random numbers.
 """
 
 import argparse

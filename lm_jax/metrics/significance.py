@@ -182,7 +182,7 @@ def paired_bootstrap(
         resamples: [R, D] row numbers instead of the seed's.
         method: "expanded"; "shifted", in which the differences d* of the resamples, shifted to mean 0, are
             the null distribution, and p = (1 + #{|d* − mean d*| ≥ |d|}) / (1 + R) (Noreen 1989; Riezler and
-            Maxwell 2005): at a level of 5 % it is wrong in 9 to 17 of 100 cases with 27 documents
+            Maxwell 2005): at a level of 5 % it is wrong in 8 to 15 of 100 cases with 27 documents
             (benchmarks/coverage.py); or "sacrebleu" for that tool's p = (1 + #{|d*| − mean |d*| > |d|}) /
             (1 + R), about half as large where the difference is clear.
         of_rows: as for `bootstrap_interval`.
