@@ -18,6 +18,7 @@ from lm_jax.evaluation.compare import compare
 from lm_jax.evaluation.generated import Decoding, generate
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import Generation
+from lm_jax.report import markup
 
 # Random weights write control characters.
 pytestmark = pytest.mark.filterwarnings("ignore:profile .* drops every character")
@@ -188,8 +189,6 @@ def test_the_command_writes_texts_beside_references(directory, tmp_path, capsys)
     assert [(one["prompt"], one["reference"]) for one in texts] == PAIRS[:5]
     report = (out / "report.html").read_text()
     assert "the first 5 of 5 texts" in report
-    assert texts[0]["hypothesis"][:5] in report.replace("&amp;", "&").replace("&lt;", "<").replace(
-        "&gt;", ">"
-    )
+    assert markup.escape(texts[0]["hypothesis"][:5]) in report
     [row] = json.loads((out / "results.json").read_text())
     assert row["context"]["decoding"]["num_beams"] == 2
