@@ -28,6 +28,8 @@ def test_em_never_loses_likelihood_and_finds_the_best_weights_of_a_grid(seed):
     found = fit(values)
     assert np.all(np.diff(found.nats) <= 1e-12)
     assert found.weights.sum() == pytest.approx(1)
+    shares = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
+    assert found.nats[1] == pytest.approx(nats(values, shares.mean(axis=0))), "a step is EM's"
     assert found.nats[-1] == pytest.approx(nats(values, found.weights), abs=1e-12)
     steps = [w for w in itertools.product(range(51), repeat=3) if sum(w) == 50]
     best = min(nats(values, np.array(w) / 50) for w in steps)
