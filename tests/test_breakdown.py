@@ -20,6 +20,7 @@ from lm_jax.evaluation.texts import Text
 from lm_jax.evaluation.word_parts import DocumentWords
 from lm_jax.language_models.base import ScoredText
 from lm_jax.metrics import ratios, significance
+from lm_jax.metrics.resampling import SmallSample
 from lm_jax.report.breakdowns import print_breakdowns
 from lm_jax.text.word_counts import WordCounts
 from lm_jax.text.words import word_spans, words_of
@@ -181,9 +182,11 @@ def test_intervals_are_those_of_scipys_bootstrap():
         nats_D.append(sum(nats for _, nats in words))
         words_D.append(len(words))
     assert np.sum(words_D) == one.counts[part]
+    tail = SmallSample([np.array(nats_D)[:, None], np.array(words_D)[:, None]]).tail(0.95)
     theirs = scipy.stats.bootstrap(
         (nats_D, words_D), lambda x, y, axis=-1: x.sum(axis) / y.sum(axis) / math.log(2), paired=True,
-        n_resamples=20_000, method="percentile", rng=np.random.default_rng(0), vectorized=True,
+        n_resamples=20_000, method="percentile", confidence_level=1 - 2 * tail,
+        rng=np.random.default_rng(0), vectorized=True,
     ).confidence_interval  # fmt: skip
     width = theirs.high - theirs.low
     np.testing.assert_allclose(one.intervals["m"][part], theirs, atol=0.03 * width)

@@ -12,6 +12,7 @@ from test_ngram_language_model import recipe
 import eval as command
 import lm_jax
 from lm_jax import experiment
+from lm_jax.commands import evaluate_flags
 from lm_jax.evaluation import mixes, texts
 
 
@@ -61,7 +62,7 @@ def test_a_mixture_is_a_row_and_a_file(runs, tmp_path, capsys):
 
 
 def test_weights_are_those_of_the_validation_part(runs, tmp_path):
-    [mix] = mixes.parse(command._parser().parse_args(["--model=3", "--mix=3,1"]), [
+    [mix] = mixes.parse(evaluate_flags._parser().parse_args(["--model=3", "--mix=3,1"]), [
         ("3", str(runs / "three")), ("1", str(runs / "one")),
     ])  # fmt: skip
     mixed = mixes.fit(mixes.open_mix(mix, lm_jax.load, {}), lambda *_: None)

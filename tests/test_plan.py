@@ -192,7 +192,7 @@ def test_a_program_is_traced_for_the_devices_that_it_is_for():
         (["--topology=cuda:8", "--config.mesh.data=3"], "16 rows does not divide"),
         (["--topology=cuda:8", "--config.mesh.fsdp=16"], "on 8 devices"),
         ([f"--config={ROOT}/configs/ngram.py"], "counted on the CPU"),
-        (["--topologie=v5e:2x2"], "--help"),
+        (["--topologie=v5e:2x2"], "did you mean --topology"),
     ],
 )
 def test_mistakes_are_one_line_errors(arguments, words, monkeypatch):

@@ -126,7 +126,7 @@ def test_differences_are_drawn_with_their_intervals_and_p_values():
     for shown in ("p ≤ 3e-4", "p = 0.25", "difference in bits/byte (less is better)", "nats/token (less"):
         assert shown in texts
     assert figures.differences([ROW, LABELLED]) == ""
-    assert html.render(rows, {}, "").count("<svg") == 2
+    assert html.render([Evaluation(row, {}) for row in rows], {}, "c").count("<svg") == 2
 
 
 def test_rows_of_another_task_show_their_own_headline(tmp_path):

@@ -228,7 +228,10 @@ def test_a_page_without_scores_has_no_text():
 
 def test_differences_are_columns_that_sort_by_their_numbers():
     rows = [row(name, ["x"], value) for name, value in (("a", 2.0), ("b", 1.5))]
-    rows[1].difference = Difference("a", "bits_per_byte", -0.5, 1 / 10_001)
+    least = 1 / 10_001
+    rows[1].difference = Difference(
+        "a", "bits_per_byte", -0.5, least, holm_p_value=least, least_randomization_p_value=least, pairs=1
+    )
     text = html.render([Evaluation(one, {}) for one in rows], {}, "c")
     assert "bits/byte less a" in text
     assert '<td data-order="-0.5">−0.5000</td>' in text
@@ -242,7 +245,8 @@ def test_a_runs_settings_are_read_by_their_dotted_names(tmp_path):
     read = runs.read(tmp_path)
     for name, value in fields.flatten(recipe):
         if value is not None and not name.startswith("model"):
-            assert read.config.get(name, read.config.get(f"{name}.name")) == value
+            expected = list(value) if isinstance(value, tuple) else value
+            assert read.config.get(name, read.config.get(f"{name}.name")) == expected
     assert read.config["model.name"] == "gpt"
     assert read.config["model.num_layers"] == recipe.model.num_layers
     assert read.curve == [{"step": 3, "loss": 1.5}]

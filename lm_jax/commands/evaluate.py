@@ -61,7 +61,7 @@ class _Work:
     def __init__(self, arguments: Any, mesh: Any):
         self._arguments, self._out = arguments, pathlib.Path(arguments.out)
         self._models = Models(arguments, mesh)
-        self._texts = Texts(arguments, self._models.first)
+        self._texts = Texts(arguments, self._models)
         self._cache = ScoreCache() if arguments.cache else None
         self._paths: dict[str, str] = {}  # of rows that come from a run or a file, by their names
         self._decoding = Decoding(

@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> Any:
 def _check_alone(arguments: Any, flag: str, *others: str) -> None:
     """Raises UserError if one of some flags is given beside another one that excludes it."""
     if given := [name for name in others if getattr(arguments, name) is not None]:
-        raise UserError(f"{flag} with --{given[0]}", "leave one of them out")
+        raise UserError(f"{flag} with --{given[0]}={getattr(arguments, given[0])}", "leave one of them out")
 
 
 def _parser() -> flags.Parser:

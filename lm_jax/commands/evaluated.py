@@ -40,6 +40,10 @@ class Models:
 
     Of a run with several checkpoints only one is in memory, unless a mixture needs it.
 
+    Attributes:
+        reads_as: the task whose text the first model is scored on.
+        documents: how the first model's training text was cut into documents.
+
     Args:
         arguments: the values of the flags.
         mesh: how devices share the parameters and the rows; None: each recipe's.
@@ -57,11 +61,12 @@ class Models:
             self._load(path, steps[0]) for (_, path), steps in zip(arguments.model, self._steps, strict=True)
         ]
         self._mixtures = self._open_mixtures(asked)
-        self.first = self._models[0]
+        # Not the first model itself, which then would stay in memory.
+        self.reads_as, self.documents = reads_as(self._models[0]), self._models[0].documents
         for model in self._models:
             evaluator(arguments, model)
         if arguments.calibration and not any(isinstance(model, Expects) for model in self._models):
-            require(self.first, Expects, "tell the most probable next token")
+            require(self._models[0], Expects, "tell the most probable next token")
 
     def entries(self, report: Progress) -> Iterator[Entry]:
         """The models one after the other, mixtures last; may be called once."""
@@ -115,11 +120,11 @@ class Texts:
 
     Args:
         arguments: the values of the flags.
-        first: the first model. Others of its task read the text of its run.
+        models: of the command line. Those of the first one's task read the text of its run.
     """
 
-    def __init__(self, arguments: Any, first: LanguageModel):
-        self._arguments, self._first = arguments, first
+    def __init__(self, arguments: Any, models: Models):
+        self._arguments, self._models = arguments, models
         self._choose = functools.cache(self._read)
 
     @property
@@ -138,7 +143,7 @@ class Texts:
 
     def source(self, entry: Entry) -> str:
         """The run whose part a model is evaluated on where no text is given."""
-        is_alike = reads_as(entry.model) == reads_as(self._first)
+        is_alike = reads_as(entry.model) == self._models.reads_as
         return self._arguments.model[0][1] if is_alike else entry.path
 
     def _read(self, given: str | None, path: str, labels: bool) -> Text:
@@ -149,5 +154,5 @@ class Texts:
                     f"--documents with --task={arguments.task}, which reads records", "leave it out"
                 )
             return texts.choose_records(given, ZERO_SHOT[arguments.task])
-        documents = arguments.documents or self._first.documents
+        documents = arguments.documents or self._models.documents
         return texts.choose(path, given, documents, labels, arguments.split)

@@ -179,7 +179,7 @@ def _draw_differences(picture: Any, metric: str, rows: Sequence[Row]) -> None:
         one = row.difference
         if one is None:
             continue
-        names.append(f"{row.model} − {one.to}")
+        names.append(f"{short(row.model)} − {short(one.to)}")
         colour = _BETTER if (one.value < 0) == less_is_better else _WORSE
         picture.plot(one.value, y, "o", color=colour)
         end = one.value
