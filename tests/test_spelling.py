@@ -221,6 +221,7 @@ def test_a_run_of_words_has_bits_per_byte(run):
     num_bytes = sum(len(d.text.encode()) for d in text.documents)
     assert made.row.metrics["bits_per_byte"].value == pytest.approx(nats / num_bytes / math.log(2))
     assert made.row.counts["oov"] > 0
+    assert made.row.protocol["end"]
     tokens = sum(len(one.log_probs) for one in made.scored)
     perplexity = math.exp(-sum(one.log_probs.sum() for one in made.scored) / tokens)
     assert made.row.metrics["perplexity"].value == pytest.approx(perplexity)  # of tokens, as before

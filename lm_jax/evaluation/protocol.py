@@ -43,7 +43,9 @@ def of_scores(
         rolling: whether long documents are read in the harness's windows.
     """
     window, order = context.get("window"), context.get("order")
-    ends = len(scored.spans) > 0 and scored.spans[-1].tolist() == [len(scored.text)] * 2
+    # The end of a text of words stands for the white space before it, too.
+    spells = scored.log_spelling is not None and not rolling
+    ends = len(scored.spans) > 0 and (spells or scored.spans[-1].tolist() == [len(scored.text)] * 2)
     # An n-gram model of words reads the end of a line as that of a sentence.
     by_line = model.family == "ngram" and getattr(getattr(model, "tokenizer", None), "kind", "") == "word"
     made = Protocol(
