@@ -365,9 +365,12 @@ def _write_facts(config: AnyConfig, data: pipeline.Data, workdir: pathlib.Path) 
 
 
 def _fit_speller(config: AnyConfig, data: pipeline.Data) -> spelling.Speller | None:
-    """What makes a model of words one of strings; None where it has other tokens, or predicts none."""
-    predicts = not config.label if isinstance(config, CountConfig) else config.task.predicts_tokens
-    if not predicts or not isinstance(data.tokenizer, WordTokenizer):
+    """What makes a model of words one of strings; None where it has other tokens, or scores no texts."""
+    if isinstance(config, CountConfig):
+        scores = not config.label
+    else:
+        scores = config.task.adapter in ("causal", "bidirectional")
+    if not scores or not isinstance(data.tokenizer, WordTokenizer):
         return None
     with Reporter() as report:
         texts = (document.text for document in data.splits["train"].documents())

@@ -76,11 +76,16 @@ class _Work:
         """Evaluates, and compares the models on each text."""
         given, named = self._texts.given, dict(self._arguments.model)
         asked = self._arguments.contamination
-        sources = contamination.sources(asked, named, report) if asked else {}
+        training = contamination.sources(asked, named, report) if asked else {}
+        sources: dict[str, contamination.Source] = {}  # by the names of rows
         made: list[list[tuple[Evaluation, Text, Calibration | None]]] = [[] for _ in given]
         for entry in self._models.entries(report):
             if entry.mix is None:
                 self._paths[entry.name] = entry.path
+            if entry.given in training:
+                sources[entry.name] = training[entry.given]
+            elif training and asked != contamination.TRAIN:
+                sources[entry.name] = next(iter(training.values()))  # the corpus, of all models
             for of_text, text in zip(made, given, strict=True):
                 of_text.append(self._evaluate(entry, text, report))
             if entry.mixed is not None and entry.mix is not None:
@@ -108,7 +113,7 @@ class _Work:
             audit.add(made, entry.model, text, arguments.stride)
         if given is None and entry.mixed is None:
             made.row.notes.extend(texts.note_borrowed(entry.path, self._texts.source(entry), text))
-        if arguments.calibration and isinstance(entry.model, Expects):
+        if arguments.calibration and isinstance(entry.model, Expects) and made.scored is not None:
             made, calibration = calibrate(entry.model, made, text, arguments.stride, report)
         return made, text, calibration
 

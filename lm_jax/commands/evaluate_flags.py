@@ -23,8 +23,9 @@ An evaluation that generates keeps the texts in DIR/generated as they are made, 
 left-to-right models are kept in $LM_JAX_CACHE/scores (--no-cache: nowhere). After an interruption the same
 command goes on from there. A document that a model cannot score is named below the table.
 
-Rows of models that score whole texts carry an audit of their scores by a few samples; --no-audit leaves it
-out. The exit code is 1 where a document could not be scored or an audit failed.
+Rows of models that score whole texts carry an audit of their scores by a few samples, but for
+--protocol=harness; --no-audit leaves it out. The exit code is 1 where a document could not be scored or an
+audit failed.
 """
 
 import pathlib
@@ -53,7 +54,11 @@ def parse(argv: list[str]) -> Any:
     if arguments.text and arguments.split:
         raise UserError(f"--split={arguments.split} with --text, which has no parts", "leave one of them out")
     if arguments.protocol != "overlapping":
-        _check_alone(arguments, f"--protocol={arguments.protocol}", "task", "stride")
+        protocol = f"--protocol={arguments.protocol}"
+        _check_alone(arguments, protocol, "task", "stride")
+        for flag in ("mix", "mix_by_context", "calibration"):
+            if getattr(arguments, flag):
+                raise UserError(f"{protocol} with --{flag.replace('_', '-')}", "leave one of them out")
     if arguments.calibration:
         _check_alone(arguments, "--calibration", "task")
     return arguments

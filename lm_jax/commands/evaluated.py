@@ -22,6 +22,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: what to call it.
+        given: its name on the command line, which its checkpoints share; "" of a mixture.
         path: of the run or the file that it comes from; of a mixture, that of the first model.
         model: the model.
         mixed: what is to be said of a mixture; None for others.
@@ -29,6 +30,7 @@ class Entry(NamedTuple):
     """
 
     name: str
+    given: str
     path: str
     model: LanguageModel
     mixed: Mixed | None = None
@@ -71,12 +73,13 @@ class Models:
     def entries(self, report: Progress) -> Iterator[Entry]:
         """The models one after the other, mixtures last; may be called once."""
         for (name, path), steps in zip(self._arguments.model, self._steps, strict=True):
-            yield Entry(name if len(steps) == 1 else f"{name}@{steps[0]}", path, self._models.pop(0))
+            first = name if len(steps) == 1 else f"{name}@{steps[0]}"
+            yield Entry(first, name, path, self._models.pop(0))
             for step in steps[1:]:
-                yield Entry(f"{name}@{step}", path, self._load(path, step))
+                yield Entry(f"{name}@{step}", name, path, self._load(path, step))
         for opened in self._mixtures:
             mixed = mixes.fit(opened, report)
-            yield Entry(opened.mix.name, self._arguments.model[0][1], mixed.model, mixed, opened.mix)
+            yield Entry(opened.mix.name, "", self._arguments.model[0][1], mixed.model, mixed, opened.mix)
 
     def _load(self, path: str, step: str) -> LanguageModel:
         return language_model.load(path, step, self._mesh, **self._marks)
@@ -102,7 +105,7 @@ def evaluator(arguments: Any, model: LanguageModel) -> str:
     """
     if arguments.protocol == "overlapping":
         return arguments.task or ""
-    if reads_as(model) != "causal":
+    if reads_as(model) != "causal" or model.family == "mixture":
         raise UserError(
             f"--protocol={arguments.protocol} of {with_article(model.family)} model of task {model.task}",
             "give models that read left to right",

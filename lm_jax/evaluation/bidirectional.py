@@ -33,7 +33,7 @@ def evaluate(
     through each document, and with each line on its own, as sentences are read for their vectors.
     """
     ahead = causal.evaluate(model, text, name, stride, report, cache)
-    if ahead.failures:
+    if ahead.scored is None:
         return ahead
     columns: dict[str, list[ScoredText]] = {name: [] for name in _METRICS}
     back, *by_line = columns.values()

@@ -9,6 +9,7 @@ import numpy as np
 from lm_jax.data.corpora import Progress
 from lm_jax.evaluation.base import Evaluation, Statistics, measure
 from lm_jax.evaluation.breakdown import Breakdown
+from lm_jax.evaluation.row import DOCUMENTS
 from lm_jax.evaluation.texts import Text
 from lm_jax.language_models.base import Expects, require
 from lm_jax.metrics import ratios, significance
@@ -64,7 +65,11 @@ def calibrate(
         "token_accuracy": Statistics(totals, significance.ratio, less_is_better=False, same=same),
         "calibration_error": Statistics((confidence_DB, correct_DB, weight_DB), _error, same=same),
     }
-    evaluation.row.metrics.update(measure(statistics, {}))
+    measured = measure(statistics, {})
+    if evaluation.row.resampled != DOCUMENTS:
+        why = "no interval: the text is resampled in blocks, and predictions are counted by document"
+        measured = {name: one._replace(interval=None, why=why) for name, one in measured.items()}
+    evaluation.row.metrics.update(measured)
     extended = evaluation._replace(statistics={**evaluation.statistics, **statistics})
     return extended, Calibration(evaluation.row.model, correct_DB, weight_DB)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from lm_jax.data.corpora import Progress
 from lm_jax.evaluation import blocks, protocol
-from lm_jax.evaluation.base import Evaluation, Statistics, measure, row_of
+from lm_jax.evaluation.base import ALONE, Evaluation, Statistics, measure, row_of
 from lm_jax.evaluation.row import Metric
 from lm_jax.evaluation.score_cache import ScoreCache
 from lm_jax.evaluation.scoring import Failure, open_store, score_text
@@ -78,13 +78,14 @@ def evaluate_by(
     store = open_store(cache, model, text, way.rolling, sorted(way.context.items()))
     scored, failures = score_text(text, way.score, store, take, report)
     sums_D = Sums(*counted_DN.T)
-    units = blocks.units(scored) if scored is not None else blocks.Units(())
+    units = _units(scored, way)
     by_document = scored is None or units.parts is scored
     statistics = way.statistics(sums_D if by_document else _sums_of(units, way))
     if failures:
         metrics = _without_value(statistics, failures, text)
     else:
-        metrics = measure(statistics, _reasons(sums_D, complete, text), units.why)
+        ends = way.context.get("eos", True)
+        metrics = measure(statistics, _reasons(sums_D, complete, ends, text), units.why)
     nats = float(sums_D.nats.sum())
     row = row_of(
         model,
@@ -117,6 +118,15 @@ class Sums(NamedTuple):
     oov: Any
     known_nats: Any  # of the tokens inside the vocabulary
     known_tokens: Any
+
+
+def _units(scored: Sequence[ScoredText] | None, way: Way) -> blocks.Units:
+    """What intervals resample: documents in the harness's protocol, whose words do not add up over blocks."""
+    if scored is None:
+        return blocks.Units(())
+    if way.rolling:
+        return blocks.Units(scored, why=ALONE if len(scored) == 1 else "")
+    return blocks.units(scored)
 
 
 def _sums_of(units: blocks.Units, way: Way) -> Sums:
@@ -185,14 +195,16 @@ def _impossible(sums_D: Sums) -> list[int]:
     return places
 
 
-def _reasons(sums_D: Sums, complete: bool, text: Text) -> dict[str, str]:
-    """Why a metric has no value, for those that have none."""
+def _reasons(sums_D: Sums, complete: bool, ends: bool, text: Text) -> dict[str, str]:
+    """Why a metric has no value, for those that have none; `ends`: whether the ends of texts are scored."""
     reasons = {}
     if not complete:
         oov = int(sums_D.oov.sum())
         unscored = f"{oov} unknown tokens stand for text that" if oov else "white space between tokens"
+        unscored = unscored if ends else "the end of a text"
         for metric in ("bits_per_byte", "byte_perplexity"):
             reasons[metric] = f"no {metric.replace('_', ' ')}: {unscored} is not scored"
+    impossible = "a score is not a number"
     if places := _impossible(sums_D):
         count = f"{len(places)} of {len(sums_D.nats)} documents (the first, {text.documents[places[0]].name})"
         impossible = f"some of the text has probability 0, in {count}"

@@ -119,7 +119,7 @@ def apply(
                 found[key] = find(text, source, words, report)
             evaluation = with_parts(evaluation, found[key])
         elif sources:
-            evaluation.row.notes.append("contamination is not known: its training text is not on record")
+            evaluation.row.notes.append("contamination is not known: no training text is on record")
         made.append(evaluation)
     return made, list(found.values())
 

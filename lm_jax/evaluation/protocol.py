@@ -36,6 +36,8 @@ def of_scores(
 ) -> dict[str, Any]:
     """The protocol of a model that scores texts left to right, as the dict of a `Protocol`.
 
+    Of a mixture it has only what is common to its parts.
+
     Args:
         model: the model.
         context: what its `describe_context` says.
@@ -43,6 +45,8 @@ def of_scores(
         rolling: whether long documents are read in the harness's windows.
     """
     window, order = context.get("window"), context.get("order")
+    if "components" in context:  # of a mixture, which each read in their own way
+        return {"windows": "those of its parts", "beginning": scored.conditioned_on, "end": True}
     # The end of a text of words stands for the white space before it, too.
     spells = scored.log_spelling is not None and not rolling
     ends = len(scored.spans) > 0 and (spells or scored.spans[-1].tolist() == [len(scored.text)] * 2)

@@ -28,8 +28,8 @@ _ROWS_PER_BATCH_ELSEWHERE = 512
 class ScoredText(NamedTuple):
     """The probability that a model gives to one text.
 
-    The last token is the end of the text, with an empty span: the probabilities of all texts add up to one
-    only if the end is scored too.
+    The last token is the end of the text, whose span is empty or the white space before it: the probabilities
+    of all texts add up to one only if the end is scored too.
 
     Attributes:
         text: the UTF-8 bytes that were scored.

@@ -85,7 +85,7 @@ def load(
         finite.check(params, str(path))
         model = BiLM(config, params)
     elif file is not None and parts.is_file(file):
-        return parts.read(file, lambda component: load(component, step, mesh))
+        model = parts.read(file, lambda component: load(component, step, mesh))
     elif file is not None and _is_file(file):
         model = _load_arpa(file, bos, eos)
     else:

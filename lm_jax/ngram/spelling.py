@@ -153,13 +153,14 @@ def fit(tokenizer: WordTokenizer, texts: Iterable[str], progress: Progress | Non
 
 
 def _fit_words(unknown: collections.Counter[bytes]) -> NGramModel:
-    """The n-gram model of the bytes of words."""
+    """The n-gram model of the bytes of words, learned from at most `_MOST_BYTES` of them."""
     sample, size = [], 0
     for word, count in unknown.items():
         if size > _MOST_BYTES:
             break
-        sample += [word] * count
-        size += len(word) * count
+        times = min(count, 1 + (_MOST_BYTES - size) // max(1, len(word)))
+        sample += [word] * times
+        size += len(word) * times
     stream = _stream(sample or [b""])
     return smoothing.estimate(counts.count(stream, byte_vocabulary(), _CONFIG.order), _CONFIG, closed=True)
 

@@ -146,7 +146,9 @@ def check_complete(name: str, scored: ScoredText) -> ScoredText:
     """
     if not scored.complete:
         what = (
-            "unknown tokens stand for text" if scored.unknown.any() else "white space between tokens is free"
+            "unknown tokens stand for text"
+            if scored.unknown.any()
+            else "white space between tokens, or the end, is free"
         )
         raise UserError(
             f"{name} cannot be mixed: it does not pay for every byte ({what})",

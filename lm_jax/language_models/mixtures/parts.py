@@ -98,7 +98,7 @@ def open_parts(
     first = next(iter(models.values()))
     if not isinstance(first, LeftToRight):
         raise UserError(
-            f"the {first.family} model {parts[0].name} in a mixture", "give one that reads left to right"
+            f"the {first.family} model {next(iter(models))} in a mixture", "give one that reads left to right"
         )
     opened = {} if opened is None else opened
     made = []
