@@ -21,6 +21,7 @@ from lm_jax import runtime
 if __name__ == "__main__":
     runtime.prepare()  # first: handles signals, and sets up jax before its import
 
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
     if not 1 <= arguments.samples <= _MOST_SAMPLES:
         raise UserError(f"--samples={arguments.samples}", f"choose 1..{_MOST_SAMPLES:,}")
-    if arguments.tolerance is not None and not arguments.tolerance >= 0:
+    if arguments.tolerance is not None and not 0 <= arguments.tolerance < math.inf:
         raise UserError(f"--tolerance={arguments.tolerance}", "give a number of nats, 0 or more")
     if arguments.out is not None:
         files.make_directory(pathlib.Path(arguments.out).parent)  # before the work

@@ -71,6 +71,7 @@ class _Work:
             arguments.prompt_words,
         )
         self.written: list[pathlib.Path] = []
+        self.failed = self._models.failed
 
     def run(self, report: Progress) -> list[Results]:
         """Evaluates, and compares the models on each text."""
@@ -158,7 +159,11 @@ def main(argv: list[str]) -> None:
     print(f"written: {', '.join(map(str, written))}")
     if failed := [one.row.model for one in evaluations if one.failures]:
         say(f"error: no score for some documents by {', '.join(failed)}; the lines below the table say why")
-    if failed or any(one.row.audit is not None and one.row.audit.failed for one in evaluations):
+    if (
+        failed
+        or work.failed
+        or any(one.row.audit is not None and one.row.audit.failed for one in evaluations)
+    ):
         raise SystemExit(1)
 
 
@@ -169,7 +174,11 @@ def _write(
     evaluations = [one for result in results for one in result.evaluations]
     write_rows(out / "results.json", [one.row for one in evaluations])
     read = {name: runs.read(pathlib.Path(path)) for name, path in named}
-    parts_of_texts = [one for result in results for one in result.found.breakdowns]
+    parts_of_texts = [
+        one._replace(title=f"{one.title}; {result.texts[0].name}") if len(results) > 1 else one
+        for result in results
+        for one in result.found.breakdowns
+    ]
     words = [one for result in results for one in result.found.differing]
     page = html.render(evaluations, read, command, parts_of_texts, words)
     files.write_text(out / "report.html", page)

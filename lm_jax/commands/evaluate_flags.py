@@ -61,6 +61,13 @@ def parse(argv: list[str]) -> Any:
                 raise UserError(f"{protocol} with --{flag.replace('_', '-')}", "leave one of them out")
     if arguments.calibration:
         _check_alone(arguments, "--calibration", "task")
+    if (arguments.mix or arguments.mix_by_context) and (
+        arguments.step != "best" or not (arguments.bos and arguments.eos)
+    ):
+        raise UserError(
+            "a mixture with --step, --no-bos or --no-eos",
+            "leave them out: a mixture's file names its runs, and opens their best checkpoints",
+        )
     return arguments
 
 

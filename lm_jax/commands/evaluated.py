@@ -15,6 +15,7 @@ from lm_jax.language_models.base import Expects, Labels, LanguageModel, Predicts
 from lm_jax.language_models.mixtures.base import Component
 from lm_jax.language_models.mixtures.parts import Part
 from lm_jax.parallel.sharding import MeshConfig
+from lm_jax.progress import say
 
 
 class Entry(NamedTuple):
@@ -45,6 +46,7 @@ class Models:
     Attributes:
         reads_as: the task whose text the first model is scored on.
         documents: how the first model's training text was cut into documents.
+        failed: the names of the mixtures that could not be fitted.
 
     Args:
         arguments: the values of the flags.
@@ -63,6 +65,7 @@ class Models:
             self._load(path, steps[0]) for (_, path), steps in zip(arguments.model, self._steps, strict=True)
         ]
         self._mixtures = self._open_mixtures(asked)
+        self.failed: list[str] = []
         # Not the first model itself, which then would stay in memory.
         self.reads_as, self.documents = reads_as(self._models[0]), self._models[0].documents
         for model in self._models:
@@ -78,7 +81,12 @@ class Models:
             for step in steps[1:]:
                 yield Entry(f"{name}@{step}", name, path, self._load(path, step))
         for opened in self._mixtures:
-            mixed = mixes.fit(opened, report)
+            try:
+                mixed = mixes.fit(opened, report)
+            except UserError as error:  # the results of the other models are kept
+                say(f"error: no mixture {opened.mix.name}: {error.cause}; {error.remedy}")
+                self.failed.append(opened.mix.name)
+                continue
             yield Entry(opened.mix.name, "", self._arguments.model[0][1], mixed.model, mixed, opened.mix)
 
     def _load(self, path: str, step: str) -> LanguageModel:

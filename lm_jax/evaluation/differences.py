@@ -64,8 +64,9 @@ def find(
     if not same:
         return Differences([], [])
     found = breakdowns(same, _frequencies([one.row.model for one in same], paths, report))
-    if calibrations:
-        found.append(reliability(calibrations))
+    names = {one.row.model for one in same}
+    if measured := [one for one in calibrations if one.model in names]:
+        found.append(reliability(measured))
     return Differences(found, [differing_words(same[0], other, scoring[0][1]) for other in same[1:]])
 
 

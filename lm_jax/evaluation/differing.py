@@ -31,7 +31,7 @@ class WordDifference(NamedTuple):
     @property
     def difference(self) -> float:
         """Bits of the first model less those of the second: below 0 where the first one is better."""
-        return _less(*self.bits)
+        return float(_less(*self.bits))
 
 
 class Occurrence(NamedTuple):
@@ -56,7 +56,7 @@ class Occurrence(NamedTuple):
     @property
     def difference(self) -> float:
         """As of `WordDifference`."""
-        return _less(*self.bits)
+        return float(_less(*self.bits))
 
 
 class DifferingWords(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax import seal
+from lm_jax import files, seal
 from lm_jax.data.corpora import Progress
 from lm_jax.errors import UserError
 from lm_jax.evaluation.row import Row
@@ -160,7 +160,7 @@ def open_mix(mix: Mix, open_model: Callable[[str], Any], components: dict[Part, 
     fitting.make(opened, fitting.equal_weights(opened))  # raises where they do not mix
     if mix.weights is not None:
         return Opened(mix, opened, None, "")
-    first = next(part.path for part in mix.parts if part.path)
+    first = str(files.expand(next(part.path for part in mix.parts if part.path)))
     if not seal.exists(pathlib.Path(first) / "valid.jsonl"):
         raise UserError(
             f"{mix.name}: the first model has no validation part to fit weights on",

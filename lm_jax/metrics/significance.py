@@ -103,8 +103,8 @@ def bootstrap_interval(
         *statistics: arrays [D, ...]; for the default metric numerators [D] and denominators [D], or scores
             [D] alone, for their mean.
         metric: from the summed statistics to a scalar, traceable by jax. Keep one function object, since a
-        new lambda is compiled again. num_resamples: R; at 10,000 the ends move by about 1 % of the width from
-        seed to seed.
+            new lambda is compiled again.
+        num_resamples: R; at 10,000 the ends move by about 1 % of the width from seed to seed.
         confidence: the probability between the ends; half of the rest lies beyond each.
         seed: of `jax.random`.
         resamples: [R, D] row numbers instead of the seed's.

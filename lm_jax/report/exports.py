@@ -60,7 +60,8 @@ def write(
 def _documents(one: Evaluation, text: Text) -> Iterator[dict[str, Any]]:
     """What a model made of each document, in their order.
 
-    Where whole texts were scored: nats, bytes, tokens, words and unknown tokens. Else the value of each
+    Where whole texts were scored: nats of the tokens, nats of the tokens and their bytes (more where words are
+    spelled), bytes, tokens, words and unknown tokens. Else the value of each
     metric on the document alone, null where it has none, if each document counts in the metrics.
     """
     values = {} if one.scored is not None else _values(one, len(text.documents))
@@ -76,6 +77,7 @@ def _documents(one: Evaluation, text: Text) -> Iterator[dict[str, Any]]:
         if one.scored is not None:
             scored = one.scored[place]
             line["nats"] = _finite(-float(scored.log_probs.sum()))
+            line["byte_nats"] = _finite(-float(scored.byte_log_probs.sum()))
             line["tokens"] = len(scored.log_probs)
             line["unknown"] = int(scored.unknown.sum())
         yield line | {name: _finite(float(value_D[place])) for name, value_D in values.items()}

@@ -41,7 +41,16 @@ def render(
     """
     rows = [one.row for one in evaluations]
     places = {row.model: place for place, row in reversed(list(enumerate(rows)))}
-    predictions = {one.row.model: one.predictions for one in evaluations if one.predictions is not None}
+    for place, row in enumerate(rows):  # a run's curve has the colour of its first checkpoint
+        run, at, step = row.model.rpartition("@")
+        if at and step == str(row.step):
+            places.setdefault(run, place)
+    several = len({row.split for row in rows}) > 1
+    predictions = {
+        f"{one.row.model}, {one.row.split}" if several else one.row.model: one.predictions
+        for one in evaluations
+        if one.predictions is not None
+    }
     sections = [
         section("results", "Results", *_results(rows)),
         section("text", "Surprisal in the text", *_text(evaluations)),

@@ -80,7 +80,10 @@ def table(columns: Sequence[Column], caption: str, kind: str = "") -> str:
 
 
 def _cell(cell: Cell, is_text: bool, is_name: bool) -> str:
-    order = "" if cell.order is None else f' data-order="{cell.order!r}"'
+    number = (
+        "" if cell.order is None else repr(cell.order).replace("inf", "Infinity")
+    )  # as JavaScript reads it
+    order = "" if cell.order is None else f' data-order="{number}"'
     if is_name:
         return f'<th scope="row"{order}>{name(cell.shown)}</th>'
     kinds = " ".join(filter(None, ("text" if is_text else "", cell.kind)))

@@ -46,12 +46,16 @@ class Table(NamedTuple):
 
 
 def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """A table for each group of rows that have the same metrics.
+    """A table for each text and group of rows that have the same metrics.
 
     The best value of a metric is bold if all values in the column compare, and there are several.
     """
     by_row = {id(one.row): one for one in evaluations}
-    return [_table([by_row[id(row)] for row in group]) for group in grouped([one.row for one in evaluations])]
+    texts: dict[tuple[str, str], list[Row]] = {}
+    for one in evaluations:
+        texts.setdefault((one.row.split, one.row.text_sha256), []).append(one.row)
+    groups = [group for rows in texts.values() for group in grouped(rows)]
+    return [_table([by_row[id(row)] for row in group]) for group in groups]
 
 
 def _table(group: Sequence[Evaluation]) -> Table:

@@ -84,7 +84,8 @@ def view(evaluations: Sequence[Evaluation]) -> View | None:
     models = [_model(one, parts) for one in shown]
     data = {"bits": _BITS, "steps": _STEPS, "models": models, "documents": documents}
     places = {one.place for one in shown}
-    others = [one.row.model for place, one in enumerate(evaluations) if place not in places]
+    names = {evaluations[place].row.model for place in places}
+    others = [one.row.model for one in evaluations if one.row.model not in names]
     return View(data, _left_out(texts, parts), others)
 
 

@@ -31,8 +31,9 @@ def results(rows: Sequence[Row], places: Sequence[int]) -> str:
         Column("95 % interval", [_interval(row, headline) for row in rows]),
         *_differences(rows),
         *(
-            Column(label(metric), [Cell(value(row, metric), row.metrics[metric].value) for row in rows])
-            for metric in rows[0].overall[1:]
+            Column(label(metric), [_value(row, metric) for row in rows])
+            for metric in dict.fromkeys(name for row in rows for name in row.overall)
+            if metric != headline
         ),
         *(
             Column(label(c), [_count(row.counts[c]) for row in rows])
@@ -44,7 +45,13 @@ def results(rows: Sequence[Row], places: Sequence[int]) -> str:
         *_texts(rows),
     ]
     known = [column for column in columns if any(cell.shown != "–" for cell in column.cells)]
-    return table(known, "Metrics of the whole text; intervals are over its documents.", "rows sortable")
+    over = ", ".join(dict.fromkeys(row.resampled for row in rows))
+    return table(known, f"Metrics of the whole text; intervals are over {over}.", "rows sortable")
+
+
+def _value(row: Row, metric: str) -> Cell:
+    """The value of a metric, which other rows of the table may have alone."""
+    return Cell(value(row, metric), row.metrics[metric].value) if metric in row.metrics else _NONE
 
 
 def _varies(rows: Sequence[Row], count: str) -> bool:
@@ -121,7 +128,7 @@ def breakdown(one: Breakdown) -> str:
     """The numbers of a breakdown: a line for each part."""
     columns = [
         Column("part", [Cell(part) for part in one.parts]),
-        Column("words", [_count(int(count)) for count in one.counts]),
+        Column(f"{one.unit.rpartition(' ')[2]}s", [_count(int(count)) for count in one.counts]),
     ]
     for model, values_P in one.values.items():
         columns.append(Column(model, [_measured(x) for x in values_P.tolist()]))
