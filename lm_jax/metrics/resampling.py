@@ -96,8 +96,8 @@ class SmallSample:
     def p_value(self, share: float) -> float:
         """The two-sided p-value if this share of a bootstrap sample lies on the other side of 0.
 
-        Below 0.05 where the interval of 95 % leaves 0 out, from an effective number of four documents on; with
-        fewer the tails are beyond all resamples, and the p-value is larger.
+        Below 0.05 where the interval of 95 % leaves 0 out, from an effective number of four documents on.
+        With fewer the tails are beyond all resamples, and the p-value is larger.
         """
         from scipy.special import ndtri, stdtr
 

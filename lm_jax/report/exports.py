@@ -60,9 +60,9 @@ def write(
 def _documents(one: Evaluation, text: Text) -> Iterator[dict[str, Any]]:
     """What a model made of each document, in their order.
 
-    Where whole texts were scored: nats of the tokens, nats of the tokens and their bytes (more where words are
-    spelled), bytes, tokens, words and unknown tokens. Else the value of each
-    metric on the document alone, null where it has none, if each document counts in the metrics.
+    Where whole texts were scored: nats of the tokens, nats of the tokens and their bytes (more where words
+    are spelled), bytes, tokens, words and unknown tokens. Else the value of each metric on the document
+    alone, null where it has none, if each document counts in the metrics.
     """
     values = {} if one.scored is not None else _values(one, len(text.documents))
     for place, document in enumerate(text.documents):

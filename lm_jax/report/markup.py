@@ -80,9 +80,7 @@ def table(columns: Sequence[Column], caption: str, kind: str = "") -> str:
 
 
 def _cell(cell: Cell, is_text: bool, is_name: bool) -> str:
-    number = (
-        "" if cell.order is None else repr(cell.order).replace("inf", "Infinity")
-    )  # as JavaScript reads it
+    number = repr(cell.order).replace("inf", "Infinity")  # as JavaScript reads it
     order = "" if cell.order is None else f' data-order="{number}"'
     if is_name:
         return f'<th scope="row"{order}>{name(cell.shown)}</th>'

@@ -84,8 +84,8 @@ def view(evaluations: Sequence[Evaluation]) -> View | None:
     models = [_model(one, parts) for one in shown]
     data = {"bits": _BITS, "steps": _STEPS, "models": models, "documents": documents}
     places = {one.place for one in shown}
-    names = {evaluations[place].row.model for place in places}
-    others = [one.row.model for one in evaluations if one.row.model not in names]
+    known = {evaluations[place].row.model for place in places}
+    others = [one.row.model for one in evaluations if one.row.model not in known]
     return View(data, _left_out(texts, parts), others)
 
 
