@@ -400,7 +400,6 @@ def _wrong_decoding(files: Files) -> Iterator[Case]:
         for text in ("max-tokens=99999999999", "num-samples=99999999999", "num-beams=99999999999",
                      "num-samples=1000000000", "num-beams=100000000", "max-tokens=" + "9" * 30):  # fmt: skip
             yield case("absurd size", f"--{text}", model=model)
-    yield case("longer than the context", f"--prompt={'word ' * 100}", model=files.trained)
 
 
 def _wrong_grids_and_topologies(files: Files) -> Iterator[Case]:
