@@ -79,6 +79,22 @@ def _check_alone(arguments: Any, flag: str, *others: str) -> None:
 
 def _parser() -> flags.Parser:
     parser = flags.Parser(prog="eval.py", description=__doc__, epilog=flags.MESH_HELP)
+    _add_models(parser)
+    _add_scoring(parser)
+    _add_tasks(parser)
+    _add_findings(parser)
+    parser.add_argument(
+        "--out",
+        type=flags.path,
+        default="runs/eval",
+        metavar="DIR",
+        help="where the results go (default: runs/eval)",
+    )
+    return parser
+
+
+def _add_models(parser: flags.Parser) -> None:
+    """Adds what is evaluated: models, and texts."""
     parser.add_argument(
         "--model",
         action="append",
@@ -106,6 +122,10 @@ def _parser() -> flags.Parser:
         default="best",
         help="best (by validation), latest, or a step's number; all, or several with commas, give a row each",
     )
+
+
+def _add_scoring(parser: flags.Parser) -> None:
+    """Adds how texts are scored."""
     for name, mark in (("bos", "beginning"), ("eos", "end")):
         parser.add_argument(
             f"--no-{name}",
@@ -126,6 +146,10 @@ def _parser() -> flags.Parser:
     parser.add_argument(
         "--no-cache", dest="cache", action="store_false", help="score all documents, and keep no scores"
     )
+
+
+def _add_tasks(parser: flags.Parser) -> None:
+    """Adds what models are asked to do, and how they generate."""
     parser.add_argument(
         "--task",
         choices=("continuation", *ZERO_SHOT),
@@ -137,6 +161,10 @@ def _parser() -> flags.Parser:
     )
     parser.add_argument("--max-tokens", type=flags.whole, help="most tokens that are generated")
     generation_flags.add(parser, without=("num_samples",))
+
+
+def _add_findings(parser: flags.Parser) -> None:
+    """Adds what is found out beside the metrics."""
     parser.add_argument(
         "--no-audit",
         dest="audit",
@@ -166,11 +194,3 @@ def _parser() -> flags.Parser:
         metavar="N",
         help=f"from how many words on a shared run counts (default: {contamination.WORDS}, as GPT-3's)",
     )
-    parser.add_argument(
-        "--out",
-        type=flags.path,
-        default="runs/eval",
-        metavar="DIR",
-        help="where the results go (default: runs/eval)",
-    )
-    return parser
