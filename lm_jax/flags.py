@@ -84,6 +84,20 @@ class Parser(argparse.ArgumentParser):
         return [own[near] for near in difflib.get_close_matches(name.replace("-", "_"), own, n=1)]
 
 
+def add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Adds --no-bos, --no-eos and --stride: how texts are scored."""
+    for name, mark in (("bos", "beginning"), ("eos", "end")):
+        parser.add_argument(
+            f"--no-{name}",
+            dest=name,
+            action="store_false",
+            help=f"n-grams: score without the {mark} marks of sentences; an ARPA file may lack them",
+        )
+    parser.add_argument(
+        "--stride", type=whole, help="tokens from window to window (default: half the context)"
+    )
+
+
 def recipe(default: str = recipe_files.DEFAULT) -> dict[str, Any]:
     """The settings of the flag that names a recipe."""
     known = f"PATH.py, or one of {', '.join(recipe_files.names())} (default: {default})"

@@ -74,16 +74,7 @@ def _parser() -> flags.Parser:
         "an accelerator, 0.1 in bfloat16)",
     )
     parser.add_argument("--step", default="best", help="best (by validation), latest, or a step's number")
-    for name, mark in (("bos", "beginning"), ("eos", "end")):
-        parser.add_argument(
-            f"--no-{name}",
-            dest=name,
-            action="store_false",
-            help=f"n-grams: score without the {mark} marks of sentences; an ARPA file may lack them",
-        )
-    parser.add_argument(
-        "--stride", type=flags.whole, help="tokens from window to window (default: half the context)"
-    )
+    flags.add_scoring(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=flags.path, metavar="FILE.json", help="also write the JSON to a file")
     return parser

@@ -126,16 +126,7 @@ def _add_models(parser: flags.Parser) -> None:
 
 def _add_scoring(parser: flags.Parser) -> None:
     """Adds how texts are scored."""
-    for name, mark in (("bos", "beginning"), ("eos", "end")):
-        parser.add_argument(
-            f"--no-{name}",
-            dest=name,
-            action="store_false",
-            help=f"n-grams: score without the {mark} marks of sentences; an ARPA file may lack them",
-        )
-    parser.add_argument(
-        "--stride", type=flags.whole, help="tokens from window to window (default: half the context)"
-    )
+    flags.add_scoring(parser)
     parser.add_argument(
         "--protocol",
         choices=("overlapping", "harness"),

@@ -5,6 +5,7 @@ next token. The weights of a mixture may depend on it.
 """
 
 import abc
+import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
@@ -109,8 +110,10 @@ class Component(abc.ABC):
         return {}
 
     def with_setting(self, name: str, value: Any) -> Self:
-        """The component with another value of one of its `choices`."""
-        raise NotImplementedError(name)
+        """The component with another value of one of its `choices`; what it has read of a text is shared."""
+        made = copy.copy(self)
+        setattr(made, name, value)
+        return made
 
     def models(self) -> Iterator[Any]:
         """The opened models that it reads."""

@@ -5,7 +5,6 @@ the parameters take a step of gradient descent on the segment's mean loss. Each 
 trained parameters, so that documents do not influence each other.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,12 +66,6 @@ class DynamicEvaluation(Component):
     def choices(self) -> Mapping[str, Sequence[Any]]:
         """Learning rates."""
         return {"rate": _RATES}
-
-    def with_setting(self, name: str, value: Any) -> "DynamicEvaluation":
-        """See `Component`."""
-        made = copy.copy(self)
-        setattr(made, name, value)
-        return made
 
     def models(self) -> Iterator[Any]:
         """The model."""

@@ -8,7 +8,6 @@ h_t what the head of a model reads to predict token x_t,
 The model itself and the cache are two components of a mixture: their weight λ is fitted as all weights are.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,12 +72,6 @@ class NeuralCache(Component):
     def choices(self) -> Mapping[str, Sequence[Any]]:
         """Thetas."""
         return {"theta": _THETAS}
-
-    def with_setting(self, name: str, value: Any) -> "NeuralCache":
-        """See `Component`; what the model reads of a text is shared."""
-        made = copy.copy(self)
-        setattr(made, name, value)
-        return made
 
     def models(self) -> Iterator[Any]:
         """The model."""
