@@ -6,19 +6,16 @@ import re
 import shlex
 import shutil
 import sys
-import tomllib
 from typing import NamedTuple
 
 import pytest
 import tiny
 import tiny_runs
-import wrong_commands
+from command_lines import MISSING, complaint, only_parsing, shell_lines
 
 import lm_jax
-from lm_jax import __main__ as console
 from lm_jax import config as config_module
-from lm_jax import experiment, fields, flags, measure
-from lm_jax.errors import UserError
+from lm_jax import experiment, fields
 from lm_jax.loggers import LOGGERS
 from lm_jax.models.base import MODELS
 from lm_jax.tasks.base import TASKS
@@ -27,7 +24,6 @@ from lm_jax.training.optimizers import OPTIMIZERS
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 # The tutorial has a test of its own.
 PAGES = sorted(page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).parts[0] != "tutorial")
@@ -36,8 +32,6 @@ PAGES += [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\s*\Z")  # before a block; says why
 _INLINE = re.compile(r"`((?:python|lm-jax|pip|pytest) [^`]+)`")
-_MISSING = "the following arguments are required"
-_MODULES = {module.removeprefix("lm_jax."): name for name, module in console.COMMANDS.items()}
 
 
 class Block(NamedTuple):
@@ -128,31 +122,6 @@ def checked_training(recipe, **overrides):
     return lm_jax.load("runs/gpt")
 
 
-class Parsed(Exception):  # noqa: N818 (it is no error)
-    """Raised in place of what a command does after its flags were read."""
-
-
-def shell_lines(text):
-    """The commands of a shell block: lines joined at `\\`, split at && and |, without comments."""
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        words = shlex.split(line, comments=True)
-        starts = [0, *(i + 1 for i, word in enumerate(words) if word in ("&&", "|", ";"))]
-        for start, end in zip(starts, [*(s - 1 for s in starts[1:]), len(words)]):
-            yield from commands(words[start:end])
-
-
-def commands(words):
-    """The words from the program on: `srun`, settings of variables and the like stand before it."""
-    for word in words:
-        if word.startswith("--command="):  # of another program, such as ssh
-            yield from shell_lines(word.removeprefix("--command="))
-            return
-    for i, word in enumerate(words):
-        if word in ("python", "lm-jax", "pip", "pytest"):
-            yield words[i:]
-            return
-
-
 def all_commands():
     """Of each page the words of a command, and whether it is whole: inside a line it may only be named."""
     for page in PAGES:
@@ -171,94 +140,15 @@ def _looks_like_shell(text):
     return re.match(r"(python|pip|lm-jax|pytest) ", text) is not None
 
 
-def complaint(words):
-    """What is wrong with a command line; "" if nothing is."""
-    program, *rest = words
-    if program == "pip":
-        extras = {extra for word in rest for extra in re.findall(r"\[([\w,-]+)\]", word)}
-        unknown = {name for extra in extras for name in extra.split(",")} - EXTRAS.keys()
-        return f"no extra {', '.join(unknown)}" if unknown and "lm_jax" in " ".join(rest) else ""
-    if program == "pytest" or rest[:2] == ["-m", "pytest"]:
-        paths = [word for word in rest if word.endswith(".py")]
-        return "".join(f"no file {path}; " for path in paths if not (ROOT / path).is_file())
-    if program == "lm-jax":
-        return complaint_of_command(rest[0], rest[1:]) if rest and rest[0] in console.COMMANDS else ""
-    if rest[:1] == ["-m"]:
-        return complaint_of_module(rest[1], rest[2:])
-    if rest[0] in ("train.py", "eval.py"):
-        return complaint_of_command(rest[0].removesuffix(".py"), rest[1:])
-    return complaint_of_script(rest[0], rest[1:]) if rest[0].endswith(".py") else ""
-
-
-def complaint_of_module(module, rest):
-    if not module.startswith("lm_jax"):
-        return ""
-    if module == "lm_jax":
-        return complaint_of_command(rest[0], rest[1:]) if rest else ""
-    if (name := module.removeprefix("lm_jax.")) == "harness":  # has the flags of lm_eval
-        return ""
-    return complaint_of_command(_MODULES.get(name, name), rest)
-
-
-def complaint_of_script(path, rest):
-    """A script of this repository, whose source must name the flags."""
-    if not (ROOT / path).is_file():
-        return f"no file {path}" if path.partition("/")[0] in ("benchmarks", "examples") else ""
-    source = (ROOT / path).read_text(encoding="utf-8")
-    named = [word.partition("=")[0] for word in rest if word.startswith("--")]
-    return "".join(f"no flag {name} of {path}; " for name in named if f'"{name}"' not in source)
-
-
-def complaint_of_command(name, rest):
-    """Parses with the command's own parser, and checks the fields of the recipe that it names."""
-    if name != "metrics" and name not in wrong_commands.COMMANDS:
-        return f"no command {name}"
-    main = measure.main if name == "metrics" else wrong_commands.load_main(name)
-    try:
-        main(list(rest))
-    except Parsed as parsed:
-        return complaint_of_fields(rest, parsed.args[0])
-    except (UserError, SystemExit) as error:
-        return str(error)
-    return ""
-
-
-def complaint_of_fields(rest, arguments):
-    if getattr(arguments, "config", None) is None:
-        return ""
-    _, values = flags.split_fields(rest)
-    grid = dict(part.partition("=")[::2] for part in getattr(arguments, "grid", ()))
-    try:
-        config = config_module.load(arguments.config)[1]
-        for name, several in grid.items():
-            for value in several.split(","):
-                fields.override(config, {**values, name: value})
-        fields.override(config, values)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-@pytest.fixture
-def only_parsing(monkeypatch):
-    """Every command stops after its flags were read."""
-    parse = flags.Parser.parse_args
-
-    def stop(parser, *arguments):
-        raise Parsed(parse(parser, *arguments))
-
-    monkeypatch.setattr(flags.Parser, "parse_args", stop)
-    monkeypatch.chdir(ROOT)
-
-
-def test_every_command_line_of_the_documentation_can_be_parsed(only_parsing):
+def test_every_command_line_of_the_documentation_can_be_parsed():
     found, wrong, seen = 0, [], set()
-    for page, words, whole in all_commands():
-        found += 1
-        why = "" if tuple(words) in seen else complaint(words)
-        if why and (whole or not why.startswith(_MISSING)):
-            wrong.append(f"{name_of(page)}: {shlex.join(words)}: {why}")
-        seen.add(tuple(words))
+    with only_parsing():
+        for page, words, whole in all_commands():
+            found += 1
+            why = "" if tuple(words) in seen else complaint(words)
+            if why and (whole or not why.startswith(MISSING)):
+                wrong.append(f"{name_of(page)}: {shlex.join(words)}: {why}")
+            seen.add(tuple(words))
     assert not wrong, "\n".join(wrong)
     assert found > 100
 
@@ -275,11 +165,14 @@ def test_every_command_line_of_the_documentation_can_be_parsed(only_parsing):
         ("python -m lm_jax.metrics blue --hypotheses=FILE", "blue"),
         ("python benchmarks/tricks.py --seed=5", "no flag --seed"),
         ("python benchmarks/nothing.py", "no file benchmarks/nothing.py"),
+        ("python train.py --config.model.position=relative", "choose learned or rope or none"),
+        ("lm-jax evaluate --model=runs/gpt", "no command evaluate"),
         ("pip install 'lm_jax[gpu]'", "no extra gpu"),
         ("pytest tests/test_nothing.py", "no file tests/test_nothing.py"),
         ("gcloud ssh --command='cd x && python train.py --config=gtp'", "no recipe gtp"),
     ],
 )
-def test_a_wrong_command_line_would_be_noticed(line, said, only_parsing):
+def test_a_wrong_command_line_would_be_noticed(line, said):
     [words] = shell_lines(line)
-    assert said in complaint(words)
+    with only_parsing():
+        assert said in complaint(words)
