@@ -142,5 +142,5 @@ def test_docstrings_are_held_out_with_their_modules():
     holdout = splits.parse("hash:0.05,0.05")
     names = [Document(file.name, "") for file in corpora.read("python-docs").files]
     modules = {d.name: part for part, d in splits.assign(holdout, names)}
-    for part, document in splits.assign(holdout, documents, whole=True, by_file=True):
+    for part, document in splits.by_hash(holdout, corpora.read("python-docstrings").units()):
         assert modules[document.name.partition(":")[0]] == part

@@ -247,6 +247,23 @@ def test_a_wrong_request_raises_user_error_and_leaves_nothing(config, cache, cha
     assert not [*cache.glob("tokens-*"), *cache.glob(".*")]
 
 
+def test_lines_of_a_record_stay_in_one_part(cache, tmp_path):
+    path = tmp_path / "records.jsonl"
+    texts = [f"{i} first\n{i} second\n{i} third\n" for i in range(60)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = DataConfig(f"jsonl:{path}", documents="line", split="hash:0.3,0.3", tokenizer="byte")
+    parts = pipeline.prepare(config, cache_dir=cache).splits
+    places = [
+        (document.text.split()[0], name) for name, part in parts.items() for document in part.documents()
+    ]
+    assert len(places) == 180
+    assert len(set(places)) == 60
+    assert {name for _, name in places} == {"train", "valid", "test"}
+    whole = pipeline.prepare(dataclasses.replace(config, documents="file"), cache_dir=cache).splits
+    for name, part in parts.items():
+        assert part.num_bytes == whole[name].num_bytes
+
+
 def test_too_few_documents_for_a_hash_are_split_by_a_tail(config, cache):
     """One document, or those of which a hash gives none to a part, end in the held-out parts."""
     one = dataclasses.replace(config, documents="file", split="hash:0.2,0.1")

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from lm_jax import compression
 from lm_jax.data import nltk_corpus, parallel, python_docs, records, tfds_corpus
@@ -62,7 +62,7 @@ class Corpus:
         facts: all that decides the documents beside the bytes of the files, for the record: versions, fields.
         least_bytes: less text than this is an error.
         keeps_empty: whether documents without text are given, too.
-        by_file: whether a split by hash holds out files, whose names documents have before a colon.
+        held_out: what a split by hash holds out together: a document, or all pieces of a record or a file.
         progress: called after each file with the bytes that have been read.
     """
 
@@ -72,12 +72,17 @@ class Corpus:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     least_bytes: int = 1
     keeps_empty: bool = False
-    by_file: bool = False
+    held_out: Literal["document", "record", "file"] = "document"
     progress: Progress | None = None
 
     def __iter__(self) -> Iterator[Document]:
         """The documents that have text. Lines and paragraphs have the fields of the record they are cut from;
-        see `documents.pieces`.
+        see `documents.pieces`. Errors as of `units`.
+        """
+        return (document for _, document in self.units())
+
+    def units(self) -> Iterator[tuple[str, Document]]:
+        """The documents that have text, each with the name of what a split by hash holds out with it.
 
         Raises:
             UserError: a file that cannot be read or has another form; or too little text in all.
@@ -88,7 +93,9 @@ class Corpus:
             for whole in file.documents():
                 num_bytes += len(whole.text.encode())
                 if whole.text or self.keeps_empty:
-                    yield from pieces(whole, self.documents)
+                    for piece in pieces(whole, self.documents):
+                        name = {"document": piece.name, "record": whole.name, "file": file.name}
+                        yield name[self.held_out], piece
             done += size
             if self.progress:
                 self.progress(f"reading {self.spec}", done, sum(sizes))
@@ -149,13 +156,13 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
         names = [(path, python_docs.module_name(path, root)) for path in python_docs.sources(root)]
         files = tuple(PathFile(path, name, parse) for path, name in names)
         facts = {"python_version": python_docs.VERSION}
-        return make(files, facts, _LEAST_OF_PYTHON[kind], by_file=not is_whole)
+        return make(files, facts, _LEAST_OF_PYTHON[kind], held_out="document" if is_whole else "file")
     if kind == "parallel":
-        return make(_find_pairs(corpus, *parallel.split_paths(rest)))
+        return make(_find_pairs(corpus, *parallel.split_paths(rest)), held_out="record")
     if kind == "text":
         return make(_find(corpus, rest, _parse_text))
     if kind == "tfds":
-        return make(*tfds_corpus.read(rest))
+        return make(*tfds_corpus.read(rest), held_out="record")
     if kind == "nltk":
         return make(*nltk_corpus.read(rest))
     pattern, field = _path_and_field(rest)
@@ -164,7 +171,7 @@ def read(corpus: str, documents: str = "file", progress: Progress | None = None)
     if field and not what:
         raise UserError(f"{corpus} names a column", f"type {_FORMS[kind]}")
     files = _find(corpus, pattern, lambda path, name: parse_record(path, name, field))
-    return make(files, {what: field} if field else {})
+    return make(files, {what: field} if field else {}, held_out="record")
 
 
 def check(corpus: str, documents: str) -> None:

@@ -31,7 +31,9 @@ class DataConfig:
         "python-docs"  # or python-docstrings, parallel:, text:, jsonl:, tsv:, csv:, tfds:, nltk: ...
     )
     documents: str = "file"  # what one document is: file, line or paragraph
-    split: str = "hash:0.05,0.05"  # hash:VALID[,TEST] of the documents, or tail:VALID[,TEST]: 0.1 or 900words
+    split: str = (
+        "hash:0.05,0.05"  # hash:VALID[,TEST] of whole documents or records, or tail:...: 0.1 or 900words
+    )
     valid: str = ""  # another source for validation: a corpus, files of the same kind, @SPLIT of tfds:NAME
     test: str = ""  # another source for the test
     tokenizer: str = "bpe"  # byte, char, word, bpe, bpe-bart, wordpiece, wordpiece-uncased; or a path
@@ -161,7 +163,8 @@ def _prepare_texts(
     config.check()
     sources = _sources(config, keeps_empty=any(fields), progress=progress)
     fingerprints = {name: corpus.fingerprint() for name, corpus in sources.items()}
-    texts = root / f"{_TEXTS}{cache.key('texts', config.split, fingerprints, fields)}"
+    whole = ["whole records"] if sources["train"].held_out == "record" and config.documents != "file" else []
+    texts = root / f"{_TEXTS}{cache.key('texts', config.split, fingerprints, fields, *whole)}"
     facts = cache.build(texts, lambda to: _write_texts(config, fields, sources, to))
     return texts, facts, sources
 
@@ -205,7 +208,11 @@ def _write_split(
     holdout, digest, main = splits.parse(split), hashlib.sha256(), sources["train"]
 
     def assigned() -> Iterator[tuple[str, Document]]:
-        for part, document in splits.assign(holdout, main, whole=any(fields), by_file=main.by_file):
+        if holdout.kind == "hash":
+            divided = splits.by_hash(holdout, main.units())
+        else:
+            divided = splits.assign(holdout, main, whole=any(fields))
+        for part, document in divided:
             digest.update(document.text.encode())
             # The training part includes what the split assigns to a part that has its own source.
             yield ("train" if part in sources else part), document

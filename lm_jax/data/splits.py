@@ -57,7 +57,7 @@ def parse(split: str) -> Holdout:
 
 
 def assign(
-    holdout: Holdout, documents: Iterable[Document], whole: bool = False, by_file: bool = False
+    holdout: Holdout, documents: Iterable[Document], whole: bool = False
 ) -> Iterator[tuple[str, Document]]:
     """Each document with its part.
 
@@ -65,18 +65,18 @@ def assign(
         holdout: what is held out.
         documents: read twice for a tail.
         whole: a document in which a tail begins belongs to the part before; otherwise it is cut in two.
-        by_file: the hash is of the part of a name before its first colon, so that files stay together.
 
     Raises:
         UserError: a tail as long as the text.
     """
     if holdout.kind == "tail":
         return _cut_tail(holdout, documents, whole)
-    return ((_part_by_hash(holdout, _unit(document.name, by_file)), document) for document in documents)
+    return by_hash(holdout, ((document.name, document) for document in documents))
 
 
-def _unit(name: str, by_file: bool) -> str:
-    return name.partition(":")[0] if by_file else name
+def by_hash(holdout: Holdout, units: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, Document]]:
+    """Each document with its part, which depends on the name of its unit alone: units are not divided."""
+    return ((_part_by_hash(holdout, name), document) for name, document in units)
 
 
 def _part_by_hash(holdout: Holdout, name: str) -> str:
