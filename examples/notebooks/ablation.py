@@ -13,13 +13,13 @@
 # %% [markdown]
 # # An ablation with error bars
 #
-# Does a GPT need positions, and which kind? One field of the recipe varies, everything else is the same, and
-# every setting is trained with several seeds, since two runs that differ by their seed alone differ, too.
-# The sizes are tiny, so that the notebook takes about a minute.
+# Which positions does a GPT need: learned vectors, or rotations (RoPE)? One field of the recipe varies,
+# everything else is the same, and every setting is trained with several seeds, since two runs that differ by
+# their seed alone differ, too. The sizes are tiny, so that the notebook takes about a minute.
 #
 # The same from the command line:
 #
-#     python -m lm_jax.sweep --config=gpt --grid model.position=none,learned,rope --seeds=3
+#     python -m lm_jax.sweep --config=gpt --grid model.position=learned,rope --seeds=3
 
 # %%
 import pathlib
@@ -31,7 +31,7 @@ from lm_jax import config, sweep
 from lm_jax.metrics import significance
 from lm_jax.report.sweep import print_cells
 
-GRID = {"model.position": ["none", "learned", "rope"]}
+GRID = {"model.position": ["learned", "rope"]}
 SMALL = {
     "data.vocab_size": "1024",
     "data.sequence_length": "64",
@@ -54,8 +54,8 @@ print_cells(cells)
 
 # %% [markdown]
 # ## Draw the test's bits per byte
-# The bars are Student's 95 % intervals of the mean over seeds. They say how far another seed may go, not how
-# far another text may.
+# The bars are Student's 95 % intervals of the mean over seeds. They say how far another seed may go, not
+# how far another text may.
 
 # %%
 names = [cell.values["model.position"] for cell in cells]
@@ -69,8 +69,9 @@ plt.show()
 
 # %% [markdown]
 # ## Test
-# Runs with the same seed read the same batches in the same order, so seeds are compared in pairs. With three
-# seeds the smallest possible p-value of a paired test is large: look at the interval of the difference.
+# Runs with the same seed read the same batches in the same order, so seeds are compared in pairs. With
+# three seeds the smallest possible p-value of a paired test is large: look at the interval of the
+# difference.
 
 # %%
 for name, values in zip(names[1:], by_seed[1:]):

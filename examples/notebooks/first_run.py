@@ -13,9 +13,9 @@
 # %% [markdown]
 # # The first run
 #
-# Two models of one text, an n-gram and a small GPT: train them, evaluate them on the same held-out documents,
-# look at what they expect, and let them write. The sizes are tiny, so that the notebook takes about a minute;
-# `python train.py` trains the full recipe.
+# Two models of one text, an n-gram and a small GPT: train them, evaluate them on the same held-out
+# documents, look at what they expect, and let them write. The sizes are tiny, so that the notebook takes
+# about a minute; `python train.py` trains the full recipe.
 #
 # A run directory holds everything: this notebook, run again, opens the finished runs.
 
@@ -69,8 +69,8 @@ assert rows[0].text_sha256 == rows[1].text_sha256
 
 # %% [markdown]
 # ## Look
-# A score is a log-probability for each token. Divided over the bytes that a token spans, both models are drawn
-# over the same bytes, whatever their tokens are.
+# A score is a log-probability for each token. Divided over the bytes that a token spans, both models are
+# drawn over the same bytes, whatever their tokens are.
 
 # %%
 sentence = "Return the number of items in the list, or zero if the list is empty."

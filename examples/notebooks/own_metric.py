@@ -13,9 +13,9 @@
 # %% [markdown]
 # # A metric of your own
 #
-# A metric is a ratio of sums over documents. If you keep each document's sums, intervals and paired tests come
-# with it: they draw documents, add up and divide once. This one is the share of tokens that a model ranks first
-# (top-1 accuracy), for two n-gram models on the same documents.
+# A metric is a ratio of sums over documents. If you keep each document's sums, intervals and paired tests
+# come with it: they draw documents, add up and divide once. This one is the share of tokens that a model
+# ranks first (top-1 accuracy), for two n-gram models on the same documents.
 
 # %%
 import pathlib
@@ -53,15 +53,13 @@ ours, theirs = sums(trigram), sums(bigram)
 
 # %% [markdown]
 # ## The value, its interval, and a paired test
-# The metric is a jnp function of the sums; `ratio` is the default. One that is no ratio of two sums, such as F1,
-# is a function of more of them.
+# The metric is a jnp function of the sums; `ratio` is the default. One that is no ratio of two sums, such
+# as F1, is a function of more of them.
 
 # %%
 for name, (right, tokens) in (("trigram", ours), ("bigram", theirs)):
     found = significance.bootstrap_interval(right, tokens)
-    print(
-        f"{name}: {right.sum() / tokens.sum():.1%} of tokens ranked first ({found.low:.1%} to {found.high:.1%})"
-    )
+    print(f"{name}: {right.sum() / tokens.sum():.1%} ranked first ({found.low:.1%} to {found.high:.1%})")
 paired = significance.paired_bootstrap(ours, theirs)
 print(f"difference {paired.difference:+.1%}, p = {paired.p_value:.4f}")
 assert ours[0].sum() / ours[1].sum() > theirs[0].sum() / theirs[1].sum()

@@ -13,14 +13,14 @@
 # %% [markdown]
 # # A model of your own
 #
-# A model is a frozen dataclass, its config, and a Flax module. Registered under a name it trains, resumes, is
-# evaluated and generates as the models of the package do. This one is a GPT whose attention fades with distance
-# (ALiBi, Press et al. 2022), in a few lines: the config of GPT answers for everything else. For a whole model of
-# another kind read `lm_jax/models/nnlm.py`.
+# A model is a frozen dataclass, its config, and a Flax module. Registered under a name it trains, resumes,
+# is evaluated and generates as the models of the package do. This one is a GPT whose attention fades with
+# distance (ALiBi, Press et al. 2022), in a few lines: the config of GPT answers for everything else. For a
+# whole model of another kind read `lm_jax/models/nnlm.py`.
 
 # %%
 import pathlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -68,8 +68,6 @@ class FadingGPTConfig(GPTConfig):
 # The recipe is that of the default GPT with another model in it.
 
 # %%
-from dataclasses import replace
-
 _, recipe = config.load("gpt")
 recipe = replace(recipe, model=FadingGPTConfig(num_layers=2, num_heads=2, d_model=64))
 small = {"data.vocab_size": 1024, "num_steps": 120, "sample_tokens": 0}

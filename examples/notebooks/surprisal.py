@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Surprisal of words
 #
-# The surprisal of a word is -log2 of its probability after the words before it: how many bits it carries. It
-# predicts how long people read a word (Hale 2001; Levy 2008). `examples/reading_times.py` fits that on the
-# Natural Stories, which are not part of this repository; here we look at the quantity itself.
+# The surprisal of a word is -log2 of its probability after the words before it: how many bits it carries.
+# It predicts how long people read a word (Hale 2001; Levy 2008). `examples/reading_times.py` fits that on
+# the Natural Stories, which are not part of this repository; here we look at the quantity itself.
 #
 # The models are tiny, so that the notebook takes half a minute.
 
@@ -38,9 +38,9 @@ test = texts.read_held_out(RUNS / "ngram", "test")
 
 # %% [markdown]
 # ## From tokens to words
-# A model scores tokens, and each score says which bytes it paid for. The surprisal of a word is the sum over
-# its bytes, so words are words whatever the tokens are. A token that spans the end of a word is divided evenly
-# over its bytes.
+# A model scores tokens, and each score says which bytes it paid for. The surprisal of a word is the sum
+# over its bytes, so words are words whatever the tokens are. A token that spans the end of a word is
+# divided evenly over its bytes.
 
 
 # %%
@@ -60,8 +60,8 @@ for word, cost in words_of("Return the number of items in the list of elephants.
 
 # %% [markdown]
 # ## Frequent words carry less
-# A word of frequency f would cost -log2 f bits to a model that knows frequencies only. Context makes most words
-# cheaper than that.
+# A word of frequency f would cost -log2 f bits to a model that knows frequencies only. Context makes most
+# words cheaper than that.
 
 # %%
 pairs = [pair for document in test.documents for pair in words_of(document.text)]
@@ -85,5 +85,5 @@ print(
 assert correlation > 0.3
 
 # %% [markdown]
-# The command `python -m lm_jax.surprisal --model=RUN --text=FILE --out=FILE.tsv` writes the same for a whole
-# text, with the correction for leading spaces of Oh and Schuler (2024).
+# The command `python -m lm_jax.surprisal --model=RUN --text=FILE --out=FILE.tsv` writes the same for a
+# whole text, with the correction for leading spaces of Oh and Schuler (2024).
