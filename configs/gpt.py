@@ -1,6 +1,8 @@
 """GPTs: a small one on Python's documentation, the recipe of `python train.py`; and two of GPT-2's sizes.
 
 python train.py --config=configs/gpt.py
+python train.py --config=configs/gpt.py:tuned
+python train.py --config=configs/gpt.py:llama
 python train.py --config=configs/gpt.py:124m --config.data.corpus='jsonl:CORPUS/*.jsonl'
 
 `124m` and `350m` have the sizes of Radford et al. 2019 (table 2, where they are called 117M and 345M) and the
@@ -35,19 +37,37 @@ from lm_jax.tasks.causal import Causal
 
 
 def get_config(variant: str = "") -> Config:
-    """4 layers, 4 heads, 128 wide, 128 tokens of context: 1.3 million parameters. Or "124m", "350m".
+    """4 layers, 4 heads, 128 wide, 128 tokens of context: 1.3 million parameters. Or one of the variants.
 
     Bits per byte on validation and test, of Python 3.11's documentation: 1.697 and 1.731. With learned
     positions, as GPT-2's published form has them, about 0.06 more; with these, and by AdamW at its best rate
     in 2,000 steps of half the rows: 1.892 and 1.926.
+
+    "tuned" has TODO. "llama" is "tuned" with the parts of Touvron et al. 2023: it is exported as a LLaMA.
     """
     if variant == "124m":
         return _published(GPTConfig(num_layers=12, num_heads=12, d_model=768), learning_rate=6e-4)
     if variant == "350m":  # layers scanned: 24 of them take long to compile one by one
         shape = GPTConfig(num_layers=24, num_heads=16, d_model=1024, scan_layers=True)
         return _published(shape, learning_rate=3e-4)
+    if variant == "tuned":
+        return _tuned(GPTConfig(num_layers=4, num_heads=4, d_model=128, position="rope", dropout=0.1))
+    if variant == "llama":
+        return _tuned(
+            GPTConfig(
+                num_layers=4,
+                num_heads=4,
+                num_kv_heads=2,
+                d_model=128,
+                position="rope",
+                norm="rms",
+                mlp="swiglu",
+                use_bias=False,
+                dropout=0.1,
+            )
+        )
     if variant:
-        raise unknown_variant(variant, ["", "124m", "350m"])
+        raise unknown_variant(variant, ["", "tuned", "llama", "124m", "350m"])
     return Config(
         data=DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=4096, sequence_length=128),
         model=GPTConfig(num_layers=4, num_heads=4, d_model=128, position="rope"),
@@ -56,6 +76,18 @@ def get_config(variant: str = "") -> Config:
             "muon", learning_rate=1e-2, warmup_steps=50, momentum=0.95, weight_decay=0.3
         ),
         train=TrainConfig(num_steps=700, batch_size=16, eval_every=175, checkpoint_every=175),
+    )
+
+
+def _tuned(model: GPTConfig) -> Config:
+    """Fewer tokens in the vocabulary, longer rows, dropout, and a rate that falls to 0."""
+    return Config(
+        data=DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=2048, sequence_length=160),
+        model=model,
+        optimizer=OptimizerConfig(
+            "muon", learning_rate=1e-2, warmup_steps=50, final_ratio=0.0, momentum=0.95, weight_decay=0.3
+        ),
+        train=TrainConfig(num_steps=1000, batch_size=16, eval_every=250, checkpoint_every=250),
     )
 
 

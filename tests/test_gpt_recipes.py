@@ -12,6 +12,7 @@ import lm_jax
 from lm_jax import config as config_module
 from lm_jax import experiment
 from lm_jax.parallel.sharding import MeshConfig, make_mesh
+from lm_jax.pretrained import llama
 from lm_jax.training.program import Program
 
 RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "gpt.py"
@@ -25,6 +26,13 @@ def test_gpt_2_has_its_published_size(variant, published):
     program = Program(config.resolved(50257), make_mesh(config.mesh))
     assert sum(x.size for x in jax.tree.leaves(program.state.params)) == config.model.cost(1024).parameters
     assert program.batch.inputs.shape == (512, 1024)
+
+
+def test_the_llama_variant_has_a_llamas_parts():
+    _, config = config_module.load(f"{RECIPE}:llama")
+    experiment.check(config)
+    assert {name: getattr(config.model, name) for name in llama.fixed(config.model)} == llama.fixed(config.model)
+    assert not config.model.use_bias
 
 
 @pytest.mark.parametrize("variant", ["124m", "350m"])
