@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -67,6 +68,30 @@ def recipe(tmp_path):
 
 def numbers(workdir, name):
     return [line[name] for line in losses(workdir) if name in line]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_a_coordinator_that_nobody_answers_for_is_one_line(host, monkeypatch):
+    monkeypatch.setattr(distributed, "_PATIENCE", 0.1)
+    monkeypatch.setattr("jax.distributed.initialize", lambda *_, **__: pytest.fail("not reached"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(UserError, match=f"nothing listens at --coordinator={host}:{port}"):
+        distributed.initialize(f"{host}:{port}", 2, 1)
+
+
+def test_a_coordinator_that_starts_later_is_joined(monkeypatch):
+    joined = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *values, **_: joined.append(values))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        timer = threading.Timer(0.3, server.listen)
+        timer.start()
+        distributed.initialize(f"127.0.0.1:{port}", 2, 1)
+        timer.join()
+    assert joined == [(f"127.0.0.1:{port}", 2, 1)]
 
 
 @pytest.mark.slow

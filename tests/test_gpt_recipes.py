@@ -31,7 +31,9 @@ def test_gpt_2_has_its_published_size(variant, published):
 def test_the_llama_variant_has_a_llamas_parts():
     _, config = config_module.load(f"{RECIPE}:llama")
     experiment.check(config)
-    assert {name: getattr(config.model, name) for name in llama.fixed(config.model)} == llama.fixed(config.model)
+    assert {name: getattr(config.model, name) for name in llama.fixed(config.model)} == llama.fixed(
+        config.model
+    )
     assert not config.model.use_bias
 
 

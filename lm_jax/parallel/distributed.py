@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import re
 import signal
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from lm_jax.stopping import SIGNALS
 
 T = TypeVar("T")
 _LONGEST = 2048  # bytes of a message between processes
+_PATIENCE = 30  # seconds until a coordinator that does not answer, or a process that died, ends the others
 
 
 def initialize(
@@ -32,13 +35,18 @@ def initialize(
         process_id: the number of this process, from 0.
 
     Raises:
-        UserError: values that no processes have, or jax detects none, or cannot connect to them.
+        UserError: values that no processes have, or jax detects none, or cannot connect to them; nobody
+            listens at the coordinator's address for half a minute.
     """
     _check(coordinator, num_processes, process_id)
+    if coordinator and process_id:
+        _wait_for(coordinator, _PATIENCE)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         # CPU devices of several processes communicate by gloo only.
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=_PATIENCE
+        )
     except (ValueError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
@@ -64,6 +72,27 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
             f"--process_id={process_id} of {num_processes or 'an unknown number of'} processes",
             "give --num_processes, and a number from 0 below it",
         )
+
+
+def _wait_for(coordinator: str, seconds: float) -> None:
+    """Returns once something listens at HOST:PORT; jax itself would wait five minutes, then abort.
+
+    Raises:
+        UserError: nothing does within so many seconds.
+    """
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=max(1.0, seconds)).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"nothing listens at --coordinator={coordinator} ({error.strerror or error})",
+                    "start process 0 on that host, with the same --coordinator, or correct the address",
+                ) from None
+        time.sleep(min(0.5, seconds))
 
 
 def is_writer() -> bool:
