@@ -29,6 +29,7 @@ OF_ONE = {
     "perplexity": lambda x: likelihood.perplexity(x, 2),
     "holm": significance.holm,
     "mean_interval": significance.mean_interval,
+    "mean_p_value": significance.mean_p_value,
     "precision_recall_f": classification.precision_recall_f,
     "distinct_n": lambda x: generation.distinct_n(x, 2),
     "corpus_distinct_n": lambda x: generation.corpus_distinct_n(x, 2),

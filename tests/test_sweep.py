@@ -13,7 +13,7 @@ from lm_jax import config as config_module
 from lm_jax import experiment, sweep
 from lm_jax.config import CountConfig
 from lm_jax.errors import UserError
-from lm_jax.metrics.significance import mean_interval
+from lm_jax.metrics.significance import mean_interval, mean_p_value
 from lm_jax.ngram.smoothing import NGramConfig
 
 
@@ -56,6 +56,9 @@ def test_a_sweep_compares_settings_reports_failures_and_reuses_runs(recipe, tmp_
     scores = [cell.scores("test", "bits_per_byte") for cell in cells[:2]]
     differences = [scores[1][seed] - scores[0][seed] for seed in (0, 1)]
     assert f"{np.mean(differences):+.4f} ± {mean_interval(np.array(differences)).half_width:.4f}" in shown
+    p_value = scipy.stats.ttest_rel(*([score[seed] for seed in (0, 1)] for score in scores)).pvalue
+    assert "p (Holm)" in shown
+    assert f" {p_value:.4f}" in shown  # the other setting failed with one seed: nothing to correct
     assert "model.d_model=8: the loss" in shown
 
     monkeypatch.setattr(experiment, "_train", None)  # nothing is left to be trained
@@ -170,5 +173,8 @@ def test_intervals_of_a_mean_are_students():
     low, high = scipy.stats.t.interval(0.95, 4, values.mean(), scipy.stats.sem(values))
     np.testing.assert_allclose((mean.value - mean.half_width, mean.value + mean.half_width), (low, high))
     assert mean_interval(values[:1]) == (values[0], 0)
+    assert mean_p_value(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue)
+    assert np.isnan(mean_p_value(values[:1]))
+    assert (mean_p_value(np.ones(3)), mean_p_value(np.zeros(3))) == (0, 1)
     with pytest.raises(UserError, match="at least one"):
         mean_interval(values[:0])

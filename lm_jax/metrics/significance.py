@@ -73,6 +73,26 @@ def mean_interval(values_N: np.ndarray, level: float = 0.95) -> Mean:
     return Mean(float(values_N.mean()), float(stdtrit(len(values_N) - 1, (1 + level) / 2) * error))
 
 
+def mean_p_value(values_N: np.ndarray) -> float:
+    """The two-sided p-value of a mean as far from 0 if the true one is 0, by Student's test (Student 1908).
+
+    Of the differences of two settings' scores by the same seeds it is the paired t-test. NaN of a single
+    value; 0 of equal values that are not 0, and 1 of zeros.
+
+    Raises:
+        UserError: no values.
+    """
+    from scipy.special import stdtr  # comes with jax
+
+    mean, half_width = mean_interval(values_N)
+    if len(values_N) == 1:
+        return float("nan")
+    if not half_width:
+        return 0.0 if mean else 1.0
+    error = np.std(values_N, ddof=1) / np.sqrt(len(values_N))
+    return float(2 * stdtr(len(values_N) - 1, -abs(mean) / error))
+
+
 class PairedTest(NamedTuple):
     """metric(a) − metric(b) on all documents, and the p-value of such a difference if neither is better.
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from lm_jax import files
 from lm_jax.errors import UserError
 from lm_jax.evaluation.row import Row
-from lm_jax.metrics.significance import Mean, mean_interval
+from lm_jax.metrics.significance import Mean, holm, mean_interval, mean_p_value
 from lm_jax.report.figures import axes, plain_legend
 from lm_jax.report.table import Column, label, make_console, print_line, print_table
 
@@ -88,6 +88,8 @@ def print_cells(cells: Sequence[Cell], console: Console | None = None) -> None:
     if splits and len(cells) > 1:
         less = ["", *(_difference(cell, cells[0], last, metric) for cell in cells[1:])]
         columns.append(Column(f"{last} minus the first's", less, leaves=3))
+        if any(p_values := _p_values(cells, last, metric)):
+            columns.append(Column("p (Holm)", p_values, leaves=3))
     print_table(columns, console)
     for cell in cells:
         if cell.error:
@@ -116,7 +118,8 @@ def _notes(cells: Sequence[Cell], winner: Cell | None, first: str, best: bool) -
         yield f"* has the best mean on the {first} part"
     if any(len(cell.rows) > 1 for cell in cells):
         yield (
-            "± is half of a 95 % interval of the mean over seeds (Student's t); differences pair the seeds"
+            "± is half of a 95 % interval of the mean over seeds (Student's t); differences and p-values "
+            "pair the seeds"
         )
     if any(len(cell.rows) == 2 for cell in cells):
         yield "with two seeds ± is 6.4 times the distance between them: it says little, train three or more"
@@ -134,8 +137,21 @@ def _best(cell: Cell, splits: Sequence[str], metric: str) -> str:
 
 
 def _difference(cell: Cell, first: Cell, split: str, metric: str) -> str:
+    return _mean(_differences(cell, first, split, metric), "+")
+
+
+def _differences(cell: Cell, first: Cell, split: str, metric: str) -> list[float]:
+    """The cell's values less the first's, of the seeds that both have."""
     ours, theirs = cell.scores(split, metric), first.scores(split, metric)
-    return _mean([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()], "+")
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def _p_values(cells: Sequence[Cell], split: str, metric: str) -> list[str]:
+    """Paired t-tests over seeds of each setting against the first, corrected for their number; else ""."""
+    differences = {i: _differences(cell, cells[0], split, metric) for i, cell in enumerate(cells) if i}
+    tested = {i: mean_p_value(np.array(found)) for i, found in differences.items() if len(found) > 1}
+    corrected = dict(zip(tested, holm(np.array(list(tested.values()))))) if tested else {}
+    return [f"{corrected[i]:.4f}" if i in corrected else "" for i in range(len(cells))]
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
