@@ -87,7 +87,7 @@ def _tuned(model: GPTConfig) -> Config:
         optimizer=OptimizerConfig(
             "muon", learning_rate=1e-2, warmup_steps=50, final_ratio=0.0, momentum=0.95, weight_decay=0.3
         ),
-        train=TrainConfig(num_steps=1000, batch_size=16, eval_every=250, checkpoint_every=250),
+        train=TrainConfig(num_steps=1100, batch_size=16, eval_every=275, checkpoint_every=275),
     )
 
 
