@@ -43,7 +43,8 @@ def get_config(variant: str = "") -> Config:
     positions, as GPT-2's published form has them, about 0.06 more; with these, and by AdamW at its best rate
     in 2,000 steps of half the rows: 1.892 and 1.926.
 
-    "tuned" has TODO. "llama" is "tuned" with the parts of Touvron et al. 2023: it is exported as a LLaMA.
+    "tuned", by seeds 0, 1 and 2: 1.566, 1.594, 1.593 and 1.601, 1.631, 1.617; a step takes about 1.4 times as
+    long. "llama" is "tuned" with the parts of Touvron et al. 2023, for the export as a LLaMA; not measured.
     """
     if variant == "124m":
         return _published(GPTConfig(num_layers=12, num_heads=12, d_model=768), learning_rate=6e-4)
