@@ -21,7 +21,7 @@ SMALL = {
         "train.num_steps": 4,
         "train.sample_tokens": 2,
     },
-    "runs/mine": {"train.num_steps": 4, "train.sample_tokens": 2, "data.sequence_length": 128},
+    "runs/mine": {"train.num_steps": 4, "train.sample_tokens": 2},
 }
 
 
