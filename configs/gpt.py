@@ -52,23 +52,17 @@ def get_config(variant: str = "") -> Config:
         shape = GPTConfig(num_layers=24, num_heads=16, d_model=1024, scan_layers=True)
         return _published(shape, learning_rate=3e-4)
     if variant == "tuned":
-        return _tuned(GPTConfig(num_layers=4, num_heads=4, d_model=128, position="rope", dropout=0.1))
+        return _tuned()
     if variant == "llama":
-        return _tuned(
-            GPTConfig(
-                num_layers=4,
-                num_heads=4,
-                num_kv_heads=2,
-                d_model=128,
-                position="rope",
-                norm="rms",
-                mlp="swiglu",
-                use_bias=False,
-                dropout=0.1,
-            )
-        )
+        tuned = _tuned()
+        model = dataclasses.replace(tuned.model, num_kv_heads=2, norm="rms", mlp="swiglu", use_bias=False)
+        return dataclasses.replace(tuned, model=model)
     if variant:
         raise unknown_variant(variant, ["", "tuned", "llama", "124m", "350m"])
+    return _small()
+
+
+def _small() -> Config:
     return Config(
         data=DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=4096, sequence_length=128),
         model=GPTConfig(num_layers=4, num_heads=4, d_model=128, position="rope"),
@@ -80,15 +74,15 @@ def get_config(variant: str = "") -> Config:
     )
 
 
-def _tuned(model: GPTConfig) -> Config:
-    """Fewer tokens in the vocabulary, longer rows, dropout, and a rate that falls to 0."""
-    return Config(
-        data=DataConfig(corpus="python-docs", tokenizer="bpe", vocab_size=2048, sequence_length=160),
-        model=model,
-        optimizer=OptimizerConfig(
-            "muon", learning_rate=1e-2, warmup_steps=50, final_ratio=0.0, momentum=0.95, weight_decay=0.3
-        ),
-        train=TrainConfig(num_steps=1100, batch_size=16, eval_every=275, checkpoint_every=275),
+def _tuned() -> Config:
+    """Fewer tokens in the vocabulary, longer rows, dropout, more steps, and a rate that falls to 0."""
+    small = _small()
+    return dataclasses.replace(
+        small,
+        data=dataclasses.replace(small.data, vocab_size=2048, sequence_length=160),
+        model=dataclasses.replace(small.model, dropout=0.1),
+        optimizer=dataclasses.replace(small.optimizer, final_ratio=0.0),
+        train=dataclasses.replace(small.train, num_steps=1100, eval_every=275, checkpoint_every=275),
     )
 
 

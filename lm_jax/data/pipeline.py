@@ -208,11 +208,7 @@ def _write_split(
     holdout, digest, main = splits.parse(split), hashlib.sha256(), sources["train"]
 
     def assigned() -> Iterator[tuple[str, Document]]:
-        if holdout.kind == "hash":
-            divided = splits.by_hash(holdout, main.units())
-        else:
-            divided = splits.assign(holdout, main, whole=any(fields))
-        for part, document in divided:
+        for part, document in splits.assign(holdout, main, whole=any(fields), units=main.units()):
             digest.update(document.text.encode())
             # The training part includes what the split assigns to a part that has its own source.
             yield ("train" if part in sources else part), document

@@ -57,7 +57,10 @@ def parse(split: str) -> Holdout:
 
 
 def assign(
-    holdout: Holdout, documents: Iterable[Document], whole: bool = False
+    holdout: Holdout,
+    documents: Iterable[Document],
+    whole: bool = False,
+    units: Iterable[tuple[str, Document]] | None = None,
 ) -> Iterator[tuple[str, Document]]:
     """Each document with its part.
 
@@ -65,18 +68,16 @@ def assign(
         holdout: what is held out.
         documents: read twice for a tail.
         whole: a document in which a tail begins belongs to the part before; otherwise it is cut in two.
+        units: the same documents, each with the name of its unit: a hash decides by that name, so that a unit
+            is in one part. None: each document is its own unit.
 
     Raises:
         UserError: a tail as long as the text.
     """
     if holdout.kind == "tail":
         return _cut_tail(holdout, documents, whole)
-    return by_hash(holdout, ((document.name, document) for document in documents))
-
-
-def by_hash(holdout: Holdout, units: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, Document]]:
-    """Each document with its part, which depends on the name of its unit alone: units are not divided."""
-    return ((_part_by_hash(holdout, name), document) for name, document in units)
+    units = ((document.name, document) for document in documents) if units is None else units
+    return ((_part_by_hash(holdout, unit), document) for unit, document in units)
 
 
 def _part_by_hash(holdout: Holdout, name: str) -> str:

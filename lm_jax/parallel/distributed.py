@@ -81,18 +81,19 @@ def _wait_for(coordinator: str, seconds: float) -> None:
         UserError: nothing does within so many seconds.
     """
     host, _, port = coordinator.rpartition(":")
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, min(0.5, seconds)
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=max(1.0, seconds)).close()
+            left = max(pause, end - time.monotonic())
+            socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
             return
         except OSError as error:
-            if time.monotonic() > end:
+            if time.monotonic() + pause > end:
                 raise UserError(
                     f"nothing listens at --coordinator={coordinator} ({error.strerror or error})",
                     "start process 0 on that host, with the same --coordinator, or correct the address",
                 ) from None
-        time.sleep(min(0.5, seconds))
+        time.sleep(pause)
 
 
 def is_writer() -> bool:
